@@ -1,0 +1,151 @@
+"""What Redkeep wants of one host: its knobs, its roles and its neighbours."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deploys.engine import ENGINES, Engine
+from deploys.knobs import Knobs
+from redkeep.errors import ConfigurationError
+
+LOOPBACK = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another host of the inventory as this one sees it: its name there and its knobs."""
+
+    name: str
+    address: str
+    groups: frozenset[str]
+    knobs: Knobs
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One host's part of the deploy. ``name`` is the inventory's; addresses are as the inventory gives them."""
+
+    name: str
+    knobs: Knobs
+    is_redis: bool
+    is_app: bool
+    redis_address: str
+    client_addresses: tuple[str, ...]
+    listens_beyond_loopback: bool
+
+    @property
+    def engine(self) -> Engine:
+        return ENGINES[self.knobs.redis_engine]
+
+    @property
+    def is_local(self) -> bool:
+        return self.name == "@local"
+
+    def bind_addresses(self, own_addresses: Sequence[str]) -> tuple[str, ...]:
+        """The addresses Redis listens on, given those the host has.
+
+        Raises ConfigurationError when an address does not belong to the host.
+        """
+        if self.knobs.redis_bind:
+            wanted = list(self.knobs.redis_bind)
+        else:
+            wanted = [address for address in LOOPBACK if address in own_addresses or address == LOOPBACK[0]]
+            if self.listens_beyond_loopback:
+                reachable = [a for a in resolve(self.redis_address) if a in own_addresses]
+                if not reachable:
+                    raise ConfigurationError(
+                        f"{self.name} has no address that {self.redis_address} resolves to "
+                        f"({', '.join(resolve(self.redis_address)) or 'none'}): set redis_bind, or redis_address, for this host."
+                    )
+                wanted += [a for a in reachable if a not in wanted]
+        for address in wanted:
+            if address not in own_addresses and not ipaddress.ip_address(address).is_unspecified:
+                raise ConfigurationError(
+                    f"{self.name} does not have the address {address} of redis_bind: it has {', '.join(own_addresses)}."
+                )
+        return tuple(wanted)
+
+
+def build(hosts: Sequence[tuple[str, frozenset[str], Mapping[str, Any]]]) -> dict[str, Bundle]:
+    """Check the whole inventory at once; hosts are (name, groups, data).
+
+    Raises ConfigurationError: an unknown knob, no host in group ``redis``, an app host without its Redis.
+    """
+    neighbours = []
+    for name, groups, data in hosts:
+        try:
+            knobs = Knobs.from_data(data)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error} (host {name})") from None
+        neighbours.append(Neighbour(name, str(data.get("ssh_hostname") or name), groups, knobs))
+    redis = [n for n in neighbours if "redis" in n.groups]
+    apps = [n for n in neighbours if "app" in n.groups]
+    if not redis:
+        raise ConfigurationError(
+            'The inventory has no host in the group "redis": write redis = ["your-host"] as in inventories/single.py.'
+        )
+    return {n.name: _bundle(n, redis, apps) for n in neighbours}
+
+
+def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbour]) -> Bundle:
+    is_redis = host in redis
+    is_app = host in apps
+    server = host if is_redis else _server_of(host, redis)
+    # Several Redis hosts in one inventory are independent of each other: each serves the app on its own machine.
+    # With one, it serves all app hosts.
+    users = apps if len(redis) == 1 else [host] if is_app else []
+    remote = [app for app in users if app is not server] if is_redis else []
+    beyond = bool(remote or host.knobs.allowed_clients or _has_remote_bind(host.knobs))
+    if server.knobs.redis_address:
+        address = server.knobs.redis_address
+    elif server is host:
+        address = host.address if remote and host.name != "@local" else LOOPBACK[0]
+    else:
+        address = server.address
+    clients: list[str] = []
+    for app in remote:
+        found = resolve(app.knobs.app_address or app.address)
+        if not found:
+            raise ConfigurationError(
+                f"The app host {app.name} has no address for the allow-list: set app_address for it in the inventory."
+            )
+        clients += found
+    return Bundle(
+        name=host.name,
+        knobs=host.knobs,
+        is_redis=is_redis,
+        is_app=is_app,
+        redis_address=address,
+        client_addresses=tuple(sorted({*clients, *host.knobs.allowed_clients})),
+        listens_beyond_loopback=beyond,
+    )
+
+
+def _server_of(app: Neighbour, redis: Sequence[Neighbour]) -> Neighbour:
+    named = [n for n in redis if app.knobs.redis_address and app.knobs.redis_address in (n.name, n.address)]
+    if len(redis) == 1 or named:
+        return (named or list(redis))[0]
+    raise ConfigurationError(
+        f"The app host {app.name} could use {len(redis)} Redis hosts: name its own with redis_address in the inventory."
+    )
+
+
+def _has_remote_bind(knobs: Knobs) -> bool:
+    return any(not ipaddress.ip_address(address).is_loopback for address in knobs.redis_bind)
+
+
+def resolve(name: str) -> list[str]:
+    """The IP addresses of a name as the operator's machine resolves it; an address is its own answer."""
+    try:
+        return [str(ipaddress.ip_address(name))]
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return sorted({str(item[4][0]).split("%")[0] for item in found})

@@ -1,0 +1,329 @@
+"""What is true on a host right now, read by one command.
+
+A round trip costs more than what it asks for, so everything the deploy compares is read at once: a Survey is put
+together from Sections, each a piece of POSIX shell and the function that understands its output. Nothing here changes
+the host, and nothing prints a secret: files are compared by their SHA-256, passwords only ever as Redis' own hashes.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyinfra.api import FactBase
+
+_MARK = "@@redkeep "
+
+
+@dataclass(frozen=True)
+class FileState:
+    """One path: ``kind`` is file, directory, link, other or "" (absent); ``mode`` octal text; ``sha256`` of a file."""
+
+    kind: str = ""
+    mode: str = ""
+    owner: str = ""
+    group: str = ""
+    sha256: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """systemd's view of a unit; ``enabled`` is UnitFileState, ``sandbox`` the digest the running process carries."""
+
+    load: str = ""
+    active: str = ""
+    enabled: str = ""
+    stale: bool = False
+    pid: int = 0
+    sandbox: str = ""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """The running Redis. ``error`` says why it could not be asked; then all the rest is empty."""
+
+    error: str = "not asked"
+    info: dict[str, str] = field(default_factory=dict)
+    config: dict[str, str] = field(default_factory=dict)
+    acl: tuple[str, ...] = ()
+    clients: tuple[dict[str, str], ...] = ()
+    certificate: str = ""
+
+    @property
+    def reachable(self) -> bool:
+        return not self.error
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything read from one host."""
+
+    host: dict[str, str]
+    addresses: tuple[str, ...]
+    packages: dict[str, str]
+    files: dict[str, FileState]
+    listings: dict[str, tuple[str, ...]]
+    units: dict[str, UnitState]
+    kernel: dict[str, str]
+    groups: dict[str, tuple[str, ...]]
+    sockets: tuple[str, ...]
+    firewall: str
+    server: ServerState
+
+    @property
+    def has_systemd(self) -> bool:
+        return self.host.get("systemd") == "yes"
+
+    @property
+    def in_container(self) -> bool:
+        return self.host.get("container") == "yes"
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(self.host.get("memory_kib", "0")) * 1024
+
+    def file(self, path: str) -> FileState:
+        return self.files.get(path, FileState())
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to read. Paths and names only: a question never holds a secret."""
+
+    packages: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    listings: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    kernel: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    port: int = 0
+    config: tuple[str, ...] = ()
+    cli: str = ""
+    process: str = ""
+    firewall: bool = False
+
+
+def command(question: Question) -> str:
+    """The shell that answers a question, section by section."""
+    return "\n".join(["export LC_ALL=C", *_sections(question), f"echo '{_MARK}end'"])
+
+
+def _sections(q: Question) -> Iterable[str]:
+    yield f"""echo '{_MARK}host'
+echo "uid $(id -u)"
+echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
+echo "time $(date +%s)"
+echo "memory_kib $(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)"
+[ -d /run/systemd/system ] && echo 'systemd yes' || echo 'systemd no'
+if grep -qz '^container=' /proc/1/environ 2>/dev/null || [ -e /.dockerenv ] || [ -e /run/.containerenv ]; then echo 'container yes'; else echo 'container no'; fi
+. /etc/os-release 2>/dev/null; echo "id ${{ID:-}}"; echo "like ${{ID_LIKE:-}}"; echo "release ${{VERSION_ID:-}}"
+for p in python3.14 python3.13 python3.12 python3.11 python3; do command -v $p >/dev/null && {{ echo "python $($p -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; break; }}; done
+echo "hostname $(hostname 2>/dev/null || cat /etc/hostname)"
+echo "policy $([ -e /usr/sbin/policy-rc.d ] && echo yes || echo no)"
+echo '{_MARK}addresses'
+ip -o addr show 2>/dev/null | awk '{{split($4, a, "/"); print a[1]}}' || hostname -I | tr ' ' '\\n'"""
+    if q.packages:
+        yield f"echo '{_MARK}packages'\ndpkg-query -W -f '${{Package}} ${{db:Status-Status}} ${{Version}}\\n' {_words(q.packages)} 2>/dev/null"
+    if q.files:
+        paths = _words(q.files)
+        yield f"""echo '{_MARK}files'
+for f in {paths}; do stat -c '%a %U %G %F|%n' "$f" 2>/dev/null; [ -L "$f" ] && echo "-> $(readlink "$f")|$f"; done
+echo '{_MARK}sums'
+for f in {paths}; do [ -f "$f" ] && echo "$f"; done | xargs -r -d '\\n' sha256sum 2>/dev/null"""
+    if q.listings:
+        yield f"echo '{_MARK}listings'\nfor d in {_words(q.listings)}; do for f in \"$d\"/*; do [ -e \"$f\" ] && echo \"$f\"; done; done"
+    if q.units:
+        yield f"""echo '{_MARK}units'
+if [ -d /run/systemd/system ]; then systemctl show -p Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID {_words(q.units)} 2>/dev/null; fi"""
+    if q.process:
+        yield f"""echo '{_MARK}process'
+for p in $(pgrep -x {shlex.quote(q.process)} 2>/dev/null); do echo "pid $p $(stat -c %U /proc/$p)"; tr '\\0' '\\n' 2>/dev/null < /proc/$p/environ | sed -n "s/^REDKEEP_SANDBOX=/sandbox $p /p"; done"""
+    if q.kernel:
+        yield f"echo '{_MARK}kernel'\n" + "\n".join(
+            f"echo {shlex.quote(path)} \"$(cat {shlex.quote(path)} 2>/dev/null)\"" for path in q.kernel
+        )
+    if q.groups:
+        yield f"echo '{_MARK}groups'\ngetent group {_words(q.groups)}"
+    if q.port:
+        yield f"echo '{_MARK}sockets'\nss -Hltn 'sport = :{q.port}' 2>/dev/null | awk '{{print $4}}'"
+    if q.firewall:
+        yield f"""echo '{_MARK}firewall'
+command -v nft >/dev/null && nft list table inet redkeep 2>/dev/null | sha256sum | cut -c1-64; [ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
+    if q.cli:
+        yield f"""echo '{_MARK}server'
+if [ -x {q.cli} ]; then {{ printf 'ECHO "{_MARK}info"\\nINFO server\\nECHO "{_MARK}config"\\nCONFIG GET {" ".join(q.config)}\\nECHO "{_MARK}acl"\\nACL LIST\\nECHO "{_MARK}clients"\\nCLIENT LIST\\n' | timeout 10 {q.cli} --no-raw 2>&1; }}; else echo "no {q.cli} yet"; fi
+echo '{_MARK}certificate'
+[ -x {q.cli} ] && echo | timeout 5 openssl s_client -connect 127.0.0.1:{q.port} 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null"""
+
+
+def _words(items: Sequence[str]) -> str:
+    return " ".join(shlex.quote(item) for item in items)
+
+
+def parse(lines: Sequence[str]) -> Survey:
+    """Understand the output of ``command``."""
+    parts: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in lines:
+        marked = line.strip('"')
+        if marked.startswith(_MARK):
+            current = parts.setdefault(marked.removeprefix(_MARK), [])
+        else:
+            current.append(line)
+    pids, sandboxes = _processes(parts.get("process", []))
+    return Survey(
+        host=_pairs(parts.get("host", [])),
+        addresses=tuple(dict.fromkeys(parts.get("addresses", []))),
+        packages=_packages(parts.get("packages", [])),
+        files=_files(parts.get("files", []), parts.get("sums", [])),
+        listings=_listings(parts.get("listings", [])),
+        units=_units(parts.get("units", []), sandboxes) | ({"process": UnitState(active="active", pid=pids[0])} if pids else {}),
+        kernel=_pairs(parts.get("kernel", [])),
+        groups=_groups(parts.get("groups", [])),
+        sockets=tuple(parts.get("sockets", [])),
+        firewall=" ".join(parts.get("firewall", [])),
+        server=_server(parts),
+    )
+
+
+def _pairs(lines: Iterable[str]) -> dict[str, str]:
+    return {key: value.strip() for key, _, value in (line.partition(" ") for line in lines) if key}
+
+
+def _packages(lines: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for line in lines:
+        name, _, rest = line.partition(" ")
+        status, _, version = rest.partition(" ")
+        if status == "installed":
+            found[name] = version
+    return found
+
+
+def _files(lines: Iterable[str], sums: Iterable[str]) -> dict[str, FileState]:
+    kinds = {"regular file": "file", "regular empty file": "file", "directory": "directory", "symbolic link": "link"}
+    digests = {path: digest for digest, _, path in (line.partition("  ") for line in sums)}
+    found: dict[str, FileState] = {}
+    for line in lines:
+        head, _, path = line.partition("|")
+        if head.startswith("-> "):
+            known = found.get(path, FileState())
+            found[path] = FileState("link", known.mode, known.owner, known.group, "", head[3:])
+            continue
+        mode, owner, group, kind = head.split(" ", 3)
+        found[path] = FileState(kinds.get(kind, "other"), mode.zfill(4), owner, group, digests.get(path, ""))
+    return found
+
+
+def _listings(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        folder, _, name = line.rpartition("/")
+        found.setdefault(folder, []).append(name)
+    return {folder: tuple(names) for folder, names in found.items()}
+
+
+def _units(lines: Iterable[str], sandboxes: dict[int, str]) -> dict[str, UnitState]:
+    found: dict[str, UnitState] = {}
+    block: dict[str, str] = {}
+    for line in [*lines, ""]:
+        key, separator, value = line.partition("=")
+        if separator:
+            block[key] = value
+        elif block:
+            pid = int(block.get("MainPID") or 0)
+            found[block.get("Id", "")] = UnitState(
+                load=block.get("LoadState", ""),
+                active=block.get("ActiveState", ""),
+                enabled=block.get("UnitFileState", ""),
+                stale=block.get("NeedDaemonReload") == "yes",
+                pid=pid,
+                sandbox=sandboxes.get(pid, ""),
+            )
+            block = {}
+    return found
+
+
+def _processes(lines: Iterable[str]) -> tuple[list[int], dict[int, str]]:
+    pids, sandboxes = [], {}
+    for line in lines:
+        word, pid, value = (line.split(" ", 2) + ["", ""])[:3]
+        if word == "pid":
+            pids.append(int(pid))
+        elif word == "sandbox":
+            sandboxes[int(pid)] = value
+    return pids, sandboxes
+
+
+def _groups(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    return {p[0]: tuple(filter(None, p[3].split(","))) for p in (line.split(":") for line in lines) if len(p) == 4}
+
+
+def _server(parts: dict[str, list[str]]) -> ServerState:
+    if "server" not in parts:
+        return ServerState()
+    if "clients" not in parts or "acl" not in parts:
+        return ServerState(error=_reason(parts["server"] + parts.get("info", [])))
+    if any("NOPERM" in line for section in ("info", "config", "acl") for line in parts[section][:1]):
+        return ServerState(error="the operator may not ask: " + parts["config"][0])
+    info = _text_block(parts["info"])
+    fingerprint = "".join(parts.get("certificate", []))
+    return ServerState(
+        error="",
+        info={k: v for k, _, v in (line.partition(":") for line in info) if v},
+        config=_config(parts["config"]),
+        acl=tuple(_items(parts["acl"])),
+        clients=tuple(
+            dict(pair.split("=", 1) for pair in line.split(" ") if "=" in pair) for line in _text_block(parts["clients"]) if line
+        ),
+        certificate=fingerprint.partition("=")[2].replace(":", "").lower(),
+    )
+
+
+def _reason(lines: Sequence[str]) -> str:
+    for line in lines:
+        for mark in ("WRONGPASS", "NOAUTH", "refused", "yet", "Could not connect", "error", "timed out"):
+            if mark in line:
+                return line.strip()
+    return lines[0].strip() if lines else "no answer"
+
+
+def _items(lines: Iterable[str]) -> list[str]:
+    """redis-cli's numbered, quoted list (--no-raw): `1) "user default off"`."""
+    found = []
+    for line in lines:
+        _, separator, value = line.strip().partition(") ")
+        if separator:
+            found.append(_unquote(value.strip()))
+    return found
+
+
+def _config(lines: Iterable[str]) -> dict[str, str]:
+    """CONFIG GET as a list of names and values (RESP2)."""
+    items = _items(lines)
+    return dict(zip(items[::2], items[1::2], strict=False))
+
+
+def _text_block(lines: Sequence[str]) -> list[str]:
+    r"""A bulk string printed by --no-raw: one quoted line with \r\n inside, or plain lines for verbatim text."""
+    text = "\n".join(lines).strip()
+    return _unquote(text).replace("\r\n", "\n").split("\n") if text.startswith('"') else text.splitlines()
+
+
+def _unquote(text: str) -> str:
+    if len(text) >= 2 and text[0] == text[-1] == '"':
+        return text[1:-1].encode("latin-1", "replace").decode("unicode_escape")
+    return text
+
+
+class HostSurvey(FactBase[Survey]):
+    """One round trip for everything the deploy compares."""
+
+    def command(self, question: Any) -> str:
+        return command(question)
+
+    def process(self, output: list[str]) -> Survey:
+        return parse(output)

@@ -1,0 +1,189 @@
+"""The knobs of group_data/all.py as one frozen, validated value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import ipaddress
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from redkeep.errors import ConfigurationError
+
+# Data that pyinfra's connectors and its own arguments put beside our knobs.
+_FOREIGN = re.compile(r"^(_.*|ssh_.*|docker_.*|dockerssh_.*|chroot_.*|vagrant_.*|terraform_.*|fake_.*)$")
+
+# Given with --data to one verb, never kept in group_data.
+_VERB_ARGUMENTS = frozenset({"confirm", "secrets_folder"})
+
+_SIZE = re.compile(r"^(\d+)(b|kb|mb|gb)$")
+_PERCENT = re.compile(r"^(\d{1,2})%$")
+_NAME = re.compile(r"^[a-z_][a-z0-9_-]{0,31}$")
+_HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")
+_NAMESPACE = re.compile(r"^[A-Za-z0-9._-]{0,64}$")
+_UNITS = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
+_POLICIES = (
+    "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl", "noeviction",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knobs:
+    """One field a knob; group_data/all.py says what each means, in which unit, and its default."""
+
+    environment: str
+    redis_engine: str
+    redis_tls_port: int
+    redis_address: str
+    redis_bind: tuple[str, ...]
+    allowed_clients: tuple[str, ...]
+    app_address: str
+    firewall: bool
+    tls_minimum_version: str
+    tls_client_certificates: str
+    tls_names: tuple[str, ...]
+    tls_renew_days: int
+    tls_alarm_days: int
+    redis_maxmemory: str
+    redis_maxmemory_policy: str
+    redis_maxclients: int
+    redis_idle_timeout: int
+    redis_tcp_keepalive: int
+    redis_max_value_bytes: int
+    redis_maxmemory_clients: str
+    redis_databases: int
+    redis_persistence: str
+    redis_log_level: str
+    redis_log_weeks: int
+    kernel_settings: Mapping[str, int]
+    transparent_hugepages: str
+    minimum_memory_mib: int
+    app_group: str
+    app_users: tuple[str, ...]
+    package_source: str
+    cache_namespace: str
+    cache_compression: str
+
+    def __post_init__(self) -> None:
+        _one_of("redis_engine", self.redis_engine, ("redis", "valkey"))
+        _one_of("tls_minimum_version", self.tls_minimum_version, ("1.3", "1.2"))
+        _one_of("tls_client_certificates", self.tls_client_certificates, ("required", "optional"))
+        _one_of("redis_maxmemory_policy", self.redis_maxmemory_policy, _POLICIES)
+        _one_of("redis_persistence", self.redis_persistence, ("off", "rdb", "aof"))
+        _one_of("redis_log_level", self.redis_log_level, ("debug", "verbose", "notice", "warning"))
+        _one_of("transparent_hugepages", self.transparent_hugepages, ("never", "madvise"))
+        _one_of("package_source", self.package_source, ("index", "wheelhouse"))
+        _one_of("cache_compression", self.cache_compression, ("none", "lz4", "zstd"))
+        _between("redis_tls_port", self.redis_tls_port, 1, 65535)
+        _between("redis_maxclients", self.redis_maxclients, 10, 60000)
+        _between("redis_idle_timeout", self.redis_idle_timeout, 0, 86400)
+        _between("redis_tcp_keepalive", self.redis_tcp_keepalive, 1, 3600)
+        _between("redis_max_value_bytes", self.redis_max_value_bytes, 1024**2, 512 * 1024**2)
+        _between("redis_databases", self.redis_databases, 1, 16)
+        _between("redis_log_weeks", self.redis_log_weeks, 1, 520)
+        _between("tls_renew_days", self.tls_renew_days, 1, 80)
+        _between("tls_alarm_days", self.tls_alarm_days, 1, 80)
+        _between("minimum_memory_mib", self.minimum_memory_mib, 64, 1024**2)
+        for field in ("redis_bind", "allowed_clients"):
+            for address in getattr(self, field):
+                _address(field, address, network=field == "allowed_clients")
+        for field in ("redis_address", "app_address"):
+            if getattr(self, field):
+                _host(field, getattr(self, field))
+        for name in self.tls_names:
+            _host("tls_names", name.removeprefix("*."))
+        for name in (self.app_group, *self.app_users):
+            _matches("app_group and app_users", name, _NAME, "a Linux account name such as www-data")
+        if self.environment:
+            _matches("environment", self.environment, _NAMESPACE, "letters, digits, dot, dash and underscore")
+        _matches("cache_namespace", self.cache_namespace, _NAMESPACE, "letters, digits, dot, dash and underscore")
+        for key in self.kernel_settings:
+            _matches("kernel_settings", key, re.compile(r"^[a-z0-9_]+(\.[a-z0-9_-]+)+$"), "a sysctl name")
+        self.maxmemory_bytes(1024**3)
+        if not _PERCENT.match(self.redis_maxmemory_clients):
+            raise _error("redis_maxmemory_clients", 'a share such as "10%"')
+
+    def maxmemory_bytes(self, host_memory_bytes: int) -> int:
+        """Redis' maxmemory in bytes on a host with that much memory."""
+        if share := _PERCENT.match(self.redis_maxmemory):
+            # Whole MiB: the kernel's own figure differs by some KiB between two boots of the same host.
+            return host_memory_bytes * int(share[1]) // 100 // 1024**2 * 1024**2
+        if size := _SIZE.match(self.redis_maxmemory.lower()):
+            return int(size[1]) * _UNITS[size[2]]
+        raise _error("redis_maxmemory", 'a share such as "50%" or a size such as "512mb"')
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Knobs:
+        """Check and freeze what the inventory and group_data say about one host.
+
+        Raises ConfigurationError for an unknown name (with the nearest known one), a missing one or a wrong type.
+        """
+        fields = typing.get_type_hints(cls)
+        for name in data:
+            if name not in fields and name not in _VERB_ARGUMENTS and not _FOREIGN.match(name):
+                close = difflib.get_close_matches(name, fields, n=1)
+                hint = f"did you mean {close[0]}?" if close else "group_data/all.py lists them all."
+                raise ConfigurationError(f"There is no knob {name}: {hint}")
+        missing = [name for name in fields if name not in data]
+        if missing:
+            raise ConfigurationError(
+                f"The knob {missing[0]} has no value: run from the folder that holds group_data/all.py."
+            )
+        return cls(**{name: _typed(name, data[name], wanted) for name, wanted in fields.items()})
+
+
+def _typed(name: str, value: Any, wanted: Any) -> Any:
+    if wanted is str and isinstance(value, str):
+        return value
+    if wanted is bool and isinstance(value, bool):
+        return value
+    if wanted is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    origin = typing.get_origin(wanted)
+    if origin is tuple:
+        if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        raise _error(name, "a list of texts")
+    if origin is not None and issubclass(origin, Mapping):
+        if isinstance(value, Mapping) and all(
+            isinstance(k, str) and isinstance(v, int) and not isinstance(v, bool) for k, v in value.items()
+        ):
+            return types.MappingProxyType(dict(value))
+        raise _error(name, "a mapping of names to whole numbers")
+    raise _error(name, {str: "a text", bool: "True or False", int: "a whole number"}[wanted])
+
+
+def _error(field: str, wanted: str) -> ConfigurationError:
+    return ConfigurationError(f"The knob {field} must be {wanted}: change it in group_data or the inventory.")
+
+
+def _one_of(field: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _error(field, "one of " + ", ".join(choices))
+
+
+def _between(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise _error(field, f"between {low} and {high}")
+
+
+def _matches(field: str, value: str, pattern: re.Pattern[str], wanted: str) -> None:
+    if not pattern.fullmatch(value):
+        raise _error(field, wanted)
+
+
+def _host(field: str, value: str) -> None:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        _matches(field, value, _HOST, "a host name or an IP address")
+
+
+def _address(field: str, value: str, *, network: bool) -> None:
+    try:
+        ipaddress.ip_network(value, strict=True) if network else ipaddress.ip_address(value)
+    except ValueError:
+        raise _error(field, "IP addresses" + (" or networks (CIDR, no host bits)" if network else "")) from None
