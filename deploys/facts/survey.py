@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pyinfra.api import FactBase
@@ -19,7 +19,8 @@ _MARK = "@@redkeep "
 
 @dataclass(frozen=True)
 class FileState:
-    """One path: ``kind`` is file, directory, link, other or "" (absent); ``mode`` octal text; ``sha256`` of a file."""
+    """One path: ``kind`` is file, directory, link, other or "" (absent); ``mode`` octal text; ``sha256`` of a file;
+    ``modified`` in seconds since 1970."""
 
     kind: str = ""
     mode: str = ""
@@ -27,18 +28,20 @@ class FileState:
     group: str = ""
     sha256: str = ""
     target: str = ""
+    modified: int = 0
 
 
 @dataclass(frozen=True)
 class UnitState:
-    """systemd's view of a unit; ``enabled`` is UnitFileState, ``sandbox`` the digest the running process carries."""
+    """systemd's view of a unit: ``enabled`` is UnitFileState, ``stale`` a change on disk that is not loaded,
+    ``environment`` the loaded text's, ``started`` in seconds since 1970."""
 
     load: str = ""
     active: str = ""
     enabled: str = ""
     stale: bool = False
-    pid: int = 0
-    sandbox: str = ""
+    environment: str = ""
+    started: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,16 @@ class ServerState:
 class Survey:
     """Everything read from one host."""
 
+    login: dict[str, str]
     host: dict[str, str]
     addresses: tuple[str, ...]
     packages: dict[str, str]
     files: dict[str, FileState]
-    listings: dict[str, tuple[str, ...]]
     units: dict[str, UnitState]
+    running: bool
     kernel: dict[str, str]
     groups: dict[str, tuple[str, ...]]
-    sockets: tuple[str, ...]
+    sockets: tuple[tuple[str, str], ...]
     firewall: str
     server: ServerState
 
@@ -95,52 +99,62 @@ class Question:
 
     packages: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
-    listings: tuple[str, ...] = ()
+    globs: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     kernel: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     port: int = 0
+    address: str = ""
     config: tuple[str, ...] = ()
     cli: str = ""
+    identity: str = ""
     process: str = ""
     firewall: bool = False
 
+    def __or__(self, other: Question) -> Question:
+        """Both questions in one; a single value given by either is kept."""
+        merged: dict[str, Any] = {}
+        for item in fields(self):
+            mine, theirs = getattr(self, item.name), getattr(other, item.name)
+            merged[item.name] = tuple(dict.fromkeys(mine + theirs)) if isinstance(mine, tuple) else mine or theirs
+        return Question(**merged)
+
 
 def command(question: Question) -> str:
-    """The shell that answers a question, section by section."""
-    return "\n".join(["export LC_ALL=C", *_sections(question), f"echo '{_MARK}end'"])
+    """The shell that answers a question, section by section, as root: by sudo when the login is another user."""
+    script = "\n".join(["export LC_ALL=C", *_sections(question), f"echo '{_MARK}end'"])
+    return (
+        f"S={shlex.quote(script)}; echo '{_MARK}login'; u=$(id -u); echo \"uid $u\"; "
+        'if [ "$u" = 0 ]; then sh -c "$S"; else sudo -n sh -c "$S"; fi'
+    )
 
 
 def _sections(q: Question) -> Iterable[str]:
     yield f"""echo '{_MARK}host'
-echo "uid $(id -u)"
 echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
 echo "time $(date +%s)"
 echo "memory_kib $(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)"
 [ -d /run/systemd/system ] && echo 'systemd yes' || echo 'systemd no'
 if grep -qz '^container=' /proc/1/environ 2>/dev/null || [ -e /.dockerenv ] || [ -e /run/.containerenv ]; then echo 'container yes'; else echo 'container no'; fi
 . /etc/os-release 2>/dev/null; echo "id ${{ID:-}}"; echo "like ${{ID_LIKE:-}}"; echo "release ${{VERSION_ID:-}}"
-for p in python3.14 python3.13 python3.12 python3.11 python3; do command -v $p >/dev/null && {{ echo "python $($p -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; break; }}; done
+[ ! -x /usr/bin/python3 ] || echo "python $(/usr/bin/python3 -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')"
 echo "hostname $(hostname 2>/dev/null || cat /etc/hostname)"
 echo "policy $([ -e /usr/sbin/policy-rc.d ] && echo yes || echo no)"
 echo '{_MARK}addresses'
 ip -o addr show 2>/dev/null | awk '{{split($4, a, "/"); print a[1]}}' || hostname -I | tr ' ' '\\n'"""
     if q.packages:
         yield f"echo '{_MARK}packages'\ndpkg-query -W -f '${{Package}} ${{db:Status-Status}} ${{Version}}\\n' {_words(q.packages)} 2>/dev/null"
-    if q.files:
-        paths = _words(q.files)
+    if q.files or q.globs:
+        paths = " ".join([_words(q.files), *q.globs])
         yield f"""echo '{_MARK}files'
-for f in {paths}; do stat -c '%a %U %G %F|%n' "$f" 2>/dev/null; [ -L "$f" ] && echo "-> $(readlink "$f")|$f"; done
+for f in {paths}; do stat -c '%a %U %G %Y %F|%n' "$f" 2>/dev/null; [ -L "$f" ] && echo "-> $(readlink "$f")|$f"; done
 echo '{_MARK}sums'
 for f in {paths}; do [ -f "$f" ] && echo "$f"; done | xargs -r -d '\\n' sha256sum 2>/dev/null"""
-    if q.listings:
-        yield f"echo '{_MARK}listings'\nfor d in {_words(q.listings)}; do for f in \"$d\"/*; do [ -e \"$f\" ] && echo \"$f\"; done; done"
     if q.units:
         yield f"""echo '{_MARK}units'
-if [ -d /run/systemd/system ]; then systemctl show -p Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,MainPID {_words(q.units)} 2>/dev/null; fi"""
+if [ -d /run/systemd/system ]; then systemctl show -p Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Environment,ActiveEnterTimestamp --timestamp=unix {_words(q.units)} 2>/dev/null; fi"""
     if q.process:
-        yield f"""echo '{_MARK}process'
-for p in $(pgrep -x {shlex.quote(q.process)} 2>/dev/null); do echo "pid $p $(stat -c %U /proc/$p)"; tr '\\0' '\\n' 2>/dev/null < /proc/$p/environ | sed -n "s/^REDKEEP_SANDBOX=/sandbox $p /p"; done"""
+        yield f"echo '{_MARK}process'\npgrep -x {shlex.quote(q.process)}"
     if q.kernel:
         yield f"echo '{_MARK}kernel'\n" + "\n".join(
             f"echo {shlex.quote(path)} \"$(cat {shlex.quote(path)} 2>/dev/null)\"" for path in q.kernel
@@ -148,7 +162,7 @@ for p in $(pgrep -x {shlex.quote(q.process)} 2>/dev/null); do echo "pid $p $(sta
     if q.groups:
         yield f"echo '{_MARK}groups'\ngetent group {_words(q.groups)}"
     if q.port:
-        yield f"echo '{_MARK}sockets'\nss -Hltn 'sport = :{q.port}' 2>/dev/null | awk '{{print $4}}'"
+        yield f"echo '{_MARK}sockets'\nss -Hltnp 'sport = :{q.port}' 2>/dev/null"
     if q.firewall:
         yield f"""echo '{_MARK}firewall'
 command -v nft >/dev/null && nft list table inet redkeep 2>/dev/null | sha256sum | cut -c1-64; [ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
@@ -156,7 +170,7 @@ command -v nft >/dev/null && nft list table inet redkeep 2>/dev/null | sha256sum
         yield f"""echo '{_MARK}server'
 if [ -x {q.cli} ]; then {{ printf 'ECHO "{_MARK}info"\\nINFO server\\nECHO "{_MARK}config"\\nCONFIG GET {" ".join(q.config)}\\nECHO "{_MARK}acl"\\nACL LIST\\nECHO "{_MARK}clients"\\nCLIENT LIST\\n' | timeout 10 {q.cli} --no-raw 2>&1; }}; else echo "no {q.cli} yet"; fi
 echo '{_MARK}certificate'
-[ -x {q.cli} ] && echo | timeout 5 openssl s_client -connect 127.0.0.1:{q.port} 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null"""
+[ -x {q.cli} ] && echo | timeout 5 openssl s_client -connect {q.address}:{q.port} -cert {q.identity}.crt -key {q.identity}.key 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null"""
 
 
 def _words(items: Sequence[str]) -> str:
@@ -173,17 +187,17 @@ def parse(lines: Sequence[str]) -> Survey:
             current = parts.setdefault(marked.removeprefix(_MARK), [])
         else:
             current.append(line)
-    pids, sandboxes = _processes(parts.get("process", []))
     return Survey(
+        login=_pairs(parts.get("login", [])),
         host=_pairs(parts.get("host", [])),
         addresses=tuple(dict.fromkeys(parts.get("addresses", []))),
         packages=_packages(parts.get("packages", [])),
         files=_files(parts.get("files", []), parts.get("sums", [])),
-        listings=_listings(parts.get("listings", [])),
-        units=_units(parts.get("units", []), sandboxes) | ({"process": UnitState(active="active", pid=pids[0])} if pids else {}),
+        units=_units(parts.get("units", [])),
+        running=bool(parts.get("process")),
         kernel=_pairs(parts.get("kernel", [])),
         groups=_groups(parts.get("groups", [])),
-        sockets=tuple(parts.get("sockets", [])),
+        sockets=tuple(_sockets(parts.get("sockets", []))),
         firewall=" ".join(parts.get("firewall", [])),
         server=_server(parts),
     )
@@ -213,20 +227,14 @@ def _files(lines: Iterable[str], sums: Iterable[str]) -> dict[str, FileState]:
             known = found.get(path, FileState())
             found[path] = FileState("link", known.mode, known.owner, known.group, "", head[3:])
             continue
-        mode, owner, group, kind = head.split(" ", 3)
-        found[path] = FileState(kinds.get(kind, "other"), mode.zfill(4), owner, group, digests.get(path, ""))
+        mode, owner, group, modified, kind = head.split(" ", 4)
+        found[path] = FileState(
+            kinds.get(kind, "other"), mode.zfill(4), owner, group, digests.get(path, ""), modified=int(modified)
+        )
     return found
 
 
-def _listings(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for line in lines:
-        folder, _, name = line.rpartition("/")
-        found.setdefault(folder, []).append(name)
-    return {folder: tuple(names) for folder, names in found.items()}
-
-
-def _units(lines: Iterable[str], sandboxes: dict[int, str]) -> dict[str, UnitState]:
+def _units(lines: Iterable[str]) -> dict[str, UnitState]:
     found: dict[str, UnitState] = {}
     block: dict[str, str] = {}
     for line in [*lines, ""]:
@@ -234,32 +242,28 @@ def _units(lines: Iterable[str], sandboxes: dict[int, str]) -> dict[str, UnitSta
         if separator:
             block[key] = value
         elif block:
-            pid = int(block.get("MainPID") or 0)
             found[block.get("Id", "")] = UnitState(
                 load=block.get("LoadState", ""),
                 active=block.get("ActiveState", ""),
                 enabled=block.get("UnitFileState", ""),
                 stale=block.get("NeedDaemonReload") == "yes",
-                pid=pid,
-                sandbox=sandboxes.get(pid, ""),
+                environment=block.get("Environment", ""),
+                started=int(block.get("ActiveEnterTimestamp", "").lstrip("@") or 0),
             )
             block = {}
     return found
 
 
-def _processes(lines: Iterable[str]) -> tuple[list[int], dict[int, str]]:
-    pids, sandboxes = [], {}
-    for line in lines:
-        word, pid, value = (line.split(" ", 2) + ["", ""])[:3]
-        if word == "pid":
-            pids.append(int(pid))
-        elif word == "sandbox":
-            sandboxes[int(pid)] = value
-    return pids, sandboxes
-
-
 def _groups(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {p[0]: tuple(filter(None, p[3].split(","))) for p in (line.split(":") for line in lines) if len(p) == 4}
+
+
+def _sockets(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """(address, process name) of each listening socket, as ss -Hltnp prints it."""
+    for line in lines:
+        words = line.split()
+        if len(words) >= 4:
+            yield words[3], words[5].partition('(("')[2].partition('"')[0] if len(words) > 5 else ""
 
 
 def _server(parts: dict[str, list[str]]) -> ServerState:
@@ -285,7 +289,7 @@ def _server(parts: dict[str, list[str]]) -> ServerState:
 
 def _reason(lines: Sequence[str]) -> str:
     for line in lines:
-        for mark in ("WRONGPASS", "NOAUTH", "refused", "yet", "Could not connect", "error", "timed out"):
+        for mark in ("WRONGPASS", "NOAUTH", "refused", " yet", "Could not connect", "error", "timed out"):
             if mark in line:
                 return line.strip()
     return lines[0].strip() if lines else "no answer"

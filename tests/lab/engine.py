@@ -40,9 +40,8 @@ class Result(NamedTuple):
 
 def run(argv: Sequence[str], *, stdin: bytes | None = None, timeout: float | None = 600, check: bool = True) -> Result:
     """Run a command without a shell; LabError when it fails and `check` is true, or when `timeout` seconds pass."""
-    source = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     try:
-        done = subprocess.run(list(argv), capture_output=True, timeout=timeout, check=False, **source)  # type: ignore[call-overload]
+        done = subprocess.run(list(argv), input=stdin or b"", capture_output=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired as error:
         raise LabError(f"{' '.join(argv)}: no end after {timeout} s") from error
     result = Result(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
@@ -71,6 +70,8 @@ def install_missing() -> None:
         apt = as_root("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300")
         run([*apt, "update"])
         run([*apt, "install", "-y", "--no-install-recommends", *packages])
+        if missing():  # Debian 13 has the client in a package of its own, Debian 12 knows no such package.
+            run([*apt, "install", "-y", "--no-install-recommends", "docker-cli"])
 
 
 @functools.cache
@@ -109,7 +110,7 @@ def own_pid() -> int | None:
 
 
 def ensure(*, timeout: float = 60) -> None:
-    """Make an engine answer: use the one that does, or install and start one; LabError with the log's end when it will not."""
+    """Make an engine answer: the one that does, else one installed and started; LabError with its log's end if not."""
     if not missing() and answers():
         return
     install_missing()

@@ -97,10 +97,11 @@ def exists(tag: str) -> bool:
 
 
 def _make(wanted: Recipe) -> None:
-    """Build one image; mounts live in a namespace of their own, so that the folder can be removed whatever happens."""
+    """Build one image; its mounts live in a namespace of their own, so that removing the folder is always safe."""
     log = engine.WORK / f"build-{wanted.suite}.log"
-    folder = tempfile.mkdtemp(prefix="redkeep-lab-", dir="/var/tmp")  # noqa: S108 - debootstrap wants a disk with devices
-    steps = f"{shlex.join(wanted.bootstrap(folder))} && {shlex.join(['chroot', folder, 'sh', '-c', wanted.script()])}"
+    folder = tempfile.mkdtemp(prefix="redkeep-lab-", dir="/var/tmp")  # /tmp is often mounted nodev
+    provision = ["chroot", folder, "sh", "-c", wanted.script()]
+    steps = f"{shlex.join(wanted.bootstrap(folder))} && {shlex.join(provision)}"
     path = f"PATH=/usr/local/sbin:/usr/local/bin:{engine.SBIN}:/usr/bin:/bin"
     try:
         with log.open("wb") as sink:

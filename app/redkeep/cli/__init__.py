@@ -1,0 +1,61 @@
+"""The command line: `redkeep secrets`, `redkeep certs`, `redkeep status`.
+
+A sub-command is a module with `register(subparsers)`, which adds its parser and sets `func`, a callable from
+the parsed arguments to an exit code. Only the module that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from redkeep import __version__
+from redkeep.errors import RedkeepError
+
+COMMANDS = {
+    "secrets": ("redkeep.cli.secrets", "make, show, seal and hand out the operator's secrets"),
+    "certs": ("redkeep.cli.certs", "list, inspect, renew and export certificates"),
+    "status": ("redkeep.cli.status", "probe the running system: are we safe?"),
+}
+"""Each sub-command with its module and the line that `--help` shows."""
+
+EXIT_REFUSED = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 when Redkeep refuses, with one sentence on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parsed = _parser(arguments).parse_args(arguments)
+        code: int = parsed.func(parsed)
+        sys.stdout.flush()
+        return code
+    except RedkeepError as error:
+        print(f"redkeep: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit (documentation of signal, "Note on SIGPIPE")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="redkeep", description="An encrypted cache in front of a hardened Redis."
+    )
+    parser.add_argument("--version", action="version", version=f"redkeep {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, (module, summary) in COMMANDS.items():
+        if name == asked:
+            importlib.import_module(module).register(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    return parser

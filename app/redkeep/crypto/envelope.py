@@ -1,0 +1,138 @@
+"""The envelope: how a value looks once sealed, and the only way to open it.
+
+    offset  bytes  field
+    0       1      magic 0xC1: never begins UTF-8 text, MessagePack, a pickle, zlib or a Fernet token
+    1       1      version, 1
+    2       1      algorithm, 1 = AES-256-GCM
+    3       8      key id
+    11      8      expiry, milliseconds since the Unix epoch, big-endian; 0 = none
+    19      12     nonce, random
+    31      n+16   ciphertext and tag
+
+The additional data is the 31 header bytes, the length of the namespace (4 bytes, big-endian), the namespace,
+and the full Redis key: a value moved to another key or tenant, or played back after its time, does not open.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+
+from redkeep.crypto.keyring import KeyRing
+from redkeep.crypto.nonces import take_nonce
+from redkeep.errors import ConfigurationError, DecryptionError
+
+MAGIC: Final = 0xC1
+VERSION: Final = 1
+HEADER_BYTES: Final = 31
+TAG_BYTES: Final = 16
+OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
+"""How much longer an envelope is than what it holds."""
+
+MAX_EXPIRY_MS: Final = 2**63 - 1
+"""The latest expiry: Redis keeps its own times as signed 64-bit milliseconds."""
+
+_HEADER = struct.Struct(">BBB8sQ12s")
+_LENGTH = struct.Struct(">I")
+
+
+class Header(NamedTuple):
+    """What an envelope says of itself; proven only once `unseal` has returned."""
+
+    version: int
+    algorithm: int
+    key_id: bytes
+    expires_at_ms: int
+    nonce: bytes
+
+
+def seal(
+    plaintext: bytes,
+    *,
+    key: str | bytes,
+    ring: KeyRing,
+    namespace: str = "",
+    expires_at_ms: int = 0,
+) -> bytes:
+    """Return `plaintext` sealed for the full Redis key `key`, 47 bytes longer than it was.
+
+    `expires_at_ms` is in milliseconds since the Unix epoch, 0 for never; it is what `unseal` goes by,
+    whatever TTL the server was told.
+
+    Raises ConfigurationError for an expiry out of range, or when the key has sealed its 2^32 values.
+    """
+    if not 0 <= expires_at_ms <= MAX_EXPIRY_MS:
+        raise ConfigurationError("an expiry must be 0 (never) or milliseconds since the epoch")
+    sealing = ring.primary
+    sealing.count_seal()
+    nonce = take_nonce()
+    header = _HEADER.pack(MAGIC, VERSION, sealing.algorithm, sealing.key_id, expires_at_ms, nonce)
+    return header + sealing.cipher.encrypt(nonce, plaintext, _bind(header, namespace, key))
+
+
+def unseal(
+    envelope: bytes,
+    *,
+    key: str | bytes,
+    ring: KeyRing,
+    namespace: str = "",
+    clock: Callable[[], float] = time.time,
+) -> bytes:
+    """Return what `seal` was given for this very key and namespace; `clock` gives seconds since the epoch.
+
+    Raises DecryptionError for everything else: cut off, another version or algorithm, a key the ring does
+    not hold, changed in any bit, sealed for another key or namespace, or past its expiry.
+    """
+    if len(envelope) < OVERHEAD_BYTES:
+        raise DecryptionError("the value is too short to be an envelope")
+    header = envelope[:HEADER_BYTES]
+    magic, version, algorithm, key_id, expires_at_ms, nonce = _HEADER.unpack(header)
+    if magic != MAGIC:
+        raise DecryptionError("the value is not an envelope")
+    if version != VERSION:
+        raise DecryptionError(f"the envelope has version {version}, which this release does not know")
+    opening = ring.find(key_id)
+    if opening is None:
+        raise DecryptionError(f"the envelope names key {key_id.hex()}, which the key ring does not hold")
+    if algorithm != opening.algorithm:
+        raise DecryptionError(f"the envelope claims an algorithm that key {key_id.hex()} is not for")
+    try:
+        plaintext = opening.cipher.decrypt(nonce, envelope[HEADER_BYTES:], _bind(header, namespace, key))
+    except InvalidTag:
+        raise DecryptionError(
+            "the envelope was changed, or was sealed for another key or namespace"
+        ) from None
+    if expires_at_ms and clock() * 1000 >= expires_at_ms:
+        raise DecryptionError("the envelope is past its expiry")
+    return plaintext
+
+
+def is_envelope(value: bytes) -> bool:
+    """Tell whether `value` begins like an envelope of any version; says nothing of whether it opens."""
+    return value[:1] == b"\xc1"
+
+
+def read_header(envelope: bytes) -> Header:
+    """Return the header without opening the envelope: unproven, for routing and reports only.
+
+    Raises DecryptionError when the value is not an envelope of this version.
+    """
+    if len(envelope) < OVERHEAD_BYTES or not is_envelope(envelope) or envelope[1] != VERSION:
+        raise DecryptionError("the value is not an envelope of this version")
+    return Header(*_HEADER.unpack_from(envelope)[1:])
+
+
+def needs_resealing(envelope: bytes, *, ring: KeyRing) -> bool:
+    """Tell whether an envelope was sealed under an older key than the ring's first (lazy re-encryption)."""
+    return read_header(envelope).key_id != ring.primary.key_id
+
+
+def _bind(header: bytes, namespace: str, key: str | bytes) -> bytes:
+    # surrogatepass keeps the encoding total and one-to-one, so that no key name can raise or collide
+    tenant = namespace.encode("utf-8", "surrogatepass")
+    name = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
+    return header + _LENGTH.pack(len(tenant)) + tenant + name

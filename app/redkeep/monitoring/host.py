@@ -1,0 +1,169 @@
+"""Controls of the host: files on this machine, and, when Redis runs here, its kernel settings and its process.
+
+Read from /proc and /sys, the running truth, with the standard library and no subprocess: 2 ms. Sources of the numbers:
+Redis' administration guide (overcommit, transparent huge pages) and Redis' own `tcp-backlog` of 511.
+"""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from redkeep.monitoring.control import Control
+from redkeep.target import Target
+
+BACKLOG: Final = 511
+_SERVERS: Final = frozenset({"redis-server", "valkey-server"})
+_HOST_CONTROLS: Final = ("memory overcommit", "connection backlog", "huge pages", "server process", "server sandbox")
+
+
+def probe_files(target: Target) -> Iterator[Control]:
+    """The env file and the client key must not be readable by every user, and nothing here writable by them."""
+    yield _private("env file", target.env_file, "settings come from the environment, not from a file")
+    yield _private("client key file", target.key_file, "no client key is configured")
+    if target.ca_file is not None:
+        yield _unwritable("CA file", target.ca_file)
+
+
+def probe_host(target: Target, *, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Iterator[Control]:
+    """Kernel and process of the Redis server, when the target is this machine; "not applicable" when it is not."""
+    if not is_here(target.host):
+        for name in _HOST_CONTROLS:
+            yield Control(name, "not applicable", f"Redis runs on another host ({target.host})")
+        return
+    contained = in_container(proc)
+    yield _number("memory overcommit", proc / "sys/vm/overcommit_memory", "vm.overcommit_memory", 1, 1, contained)
+    yield _number("connection backlog", proc / "sys/net/core/somaxconn", "net.core.somaxconn", BACKLOG, None, contained)
+    yield _huge_pages(sys / "kernel/mm/transparent_hugepage/enabled", contained)
+    yield from _process(target.port, proc)
+
+
+def is_here(host: str) -> bool:
+    """Tell whether `host` is an address of this machine: only then can a socket be bound to it."""
+    try:
+        resolved = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for family, kind, protocol, _, address in resolved:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def in_container(proc: Path = Path("/proc")) -> bool:
+    """Tell whether the kernel belongs to somebody else: a container, or WSL."""
+    root = proc.parent
+    if any((root / mark).exists() for mark in (".dockerenv", "run/.containerenv", "run/systemd/container")):
+        return True
+    return "microsoft" in _text(proc / "sys/kernel/osrelease").lower()
+
+
+def _private(name: str, path: Path | None, otherwise: str) -> Control:
+    if path is None:
+        return Control(name, "not applicable", otherwise)
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return Control(name, "unknown", f"{path}: {error.strerror}", "run as root, or as a user of the app's group")
+    loose = mode & 0o037  # anything for others, write or execute for the group
+    if loose:
+        return Control(name, "weak", f"{path} has mode {mode:04o}", f"chmod 0640 {path}")
+    return Control(name, "ok", f"{path} has mode {mode:04o}")
+
+
+def _unwritable(name: str, path: Path) -> Control:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return Control(name, "unknown", f"{path}: {error.strerror}", "run as root, or as a user of the app's group")
+    if mode & 0o022:
+        return Control(name, "weak", f"{path} has mode {mode:04o}: whoever writes it chooses whom we trust", f"chmod go-w {path}")
+    return Control(name, "ok", f"{path} has mode {mode:04o}")
+
+
+def _number(name: str, path: Path, key: str, least: int, most: int | None, contained: bool) -> Control:
+    text = _text(path)
+    if not text.isdigit():
+        return Control(name, "unknown", f"{key} cannot be read here")
+    if int(text) >= least and (most is None or int(text) <= most):
+        return Control(name, "ok", f"{key} is {text}")
+    if contained:
+        return Control(name, "not applicable", f"{key} is {text}; it belongs to the machine this container runs on")
+    return Control(name, "weak", f"{key} is {text}", f"sysctl -w {key}={1024 if least == BACKLOG else least}")
+
+
+def _huge_pages(path: Path, contained: bool) -> Control:
+    name, text = "huge pages", _text(path)
+    if not text:
+        return Control(name, "not applicable", "this kernel has no transparent huge pages, or hides them")
+    choice = text.partition("[")[2].partition("]")[0]
+    if choice in ("never", "madvise"):
+        return Control(name, "ok", f"transparent huge pages: {choice}")
+    if contained:
+        return Control(name, "not applicable", f"set to {choice}; they belong to the machine this container runs on")
+    return Control(name, "weak", f"transparent huge pages: {choice}", f"echo madvise > {path}")
+
+
+def _process(port: int, proc: Path) -> Iterator[Control]:
+    names = _HOST_CONTROLS[3:]
+    found = list(_servers(port, proc))
+    if not found:
+        for name in names:
+            yield Control(name, "unknown", f"no Redis process for port {port} is visible here")
+        return
+    status = dict(line.split(":", 1) for line in _text(found[0] / "status").splitlines() if ":" in line)
+    if "Uid" not in status:
+        for name in names:
+            yield Control(name, "unknown", f"{found[0]}/status cannot be read")
+        return
+    uid = status["Uid"].split()[1]
+    if uid == "0":
+        yield Control(names[0], "weak", f"process {found[0].name} runs as root", "run Redis as its own user")
+    else:
+        yield Control(names[0], "ok", f"process {found[0].name} runs as uid {uid}")
+    yield _sandbox(names[1], status, in_unit=".service" in _text(found[0] / "cgroup"), proc=proc)
+
+
+def _sandbox(name: str, status: dict[str, str], *, in_unit: bool, proc: Path) -> Control:
+    """What the kernel enforces on the process, which is what the drop-in asks for; the same holds in a container."""
+    lacks = []
+    if status.get("NoNewPrivs", "").strip() != "1":
+        lacks.append("no_new_privs")
+    if status.get("Seccomp", "").strip() != "2":
+        lacks.append("a system call filter")
+    if int(status.get("CapEff", "1").strip(), 16):
+        lacks.append("an empty capability set")
+    if in_unit and status.get("Umask", "").strip() not in ("0077", ""):
+        lacks.append("umask 0077")
+    if not lacks:
+        return Control(name, "ok", "no_new_privs, system call filter, no capabilities" + (", umask 0077" if in_unit else ""))
+    if not in_unit and not (proc.parent / "run/systemd/system").is_dir():
+        return Control(name, "not applicable", f"no systemd here; the process lacks {', '.join(lacks)}")
+    return Control(name, "weak", f"the process lacks {', '.join(lacks)}", "deploy again; it needs one restart of the service")
+
+
+def _servers(port: int, proc: Path) -> Iterator[Path]:
+    """The processes of Redis on `port` by their title (`redis-server 127.0.0.1:6380`), or the only one there is."""
+    every = [folder for folder in proc.iterdir() if folder.name.isdigit() and _text(folder / "comm") in _SERVERS]
+    ours = [folder for folder in every if f":{port} " in _title(folder)]
+    yield from ours or (every if len(every) == 1 else ())
+
+
+def _title(folder: Path) -> str:
+    """The word with the address, with a blank behind so that `:638` is not found in `:6380`."""
+    words = _text(folder / "cmdline").replace("\0", " ").split()
+    return f"{words[1]} " if len(words) > 1 else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace").strip().strip("\0")
+    except OSError:
+        return ""

@@ -1,0 +1,58 @@
+"""The posture: the one answer to "are we safe?". The CLI, the API, the dashboard and the end of a deploy show this one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from redkeep.monitoring.control import STATES, Control, State
+from redkeep.monitoring.host import probe_files, probe_host
+from redkeep.monitoring.probes import probe_server
+from redkeep.target import Target
+
+_EXIT_CODES: Final[dict[State, int]] = {"ok": 0, "weak": 1, "unknown": 3, "not applicable": 0}
+
+
+class Posture(NamedTuple):
+    """What the probes found, in their order."""
+
+    controls: tuple[Control, ...]
+
+    def count(self, state: State) -> int:
+        """How many controls are in `state`."""
+        return sum(control.state == state for control in self.controls)
+
+    @property
+    def state(self) -> State:
+        """The worst: "weak" before "unknown" before "ok". Nothing probed is "unknown", never "ok"."""
+        found = {control.state for control in self.controls}
+        order: tuple[State, ...] = ("weak", "unknown", "ok")
+        return next((state for state in order if state in found), "unknown")
+
+    @property
+    def exit_code(self) -> int:
+        """0 all hold, 1 something is weak, 3 something cannot be told."""
+        return _EXIT_CODES[self.state]
+
+    @property
+    def summary(self) -> str:
+        """One line: `redkeep: 18 controls hold, 2 not applicable`."""
+        words = {"ok": "controls hold", "weak": "weak", "unknown": "unknown", "not applicable": "not applicable"}
+        counts = [f"{self.count(state)} {words[state]}" for state in STATES if state == "ok" or self.count(state)]
+        return f"redkeep: {', '.join(counts)}"
+
+
+def assess(target: Target, *, timeout: float = 3.0) -> Posture:
+    """Probe the live system behind `target` from this machine, with the target's own credentials; never raises.
+
+    `timeout` bounds each network step, in seconds. Blocking: 50-100 ms on a healthy system; from a coroutine, call it
+    through `asyncio.to_thread`.
+    """
+    return Posture(tuple(_printable((*probe_server(target, timeout=timeout), *probe_files(target), *probe_host(target)))))
+
+
+def _printable(controls: Iterable[Control]) -> Iterable[Control]:
+    """A server's words may end up in a terminal: no control characters, no lines without end."""
+    for control in controls:
+        evidence = "".join(c if c.isprintable() else "?" for c in control.evidence)
+        yield control._replace(evidence=evidence if len(evidence) <= 200 else f"{evidence[:199]}…")

@@ -1,0 +1,301 @@
+"""Controls of the server, each found out by trying: six short connections, with the target's own credentials only.
+
+Nothing here can do harm where it succeeds: the commands that must be refused only read, and the one key that is written
+lives for 60 seconds at most and is deleted. The refused logins use the user name `redkeep-probe`, and the refused
+commands a connection of that name, so that a reader of ACL LOG can tell a probe from an attack.
+"""
+
+from __future__ import annotations
+
+import calendar
+import os
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from redkeep.access.tls import client_context
+from redkeep.errors import RedkeepError, ServerUnavailableError
+from redkeep.monitoring.control import Control, State
+from redkeep.monitoring.round_trip import sealed_round_trip
+from redkeep.monitoring.wire import Refusal, Wire
+from redkeep.target import DEFAULT_PORT, Target
+
+PROBE_NAME: Final = "redkeep-probe"
+EXPIRY_DAYS: Final = 14
+"""Days left at which a certificate is an alarm: half of the 30 at which the deploy renews it."""
+
+_SESSION: Final = (
+    "login",
+    "TLS version",
+    "server certificate",
+    "certificate expiry",
+    "cache user's rights",
+    "default user",
+    "sealed round trip",
+)
+_REFUSALS: Final = (
+    "TLS downgrade",
+    "mutual TLS",
+    "plaintext on the TLS port",
+    "no login without password",
+    "wrong password",
+)
+_REDEPLOY: Final = "deploy again: it resets the users"
+
+# Read-only commands that no cache needs: other clients' settings, users, key names and values.
+_FORBIDDEN: Final = (
+    ("CONFIG", "GET", "maxmemory"), ("ACL", "WHOAMI"), ("ACL", "LIST"), ("KEYS", "redkeep:none"), ("SCAN", "0", "COUNT", "1"),
+    ("GET", "redkeep:outside"), ("DBSIZE",),
+)
+
+
+def probe_server(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
+    """Every control that the network shows, in a fixed order; never raises. `timeout` is in seconds, for each step.
+
+    The password is sent only after the server's certificate has held.
+    """
+    try:
+        context = client_context(target) if target.tls else None
+    except RedkeepError as error:
+        yield from _all((*_SESSION, *_REFUSALS, "plaintext port"), f"{error}", remedy="mend the TLS settings, then ask again")
+        return
+    address = ""
+    try:
+        with Wire(target.host, target.port, context=context, timeout=timeout) as wire:
+            address = wire.socket.getpeername()[0]
+            knock = _knock(address)
+            yield from _session(wire, target)
+    except ssl.SSLCertVerificationError as error:
+        yield Control("server certificate", "weak", f"does not hold: {error.verify_message}",
+                      "deploy again, or correct REDIS_URL and REDIS_TLS_CA_FILE")
+        yield from _all((n for n in _SESSION if n != "server certificate"), "not tried: the server is not who it should be")
+        yield from _all((*_REFUSALS, "plaintext port"), "not tried: the server is not who it should be")
+        return
+    except (OSError, RedkeepError, ValueError) as error:
+        yield from _all((*_SESSION, *_REFUSALS, "plaintext port"), explain(error), remedy="see that Redis runs and can be reached")
+        return
+    yield from _refusals(target, context, timeout)
+    yield from _guarded(("plaintext port",), lambda: [_plaintext_port(target, address, knock)])
+
+
+def explain(error: Exception) -> str:
+    """What a failed connection means, in a few words; never a secret, because no error of these holds one."""
+    if isinstance(error, socket.gaierror):
+        return "the server's name does not resolve"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "nothing listens there: connection refused"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {(error.reason or 'handshake').lower().replace('_', ' ')}"
+    return str(error) or type(error).__name__
+
+
+def _session(wire: Wire, target: Target) -> Iterator[Control]:
+    login = ("AUTH", *filter(None, (target.username, target.password)))
+    replies = wire.ask(*([login] if target.password else []), ("PING",))
+    who = target.username or "default"
+    if replies[-1] != "PONG":
+        reason = next((str(reply) for reply in replies if isinstance(reply, Refusal)), "no PONG")
+        yield Control("login", "weak", f"{who} cannot work: {reason}", "deploy again, or correct the user and its password")
+    elif not target.password:
+        yield Control("login", "weak", "the server works for everybody without a password", "set a user and a password")
+    else:
+        yield Control("login", "ok", f"answers to {who}")
+    yield from _certificate(wire, target)
+    if replies[-1] != "PONG":
+        yield from _all(_SESSION[4:], "not tried: no login")
+        return
+    wire.ask(("CLIENT", "SETNAME", PROBE_NAME))
+    yield _rights(wire, who)
+    round_trip = _guarded(_SESSION[-1:], lambda: [sealed_round_trip(wire, target)])
+    yield from _guarded(_SESSION[5:6], lambda: [_default_user(wire, target)])  # last: it may change who we are
+    yield from round_trip
+
+
+def _certificate(wire: Wire, target: Target) -> Iterator[Control]:
+    if not isinstance(wire.socket, ssl.SSLSocket):
+        yield Control("TLS version", "weak", "no TLS: everything is readable on the wire", "set REDIS_TLS_ENABLED=true")
+        yield from _all(_SESSION[2:4], "TLS is off", state="not applicable")
+        return
+    version, cipher = wire.socket.version() or "?", (wire.socket.cipher() or ("?",))[0]
+    good = version == "TLSv1.3" or target.tls_min_version == "1.2"
+    yield Control("TLS version", "ok" if good else "weak", f"{version}, {cipher}")
+    yield Control("server certificate", "ok", f"holds for {target.host} against our CA alone")
+    yield _expiry(target, wire.socket)
+
+
+def _expiry(target: Target, connection: ssl.SSLSocket) -> Control:
+    """The certificate that ends first: the server's, the CA's, or our own."""
+    ends: dict[str, float] = {}
+    ends["server"] = ssl.cert_time_to_seconds(str((connection.getpeercert() or {})["notAfter"]))
+    ends |= {"CA": ssl.cert_time_to_seconds(str(ca["notAfter"])) for ca in connection.context.get_ca_certs()}
+    if target.cert_file:
+        ends["client"] = certificate_end(target.cert_file.read_text("ascii"))
+    whose = min(ends, key=ends.__getitem__)
+    days = int((ends[whose] - time.time()) // 86_400)
+    evidence = f"the {whose} certificate is the first to end, in {days} days"
+    if days >= EXPIRY_DAYS:
+        return Control("certificate expiry", "ok", evidence)
+    return Control("certificate expiry", "weak", evidence, "deploy again: it renews certificates")
+
+
+def certificate_end(pem: str) -> float:
+    """Seconds since the epoch at which the first certificate in `pem` ends.
+
+    Looks for the Validity sequence (RFC 5280, 4.1.2.5: two UTCTime or GeneralizedTime values) instead of loading an
+    X.509 parser, which costs 100 ms at import. Raises ValueError when there is none.
+    """
+    head, tail = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    body = pem.partition(head)[2].partition(tail)[0]
+    der = ssl.PEM_cert_to_DER_cert(f"{head}{body}{tail}\n")
+    lengths = {0x17: 13, 0x18: 15}  # YYMMDDHHMMSSZ, YYYYMMDDHHMMSSZ
+    for at in range(len(der) - 36):
+        if der[at] != 0x30 or lengths.get(der[at + 2]) != der[at + 3]:
+            continue
+        second = at + 4 + der[at + 3]
+        if der[at + 1] != second + 2 + der[second + 1] - at - 2 or lengths.get(der[second]) != der[second + 1]:
+            continue
+        text = der[second + 2 : second + 2 + der[second + 1]].decode("ascii")
+        year = text[:-11] if len(text) == 15 else f"{'19' if text[:2] >= '50' else '20'}{text[:2]}"
+        month, day, hour, minute, sec = (text[-11 + i : -9 + i] for i in range(0, 10, 2))
+        return float(calendar.timegm((int(year), int(month), int(day), int(hour), int(minute), int(sec))))
+    raise ValueError("no validity in the certificate")
+
+
+def _rights(wire: Wire, who: str) -> Control:
+    replies = wire.ask(*_FORBIDDEN)
+    allowed = [" ".join(line[:2]) for line, reply in zip(_FORBIDDEN, replies, strict=True)
+               if not (isinstance(reply, Refusal) and reply.code == "NOPERM")]
+    if allowed:
+        return Control("cache user's rights", "weak", f"{who} may run {', '.join(allowed)}", _REDEPLOY)
+    return Control("cache user's rights", "ok", f"{who} is refused {len(_FORBIDDEN)} commands that no cache needs")
+
+
+def _refusals(target: Target, context: ssl.SSLContext | None, timeout: float) -> Iterator[Control]:
+    def wire(using: ssl.SSLContext | None) -> Wire:
+        return Wire(target.host, target.port, context=using, timeout=timeout)
+
+    if context is None:
+        yield from _all(_REFUSALS[:3], "TLS is off", state="not applicable")
+    else:
+        yield from _guarded(_REFUSALS[:1], lambda: [_downgrade(target, wire)])
+        yield from _guarded(_REFUSALS[1:2], lambda: [_mutual(target, wire)])
+        yield from _guarded(_REFUSALS[2:3], lambda: [_plaintext_here(wire)])
+    yield from _guarded(_REFUSALS[3:], lambda: _logins(wire(context)))
+
+
+def _downgrade(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
+    if target.tls_min_version == "1.2":
+        return Control("TLS downgrade", "not applicable", "TLS 1.2 is allowed by REDIS_TLS_MIN_VERSION")
+    try:
+        with wire(client_context(target, only_version="1.2")) as opened:
+            opened.ask(("PING",))
+    except ssl.SSLCertVerificationError:
+        raise
+    except (ssl.SSLError, ConnectionResetError):
+        return Control("TLS downgrade", "ok", "TLS 1.2 is refused")
+    return Control("TLS downgrade", "weak", "the server accepts TLS 1.2", 'set tls-protocols "TLSv1.3": deploy again')
+
+
+def _mutual(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
+    if target.cert_file is None:
+        return Control("mutual TLS", "not applicable", "no client certificate is configured: the password alone decides")
+    try:  # in TLS 1.3 the handshake ends before the server has judged: the alert comes with the first read
+        with wire(client_context(target, client_certificate=False)) as opened:
+            opened.ask(("PING",))
+    except ssl.SSLCertVerificationError:
+        raise
+    except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
+        return Control("mutual TLS", "ok", "no word without a client certificate")
+    return Control("mutual TLS", "weak", "the server talks to clients without a certificate", "set tls-auth-clients yes: deploy again")
+
+
+def _plaintext_here(wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
+    with wire(None) as opened:
+        if _speaks_redis(opened.socket):
+            return Control("plaintext on the TLS port", "weak", "the TLS port answers in plaintext", "set port 0: deploy again")
+    return Control("plaintext on the TLS port", "ok", "plaintext is refused")
+
+
+def _plaintext_port(target: Target, address: str, knock: socket.socket) -> Control:
+    name = "plaintext port"
+    with knock:
+        if target.port == DEFAULT_PORT and target.tls:
+            return Control(name, "not applicable", f"port {DEFAULT_PORT} is the TLS port itself")
+        if not target.tls:
+            evidence = f"port {target.port} speaks plaintext, and we use it"
+            return Control(name, "weak", evidence, "set REDIS_TLS_ENABLED=true")
+        _, writable, _ = select.select([], [knock], [], 0.25)
+        if not writable:
+            return Control(name, "ok", f"port {DEFAULT_PORT} does not answer")
+        if knock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return Control(name, "ok", f"port {DEFAULT_PORT} is closed")
+        knock.settimeout(1.0)
+        if _speaks_redis(knock):
+            return Control(name, "weak", f"port {DEFAULT_PORT} of {address} speaks plaintext Redis", "set port 0: deploy again")
+        return Control(name, "ok", f"port {DEFAULT_PORT} is open, but speaks no plaintext Redis")
+
+
+def _speaks_redis(connection: socket.socket) -> bool:
+    """Send a plain PING; a TLS server answers with an alert (first byte 0x15), a reset, or nothing."""
+    try:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(1) in (b"+", b"-")
+    except (ConnectionResetError, BrokenPipeError):
+        return False
+
+
+def _default_user(wire: Wire, target: Target) -> Control:
+    """Whether `default` is off cannot be asked without rights; whether it opens with what this host knows can."""
+    if target.username in (None, "default"):
+        return Control("default user", "weak", "we ourselves log in as `default`", "give the cache its own user")
+    reply = wire.ask(("AUTH", "default", target.password or ""))[0]
+    if _refused(reply, "WRONGPASS"):
+        return Control("default user", "ok", "no password that this host knows opens it")
+    return Control("default user", "weak", "the user `default` is on and lets us in", _REDEPLOY)
+
+
+def _logins(opened: Wire) -> list[Control]:
+    with opened:
+        silent, wrong = opened.ask(("PING",), ("AUTH", PROBE_NAME, os.urandom(24).hex()))
+    first, second = _REFUSALS[3:]
+    return [
+        Control(first, "ok", "nothing is answered before a login")
+        if _refused(silent, "NOAUTH")
+        else Control(first, "weak", "the server works without a login", _REDEPLOY),
+        Control(second, "ok", "refused")
+        if _refused(wrong, "WRONGPASS")
+        else Control(second, "weak", f"an unknown user is not refused: {wrong!s}", _REDEPLOY),
+    ]
+
+
+def _refused(reply: object, code: str) -> bool:
+    return isinstance(reply, Refusal) and reply.code == code
+
+
+def _knock(address: str) -> socket.socket:
+    """A connection to the classic port that is under way: a firewall that swallows it must not cost the run a wait."""
+    knock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    knock.setblocking(False)
+    knock.connect_ex((address, DEFAULT_PORT))
+    return knock
+
+
+def _guarded(names: Iterable[str], probe: Callable[[], list[Control]]) -> list[Control]:
+    """What the probe finds; all its controls unknown, with the reason, when it could not run."""
+    try:
+        return probe()
+    except (OSError, RedkeepError, ValueError) as error:
+        return list(_all(names, f"could not be tried: {explain(error)}"))
+
+
+def _all(
+    names: Iterable[str], evidence: str, *, state: State = "unknown", remedy: str = ""
+) -> Iterator[Control]:
+    for name in names:
+        yield Control(name, state, evidence, remedy)
+        remedy = ""

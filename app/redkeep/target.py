@@ -1,0 +1,224 @@
+"""The target: one Redis, how to reach it, as whom, and with which keys. The settings after every check.
+
+Plain and light, so that probes and the multiplexed transport need neither pydantic nor redis-py. `Settings.target` and
+`read_target` build it by the same function: one validated configuration decides, and a mismatch is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from redkeep.crypto.passwords import validate_password
+from redkeep.environment import collect, read_env_file
+from redkeep.errors import ConfigurationError
+
+DEFAULT_PORT: Final = 6379
+DEFAULT_USERNAME: Final = "cache_service"
+"""The user that REDIS_CACHE_PASSWORD belongs to, unless REDIS_USERNAME says otherwise."""
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Address(NamedTuple):
+    """A Redis URL taken apart. `path` and `query` are kept as they were; the rest is decoded."""
+
+    scheme: str
+    host: str
+    port: int | None
+    database: int
+    path: str
+    query: str
+    username: str | None
+    password: str | None
+
+    def __repr__(self) -> str:
+        return f"Address({self.scheme}://{self.host}:{self.port or DEFAULT_PORT}/{self.database})"
+
+    def url(self, *, tls: bool, username: str | None = None, password: str | None = None) -> str:
+        """The URL again, with these credentials, percent-encoded, in place of its own."""
+        user = quote(username, safe="") if username else ""
+        login = f"{user}:{quote(password, safe='')}@" if password else (f"{user}@" if user else "")
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port is None else f":{self.port}"
+        query = f"?{self.query}" if self.query else ""
+        return f"{'rediss' if tls else 'redis'}://{login}{host}{port}{self.path}{query}"
+
+
+class Target(NamedTuple):
+    """What a connection needs. Secrets are plain here and never shown: `repr` leaves them out."""
+
+    address: Address
+    tls: bool
+    username: str | None
+    password: str | None
+    ca_file: Path | None
+    cert_file: Path | None
+    key_file: Path | None
+    tls_min_version: str
+    keys: tuple[str, ...]
+    namespace: str
+    development: bool
+    env_file: Path | None = None
+
+    @property
+    def host(self) -> str:
+        """Name or address of the server, IPv6 without brackets."""
+        return self.address.host
+
+    @property
+    def port(self) -> int:
+        """TCP port; 6379 when the URL names none."""
+        return self.address.port or DEFAULT_PORT
+
+    def __repr__(self) -> str:
+        return f"Target({self.host}:{self.port}, tls={self.tls}, username={self.username!r}, keys={len(self.keys)})"
+
+
+def parse_url(url: str) -> Address:
+    """Take a Redis URL apart. Raises ConfigurationError; the message never repeats the URL, which can hold a password."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigurationError(
+            "REDIS_URL cannot be read; write rediss://host:port/0 and put the password into REDIS_CACHE_PASSWORD"
+        ) from None
+    if parts.scheme not in ("redis", "rediss"):
+        raise ConfigurationError("REDIS_URL must begin with rediss:// or redis://")
+    if not host or port == 0 or any(not c.isprintable() or c.isspace() for c in url):
+        raise ConfigurationError("REDIS_URL names no usable host and port; write rediss://host:port/0")
+    if parts.fragment:
+        raise ConfigurationError("REDIS_URL holds a '#'; put the password into REDIS_CACHE_PASSWORD, not into the URL")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in query:
+        if name.startswith("ssl") or name in ("username", "password"):
+            raise ConfigurationError(f"REDIS_URL sets {name!r} in its query; use the REDIS_TLS_... settings instead")
+    database = parts.path.strip("/") or query.get("db", "0")
+    if not (database.isascii() and database.isdigit()):
+        raise ConfigurationError("REDIS_URL has a database that is not a number; write rediss://host:port/0")
+    return Address(
+        scheme=parts.scheme,
+        host=unquote(host),
+        port=port,
+        database=int(database),
+        path=parts.path,
+        query=parts.query,
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+    )
+
+
+def build_target(
+    *,
+    redis_url: str,
+    redis_username: str | None = None,
+    redis_password: str | None = None,
+    redis_cache_password: str | None = None,
+    redis_health_password: str | None = None,
+    redis_tls_enabled: bool | None = None,
+    redis_tls_ca_file: Path | str | None = None,
+    redis_tls_cert_file: Path | str | None = None,
+    redis_tls_key_file: Path | str | None = None,
+    redis_tls_min_version: str = "1.3",
+    redis_encryption_key: str | None = None,
+    redis_encryption_keys: str | None = None,
+    redis_namespace: str = "",
+    redis_protected_mode: bool = True,
+    redis_dev_mode: bool = False,
+    environment: str = "production",
+    env_file: Path | None = None,
+) -> Target:
+    """Check the settings against each other and return what a connection needs.
+
+    Credentials in the URL move out of it. The login is REDIS_CACHE_PASSWORD as `cache_service`, else REDIS_PASSWORD;
+    REDIS_USERNAME overrides the name. `redis://` with TLS enabled becomes `rediss://`; `rediss://` with TLS explicitly
+    disabled is an error. Raises ConfigurationError with one sentence: which setting, and what to do.
+    """
+    if environment not in ("production", "development"):
+        raise ConfigurationError("ENVIRONMENT must be production or development")
+    development = environment == "development"
+    if redis_dev_mode and not development:
+        raise ConfigurationError("REDIS_DEV_MODE is refused in production; remove it, or set ENVIRONMENT=development")
+    if not redis_protected_mode and not development:
+        raise ConfigurationError("REDIS_PROTECTED_MODE=false is refused in production; remove it")
+    if redis_tls_min_version not in ("1.2", "1.3"):
+        raise ConfigurationError("REDIS_TLS_MIN_VERSION must be 1.3 or 1.2")
+    if not redis_namespace.isprintable():
+        raise ConfigurationError("REDIS_NAMESPACE holds a control character; remove it")
+    address = parse_url(redis_url)
+    if redis_tls_enabled is False and address.scheme == "rediss":
+        raise ConfigurationError("REDIS_URL says rediss:// but REDIS_TLS_ENABLED is false; remove one of the two")
+    tls = redis_tls_enabled or address.scheme == "rediss"
+    if (redis_tls_cert_file is None) != (redis_tls_key_file is None):
+        raise ConfigurationError("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE belong together; set both or none")
+    if address.password and (redis_password or redis_cache_password):
+        raise ConfigurationError("REDIS_URL holds a password although one is set besides; take it out of the URL")
+    if address.username and redis_username and address.username != redis_username:
+        raise ConfigurationError("REDIS_URL and REDIS_USERNAME name different users; keep REDIS_USERNAME")
+
+    passwords = {
+        "REDIS_URL (its password)": address.password,
+        "REDIS_PASSWORD": redis_password,
+        "REDIS_CACHE_PASSWORD": redis_cache_password,
+        "REDIS_HEALTH_PASSWORD": redis_health_password,
+    }
+    for field, secret in passwords.items():
+        if secret is not None:
+            validate_password(secret, field=field)
+    keys = _keys(redis_encryption_key, redis_encryption_keys)
+    for field, secret in passwords.items():
+        if secret is not None and secret.rstrip("=") in {key.rstrip("=") for key in keys}:
+            raise ConfigurationError(f"{field} is also the encryption key; give each its own random value")
+
+    password = redis_cache_password or redis_password or address.password
+    username = redis_username or address.username or (DEFAULT_USERNAME if redis_cache_password else None)
+    if username and not password:
+        raise ConfigurationError("REDIS_USERNAME is set without a password; set REDIS_CACHE_PASSWORD")
+    if password and not tls and not development and address.host not in _LOOPBACK:
+        raise ConfigurationError("REDIS_TLS_ENABLED is off: the password would cross the network in clear; use rediss://")
+    return Target(
+        address=address._replace(username=None, password=None),
+        tls=tls,
+        username=username,
+        password=password,
+        ca_file=_path(redis_tls_ca_file),
+        cert_file=_path(redis_tls_cert_file),
+        key_file=_path(redis_tls_key_file),
+        tls_min_version=redis_tls_min_version,
+        keys=keys,
+        namespace=redis_namespace,
+        development=development,
+        env_file=env_file,
+    )
+
+
+def read_target(env_file: Path | None = None) -> Target:
+    """The target of an env file, or of this process's environment when none is given. Raises ConfigurationError."""
+    fields = collect(read_env_file(env_file) if env_file else os.environ)
+    for unneeded in ("redis_compression", "redis_read_legacy"):
+        fields.pop(unneeded, None)
+    fields.setdefault("redis_url", f"redis://redis:{DEFAULT_PORT}")
+    return build_target(**fields, env_file=env_file)  # type: ignore[arg-type]  # names are those of VARIABLES
+
+
+def _keys(single: str | None, ring: str | None) -> tuple[str, ...]:
+    from redkeep.crypto.keyring import decode_key  # here: it loads the cipher, which not every caller needs
+
+    if single and ring:
+        raise ConfigurationError("REDIS_ENCRYPTION_KEY and REDIS_ENCRYPTION_KEYS are both set; keep the ring")
+    field = "REDIS_ENCRYPTION_KEYS" if ring else "REDIS_ENCRYPTION_KEY"
+    keys = tuple((ring or "").replace(",", " ").split()) if ring else ((single,) if single else ())
+    if ring and not keys:
+        raise ConfigurationError("REDIS_ENCRYPTION_KEYS holds no key; write them separated by commas, newest first")
+    for place, key in enumerate(keys, 1):
+        decode_key(key, field=f"{field} (key {place})" if len(keys) > 1 else field)
+    if len(set(keys)) != len(keys):
+        raise ConfigurationError(f"{field} holds one key twice; remove the copy")
+    return keys
+
+
+def _path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)

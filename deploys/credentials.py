@@ -1,0 +1,92 @@
+"""The operator's secrets, as the deploy of one environment needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from deploys.rendering import ROOT
+from redkeep.crypto.pki import Leaf, check_leaf
+from redkeep.crypto.store import SecretStore
+from redkeep.errors import SecretStoreError
+
+# Every user that has a password. `default` has none: it is off.
+USERS = (
+    "operator",
+    "cache_service",
+    "cache_janitor",
+    "health_service",
+    "monitor",
+    "exporter",
+    "replica",
+    "sentinel",
+    "backup",
+)
+
+
+class Credentials:
+    """Passwords, keys and certificates of one environment, made when first asked for and kept since."""
+
+    def __init__(self, store: SecretStore, renew_days: int) -> None:
+        self._store = store
+        self._renew_days = renew_days
+        with store.transaction():
+            self._passwords = {user: store.password(user) for user in USERS}
+            self.hashes = {user: store.password_hashes(user) for user in USERS}
+            self.encryption_keys = store.encryption_keys()
+            store.authority()
+        self.trust_bundle = store.trust_bundle()
+
+    def password(self, user: str) -> str:
+        return self._passwords[user]
+
+    def server(self, host: str, names: Sequence[str]) -> Leaf:
+        """The certificate of the Redis on that host, good for exactly these names and addresses."""
+        return self._leaf(label("server", host), names, "server")
+
+    def client(self, service: str, host: str) -> Leaf:
+        """The certificate by which one service on one host shows itself to Redis."""
+        return self._leaf(label(service, host), [f"{service}.redkeep"], "client")
+
+    def _leaf(self, name: str, names: Sequence[str], use: str) -> Leaf:
+        leaf = self._store.leaf(name, sorted(set(names)), use=use, renew_within_days=self._renew_days)  # type: ignore[arg-type]
+        check_leaf(leaf, trust=[self.trust_bundle], names=names, use=use)  # type: ignore[arg-type]
+        return leaf
+
+
+def label(service: str, host: str) -> str:
+    """The certificate's name in the store and its subject: at most the 64 characters X.509 allows a common name."""
+    name = f"{service}@{host.lstrip('@')}"
+    return name if len(name) <= 64 else f"{name[:47]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+@cache
+def open_credentials(folder: Path, renew_days: int, *, keep: bool = True) -> Credentials:
+    """Open, or make, the secrets in ``folder``. With ``keep`` false nothing is written there: a dry run on a new
+    environment works with throwaway secrets.
+
+    Raises SecretStoreError: loose modes, a wrong or missing passphrase, a damaged file.
+    """
+    if not keep and not (folder / "secrets.json").exists():
+        folder = Path(tempfile.mkdtemp(prefix="redkeep-dry-"))
+        folder.chmod(0o700)
+    return Credentials(SecretStore.open(folder, passphrase=passphrase(), create=True), renew_days)
+
+
+def secrets_folder(environment: str) -> Path:
+    """Where the secrets of an environment live on the operator's machine."""
+    return ROOT / "secrets" / environment
+
+
+def passphrase() -> str | None:
+    """The passphrase of a sealed folder: REDKEEP_PASSPHRASE, or the first line of REDKEEP_PASSPHRASE_FILE."""
+    if path := os.environ.get("REDKEEP_PASSPHRASE_FILE"):
+        try:
+            return Path(path).read_text().splitlines()[0]
+        except (OSError, IndexError):
+            raise SecretStoreError(f"REDKEEP_PASSPHRASE_FILE names {path}, which cannot be read.") from None
+    return os.environ.get("REDKEEP_PASSPHRASE")

@@ -1,0 +1,110 @@
+"""One thing that is not as wanted, and the shell that makes it so.
+
+A concern is a plain function from what is wanted and what was surveyed to a list of these. The deploy runs their
+scripts, status prints their sentences: both see the same list.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import posixpath
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from deploys.facts.survey import FileState, Survey
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``what`` names the thing, what it is and what it should be, without a secret. ``script`` runs as root under
+    ``set -eu``; ``stdin`` is its standard input, where secrets travel."""
+
+    what: str
+    script: str = field(repr=False)
+    stdin: str | Callable[[], str] = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class ManagedFile:
+    """A file as it shall be. ``mode`` is octal text, e.g. "0640"."""
+
+    path: str
+    content: bytes = field(repr=False)
+    owner: str = "root"
+    group: str = "root"
+    mode: str = "0644"
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def wrong(self, found: FileState) -> str:
+        """What is wrong with the file on the host, or an empty text."""
+        if not found.kind:
+            return "is missing"
+        if found.kind != "file":
+            return f"is a {found.kind}, wanted a file"
+        if found.sha256 != self.sha256:
+            return "has other content"
+        return wrong_access(found, self.owner, self.group, self.mode)
+
+
+def wrong_access(found: FileState, owner: str, group: str, mode: str) -> str:
+    if int(found.mode, 8) != int(mode, 8):
+        return f"has mode {found.mode}, wanted {mode}"
+    if (found.owner, found.group) != (owner, group):
+        return f"belongs to {found.owner}:{found.group}, wanted {owner}:{group}"
+    return ""
+
+
+def file_differences(
+    files: Iterable[ManagedFile], survey: Survey, *, before: str = "", after: str = ""
+) -> list[Difference]:
+    """One difference a file: written beside its place with its final mode from birth, then moved there at once.
+
+    ``before`` is shell that runs when the new text is ready as "$t" but not yet in place, and stops the move by failing;
+    ``after`` is shell that runs once the file is in place.
+    """
+    found = []
+    for file in files:
+        if wrong := file.wrong(survey.file(file.path)):
+            script = place(file, before)
+            found.append(Difference(f"file {file.path} {wrong}", f"{script}\n{after}".strip(), encode(file.content)))
+    return found
+
+
+def place(file: ManagedFile, before: str = "") -> str:
+    """Shell that reads base64 from standard input and puts it in place, atomically and with no looser moment."""
+    target = shlex.quote(file.path)
+    return f"""umask 077; t=$(mktemp {shlex.quote(posixpath.dirname(file.path) + "/.redkeep.XXXXXXXX")}); trap 'rm -f "$t"' EXIT
+base64 -d > "$t"; chown {file.owner}:{file.group} "$t"; chmod {file.mode} "$t"; sync "$t"
+{before}
+if [ -d {target} ] && [ ! -L {target} ]; then rm -rf {target}; fi
+mv -fT "$t" {target}"""
+
+
+def encode(content: bytes) -> str:
+    """Base64 in lines that a shell's and sshd's buffers like."""
+    return base64.encodebytes(content).decode()
+
+
+def folder_differences(folders: Sequence[tuple[str, str, str, str]], survey: Survey) -> list[Difference]:
+    """Folders as (path, owner, group, mode), parents first."""
+    found = []
+    for path, owner, group, mode in folders:
+        state = survey.file(path)
+        wrong = "is missing" if not state.kind else f"is a {state.kind}" if state.kind != "directory" else ""
+        if wrong := wrong or wrong_access(state, owner, group, mode):
+            quoted = shlex.quote(path)
+            found.append(
+                Difference(
+                    f"folder {path} {wrong}",
+                    f"if [ -e {quoted} ] && [ ! -d {quoted} ] || [ -L {quoted} ]; then rm -f {quoted}; fi\n"
+                    f"[ -d {quoted} ] || install -d -m {mode} -o {owner} -g {group} {quoted}\n"
+                    # The fifth digit takes away a set-group-ID bit, which chmod keeps on folders otherwise.
+                    f"chown {owner}:{group} {quoted}; chmod 0{mode} {quoted}",
+                )
+            )
+    return found

@@ -1,0 +1,28 @@
+"""Turn the hosts of an inventory into a hardened Redis with the encrypted cache beside it.
+
+pyinfra inventory deploys/secure_redis.py            this machine
+pyinfra inventories/single.py deploys/secure_redis.py    other hosts, over SSH
+Add --dry to see what would change, and why. A second run changes nothing.
+"""
+
+from deploys.site import open_site
+from deploys.stages import preflight
+from deploys.stages.application import application
+from deploys.stages.machine import machine
+from deploys.stages.network import network
+from deploys.stages.proof import proof
+from deploys.stages.server import server_files, server_running
+from deploys.stages.watch import watch
+
+site = open_site(preflight.question)
+preflight.preflight(site)
+
+machine(site)
+if site.bundle.is_redis:
+    server_files(site)
+    network(site)
+    server_running(site)
+watch(site)
+if site.bundle.is_app:
+    application(site)
+    proof(site)

@@ -1,0 +1,102 @@
+"""One host during one run: what is wanted of it, what is true on it, and the way to run things there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyinfra import host, inventory, logger, state
+from pyinfra.api import DeployError, StringCommand
+
+from deploys import transport
+from deploys.bundle import Bundle, build
+from deploys.credentials import Credentials, open_credentials, secrets_folder
+from deploys.difference import Difference
+from deploys.facts.survey import HostSurvey, Question, Survey
+from deploys.invocation import invocation
+from redkeep.errors import RedkeepError
+
+# A survey this young, with nothing changed by us since, is not taken again between the two phases of a run.
+FRESH_SECONDS = 10.0
+
+Concern = Callable[["Site", Survey], Iterable[Difference]]
+
+
+@dataclass
+class Site:
+    """``reporting`` collects differences instead of mending them; ``changes`` counts what this run has mended."""
+
+    bundle: Bundle
+    credentials: Credentials
+    environment: str
+    question: Question = field(default_factory=Question)
+    reporting: bool = False
+    found: dict[str, None] = field(default_factory=dict)
+    changes: int = 0
+    _survey: Survey | None = None
+    _surveyed_at: float = 0.0
+
+    @property
+    def sudo(self) -> bool:
+        """Whether commands need sudo: the login is not root and pyinfra was not told to use it anyway."""
+        return bool(self._survey and self._survey.login.get("uid") != "0" and not state.config.SUDO)
+
+    def survey(self) -> Survey:
+        """What is true on the host; read again when it is old or when this run has changed something.
+
+        Raises DeployError when the host cannot be read: no root and no sudo.
+        """
+        if self._survey is None or time.monotonic() - self._surveyed_at > FRESH_SECONDS:
+            command = HostSurvey().command(self.question)
+            ok, output = self.run(command)
+            lines = output.stdout_lines
+            if not ok or not any(line.startswith("@@redkeep end") for line in lines):
+                reason = next((line for line in output.stderr_lines if line.strip()), "no answer")
+                raise DeployError(
+                    f"{self.bundle.name} cannot be read as root ({reason.strip()}): log in as root, or give the user "
+                    "passwordless sudo, or run pyinfra with --sudo --use-sudo-password."
+                )
+            self._survey, self._surveyed_at = HostSurvey().process(lines), time.monotonic()
+        return self._survey
+
+    def run(self, command: str, stdin: str = "") -> tuple[bool, object]:
+        """Run shell on the host, outside of any operation."""
+        return host.run_shell_command(
+            StringCommand(command),
+            print_output=state.print_fact_output,
+            print_input=state.print_fact_input,
+            _sudo=bool(self._survey and self.sudo) or bool(state.config.SUDO),
+            **({"_stdin": stdin} if stdin else {}),
+        )
+
+    def changed(self) -> None:
+        """Note that this run is about to change the host: the survey is no longer true."""
+        self.changes += 1
+        self._surveyed_at = float("-inf")
+
+    def say(self, text: str) -> None:
+        logger.info(f"{host.print_prefix}{text}")
+
+
+def open_site(question: Callable[[Site], Question], *, reporting: bool = False) -> Site:
+    """The site of the host that pyinfra is working on.
+
+    Checks every host's knobs first, so that a mistake in one stops the run before any host is touched.
+    Raises DeployError with one sentence for anything that is wrong.
+    """
+    try:
+        bundles = build([(h.name, frozenset(h.groups), h.data.dict()) for h in inventory])
+        bundle = bundles[host.name]
+        environment = bundle.knobs.environment or invocation().inventory
+        if not environment:
+            raise DeployError("The inventory is not a file: give the environment a name with --data environment=NAME.")
+        folder = Path(host.data.get("secrets_folder") or secrets_folder(environment))
+        credentials = open_credentials(folder, bundle.knobs.tls_renew_days, keep=not invocation().dry)
+    except RedkeepError as error:
+        raise DeployError(str(error)) from None
+    transport.send_without_delay(host)
+    site = Site(bundle, credentials, environment, reporting=reporting)
+    site.question = question(site)
+    return site

@@ -1,0 +1,131 @@
+"""The application's side: the package in an environment of its own, and the credentials of this host alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyinfra.api import DeployError, deploy
+
+from deploys import release
+from deploys.difference import Difference, ManagedFile, encode, file_differences, folder_differences
+from deploys.facts.survey import Question, Survey
+from deploys.operations.converge import converge
+from deploys.rendering import render
+from deploys.site import Site
+from redkeep.errors import ConfigurationError
+
+HOME = "/opt/redkeep"
+CURRENT = f"{HOME}/current"
+COMMAND = "/usr/local/bin/redkeep"
+TLS = "/etc/redkeep/tls"
+ENVIRONMENT = "/etc/redkeep/cache.env"
+
+
+def question(site: Site) -> Question:
+    if not site.bundle.is_app:
+        return Question()
+    return Question(
+        files=(HOME, f"{HOME}/releases", CURRENT, COMMAND, TLS, ENVIRONMENT, *(f"{TLS}/{n}" for n in ("ca.crt", "client.crt", "client.key"))),
+        globs=(f"{HOME}/releases/*/.complete", f"{HOME}/releases/*"),
+        groups=(site.bundle.knobs.app_group,),
+    )
+
+
+def account(site: Site, survey: Survey) -> Iterator[Difference]:
+    group = site.bundle.knobs.app_group
+    if group not in survey.groups:
+        yield Difference(f"group {group} is missing", f"groupadd --system {group}")
+    for user in site.bundle.knobs.app_users:
+        if user not in survey.groups.get(group, ()):
+            yield Difference(f"user {user} is not in the group {group}", f"usermod --append --groups {group} {user}")
+
+
+def package(site: Site, survey: Survey) -> Iterator[Difference]:
+    """A release is a folder named after its source; ``current`` points to the one in use and is switched at once."""
+    yield from folder_differences([(HOME, "root", "root", "0755"), (f"{HOME}/releases", "root", "root", "0755")], survey)
+    # Before the first packages are there, the host may have no Python yet; it will be the distribution's.
+    python = survey.host.get("python", "3")
+    folder = f"{HOME}/releases/{release.release_name(python)}"
+    if survey.file(f"{folder}/.complete").kind != "file":
+        yield Difference(f"release {folder} is not installed", _install(site, folder), lambda: _archive(site, survey))
+    if survey.file(CURRENT).target != folder:
+        yield Difference(f"link {CURRENT} does not point to {folder}", link(CURRENT, folder))
+    if survey.file(COMMAND).target != f"{CURRENT}/bin/redkeep":
+        yield Difference(f"link {COMMAND} does not point to the package", link(COMMAND, f"{CURRENT}/bin/redkeep"))
+    keep = {folder, survey.file(CURRENT).target}
+    for path in survey.files:
+        if path.rpartition("/")[0] == f"{HOME}/releases" and path not in keep:
+            yield Difference(f"release {path} is no longer in use", f"rm -rf {path}")
+
+
+def link(path: str, target: str) -> str:
+    """Shell that points a symbolic link elsewhere in one step."""
+    return f"ln -sfn {target} {path}.new && mv -fT {path}.new {path}"
+
+
+def _archive(site: Site, survey: Survey) -> str:
+    python, architecture = survey.host.get("python", ""), survey.host.get("arch", "")
+    if not python:
+        return ""
+    try:
+        return encode(release.archive(python, architecture, site.bundle.knobs.package_source))
+    except ConfigurationError as error:
+        raise DeployError(str(error)) from None
+
+
+def _install(site: Site, folder: str) -> str:
+    offline = "--no-index --find-links ." if site.bundle.knobs.package_source == "wheelhouse" else ""
+    pip = f"{folder}/bin/pip --quiet --disable-pip-version-check --no-input install"
+    return f"""umask 022; t=$(mktemp -d {HOME}/.install.XXXXXX); trap 'rm -rf "$t"' EXIT; cd "$t"
+base64 -d | tar -xz
+rm -rf {folder}; python3 -m venv {folder}
+{pip} {offline} --require-hashes -r requirements.lock
+{pip} --no-index --no-deps redkeep-*.whl
+chmod -R go-w {folder}; touch {folder}/.complete; sync {folder}"""
+
+
+def environment(site: Site, survey: Survey) -> Iterator[Difference]:
+    """cache.env and the client certificate: this host's own, for root and the app's group."""
+    group = site.bundle.knobs.app_group
+    client = site.credentials.client("cache_service", site.bundle.name)
+    yield from folder_differences([(TLS, "root", group, "0750")], survey)
+    text = render("etc/redkeep/cache.env", group=group, values=values(site))
+    yield from file_differences(
+        [
+            ManagedFile(f"{TLS}/ca.crt", site.credentials.trust_bundle, group=group, mode="0644"),
+            ManagedFile(f"{TLS}/client.crt", client.cert_pem, group=group, mode="0644"),
+            ManagedFile(f"{TLS}/client.key", client.key_pem, group=group, mode="0640"),
+            ManagedFile(ENVIRONMENT, text, group=group, mode="0640"),
+        ],
+        survey,
+    )
+
+
+def values(site: Site) -> dict[str, str]:
+    """The environment of the app, by the names of redkeep.Settings."""
+    knobs, secrets = site.bundle.knobs, site.credentials
+    address = site.bundle.redis_address
+    host = f"[{address}]" if ":" in address else address
+    return {
+        "ENVIRONMENT": "production",
+        "REDIS_URL": f"rediss://{host}:{knobs.redis_tls_port}/0",
+        "REDIS_USERNAME": "cache_service",
+        "REDIS_PASSWORD": secrets.password("cache_service"),
+        "REDIS_TLS_ENABLED": "true",
+        "REDIS_TLS_MIN_VERSION": knobs.tls_minimum_version,
+        "REDIS_TLS_CA_FILE": f"{TLS}/ca.crt",
+        "REDIS_TLS_CERT_FILE": f"{TLS}/client.crt",
+        "REDIS_TLS_KEY_FILE": f"{TLS}/client.key",
+        "REDIS_ENCRYPTION_KEYS": ",".join(secrets.encryption_keys),
+        "REDIS_NAMESPACE": knobs.cache_namespace,
+        "REDIS_COMPRESSION": knobs.cache_compression,
+        "REDIS_PROTECTED_MODE": "true",
+        "REDIS_DEV_MODE": "false",
+    }
+
+
+@deploy("Application")
+def application(site: Site) -> None:
+    converge(site, account, name="Make the app's group")
+    converge(site, package, name="Install the package")
+    converge(site, environment, name="Write the app's credentials")

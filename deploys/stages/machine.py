@@ -1,0 +1,135 @@
+"""The machine below Redis: its packages, kernel settings and log rotation."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from pyinfra.api import deploy
+
+from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
+from deploys.facts.survey import Question, Survey
+from deploys.operations.converge import converge
+from deploys.rendering import render
+from deploys.site import Site
+
+SYSCTL = "/etc/sysctl.d/90-redkeep.conf"
+TMPFILES = "/etc/tmpfiles.d/redkeep.conf"
+THP = "/sys/kernel/mm/transparent_hugepage/enabled"
+STATE = "/var/lib/redkeep"
+MANAGED = f"{STATE}/managed"
+
+
+def question(site: Site) -> Question:
+    engine = site.bundle.engine
+    asked = Question(packages=packages_wanted(site), files=(STATE, MANAGED, "/etc/redkeep"))
+    if site.bundle.is_redis:
+        kernel = tuple(proc_path(name) for name in site.bundle.knobs.kernel_settings)
+        asked |= Question(
+            files=(SYSCTL, TMPFILES, f"/etc/logrotate.d/{engine.package}", engine.folder),
+            kernel=(*kernel, THP),
+            units=(engine.unit,),
+            process=engine.package,
+        )
+    return asked
+
+
+def packages_wanted(site: Site) -> tuple[str, ...]:
+    """Debian packages this host needs, by its roles."""
+    wanted = ["openssl", "iproute2", "procps"]
+    if site.bundle.is_redis:
+        wanted += [site.bundle.engine.package, "logrotate"]
+        if site.bundle.knobs.firewall and site.bundle.listens_beyond_loopback:
+            wanted.append("nftables")
+    if site.bundle.is_app:
+        wanted.append("python3-venv")
+    return tuple(wanted)
+
+
+def packages(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The server's package is installed under a mask (systemd) or a policy (init script): its stock configuration
+    never runs, not even once, and not after a reboot in between either."""
+    missing = [name for name in packages_wanted(site) if name not in survey.packages]
+    if not survey.file(MANAGED).kind:
+        yield Difference(
+            f"folder {STATE} is missing: Redkeep was never here",
+            f"install -d -m 0755 {STATE}\n"
+            + (stock_stopped(site, survey) if site.bundle.is_redis else "")
+            + f"\necho 'This host is managed by redkeep.' > {MANAGED}",
+        )
+    yield from folder_differences([("/etc/redkeep", "root", "root", "0755")], survey)
+    if missing:
+        yield Difference(f"packages are missing: {' '.join(missing)}", _install(site, survey, missing))
+
+
+def stock_stopped(site: Site, survey: Survey) -> str:
+    """Stop an adopted stock service for good; it was found unused by the preflight."""
+    engine = site.bundle.engine
+    if engine.package not in survey.packages:
+        return ""
+    if survey.has_systemd:
+        return f"systemctl mask --now {engine.unit} >/dev/null 2>&1"
+    return f"service {engine.package} stop >/dev/null 2>&1 || true"
+
+
+def _install(site: Site, survey: Survey, missing: list[str]) -> str:
+    engine = site.bundle.engine
+    lines = ["export DEBIAN_FRONTEND=noninteractive"]
+    if engine.package in missing:
+        if survey.has_systemd:
+            lines.append(f"systemctl mask {engine.unit} >/dev/null 2>&1")
+        elif survey.host.get("policy") != "yes":
+            lines += [
+                "trap 'rm -f /usr/sbin/policy-rc.d' EXIT HUP INT TERM",
+                "printf '#!/bin/sh\\n# Managed by redkeep while it installs packages.\\nexit 101\\n' > /usr/sbin/policy-rc.d",
+                "chmod 0755 /usr/sbin/policy-rc.d",
+            ]
+    install = f"apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install --no-install-recommends {shlex.join(missing)}"
+    lines += [
+        "dpkg --configure -a --force-confold >/dev/null",
+        f"{install} >/dev/null 2>&1 || {{ apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null; {install} >/dev/null; }}",
+    ]
+    return "\n".join(lines)
+
+
+def proc_path(name: str) -> str:
+    return "/proc/sys/" + name.replace(".", "/")
+
+
+def kernel_files(site: Site, survey: Survey) -> Iterator[Difference]:
+    knobs = site.bundle.knobs
+    yield from file_differences(
+        [
+            ManagedFile(SYSCTL, render("etc/sysctl.d/90-redkeep.conf", settings=dict(knobs.kernel_settings))),
+            ManagedFile(TMPFILES, render("etc/tmpfiles.d/redkeep.conf", transparent_hugepages=knobs.transparent_hugepages)),
+        ],
+        survey,
+    )
+
+
+def kernel_values(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Live values. A container shares its host's kernel: there the posture reports them and nothing is attempted."""
+    if survey.in_container:
+        return
+    for name, wanted in site.bundle.knobs.kernel_settings.items():
+        found = survey.kernel.get(proc_path(name), "")
+        if found != str(wanted):
+            yield Difference(f"kernel setting {name} is {found or 'unknown'}, wanted {wanted}", f"sysctl -q -w {name}={wanted}")
+    pages = survey.kernel.get(THP, "")
+    wanted_pages = site.bundle.knobs.transparent_hugepages
+    if pages and f"[{wanted_pages}]" not in pages:
+        yield Difference(f"transparent huge pages are {pages}, wanted {wanted_pages}", f"echo {wanted_pages} > {THP}")
+
+
+def log_rotation(site: Site, survey: Survey) -> Iterator[Difference]:
+    content = render("etc/logrotate.d/redis-server", engine=site.bundle.engine, weeks=site.bundle.knobs.redis_log_weeks)
+    yield from file_differences([ManagedFile(f"/etc/logrotate.d/{site.bundle.engine.package}", content)], survey)
+
+
+@deploy("Machine")
+def machine(site: Site) -> None:
+    converge(site, packages, name="Install the packages")
+    if site.bundle.is_redis:
+        converge(site, kernel_files, name="Write the kernel settings")
+        converge(site, kernel_values, name="Apply the kernel settings")
+        converge(site, log_rotation, name="Rotate the server's log")

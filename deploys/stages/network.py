@@ -1,0 +1,82 @@
+"""The firewall: who may reach Redis' port."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+
+from pyinfra.api import deploy
+
+from deploys.difference import Difference, ManagedFile, file_differences
+from deploys.facts.survey import Question, Survey
+from deploys.operations.converge import converge
+from deploys.rendering import render
+from deploys.site import Site
+
+RULES = "/etc/redkeep/firewall.nft"
+LOADER = "/usr/local/sbin/redkeep-firewall"
+UNIT = "redkeep-firewall.service"
+UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+
+
+def wanted(site: Site) -> bool:
+    return site.bundle.is_redis and site.bundle.knobs.firewall and site.bundle.listens_beyond_loopback
+
+
+def question(site: Site) -> Question:
+    if not site.bundle.is_redis:
+        return Question()
+    return Question(files=(RULES, LOADER, UNIT_FILE), units=(UNIT,), firewall=True)
+
+
+def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
+    if not wanted(site):
+        if survey.file(RULES).kind:
+            yield Difference("a firewall is there but not wanted", remove_script(survey))
+        return
+    reload_unit = "systemctl daemon-reload" if survey.has_systemd else ""
+    yield from file_differences([ManagedFile(RULES, rules(site), mode="0640")], survey, after=f"[ ! -x {LOADER} ] || {LOADER}")
+    yield from file_differences([ManagedFile(LOADER, render("usr/local/sbin/redkeep-firewall"), mode="0750")], survey)
+    unit = render("etc/systemd/system/redkeep-firewall.service", engine=site.bundle.engine)
+    if survey.has_systemd:
+        yield from file_differences([ManagedFile(UNIT_FILE, unit)], survey, after=reload_unit)
+
+
+def rules(site: Site) -> bytes:
+    clients = [ipaddress.ip_network(address) for address in site.bundle.client_addresses]
+    return render(
+        "etc/redkeep/firewall.nft",
+        port=site.bundle.knobs.redis_tls_port,
+        clients4=[_text(network) for network in clients if network.version == 4],
+        clients6=[_text(network) for network in clients if network.version == 6],
+    )
+
+
+def _text(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def firewall_live(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The kernel's table is the one we loaded: its listing's digest is compared with the one noted at loading."""
+    if not wanted(site):
+        return
+    live, _, noted = survey.firewall.partition(" ")
+    if not noted or live != noted:
+        yield Difference("the firewall's rules in the kernel are not the ones of redkeep", LOADER)
+    unit = survey.units.get(UNIT)
+    if survey.has_systemd and (unit is None or unit.enabled != "enabled" or unit.active != "active"):
+        yield Difference(f"unit {UNIT} is not enabled and active", f"systemctl enable --now {UNIT} >/dev/null 2>&1")
+
+
+def remove_script(survey: Survey) -> str:
+    """Shell that takes the firewall away again."""
+    lines = [f"systemctl disable --now {UNIT} >/dev/null 2>&1 || true"] if survey.has_systemd else []
+    lines.append("nft delete table inet redkeep 2>/dev/null || true")
+    lines.append(f"rm -f {RULES} {LOADER} {UNIT_FILE} /var/lib/redkeep/firewall.sha256")
+    return "\n".join(lines + (["systemctl daemon-reload"] if survey.has_systemd else []))
+
+
+@deploy("Network")
+def network(site: Site) -> None:
+    converge(site, firewall_files, name="Write the allow-list of hosts")
+    converge(site, firewall_live, name="Load the allow-list of hosts")

@@ -1,0 +1,102 @@
+"""What must hold before anything is changed; each refusal is one sentence with the next step."""
+
+from __future__ import annotations
+
+import time
+
+from pyinfra.api import DeployError
+
+from deploys.facts.survey import Question, Survey
+from deploys.site import Site
+from deploys.stages import application, machine, network, server, watch
+
+# Certificates are backdated by five minutes; a clock further off makes them invalid, or its own times worthless.
+CLOCK_SECONDS = 300
+
+STAGES = (machine, server, network, watch, application)
+
+
+def question(site: Site) -> Question:
+    """Everything that all stages compare, as one question."""
+    asked = Question()
+    for stage in STAGES:
+        asked |= stage.question(site)
+    return asked
+
+
+def preflight(site: Site) -> None:
+    """Raise DeployError for a host that cannot be deployed to as it is."""
+    survey = site.survey()
+    for check in (distribution, memory, clock, port, foreign_server):
+        if problem := check(site, survey):
+            raise DeployError(f"{site.bundle.name}: {problem}")
+
+
+def distribution(site: Site, survey: Survey) -> str:
+    name, like = survey.host.get("id", ""), survey.host.get("like", "")
+    release = survey.host.get("release", "")
+    if name != "debian" and "debian" not in like.split():
+        return f"the system is {name or 'unknown'}, not Debian or one of its children: Redkeep deploys to Debian 12 and later."
+    if name == "debian" and release.isdigit() and int(release) < 12:
+        return f"Debian {release} ships a Redis before 7.0: upgrade the host to Debian 12 or later."
+    if name == "debian" and site.bundle.engine.name == "valkey" and release.isdigit() and int(release) < 13:
+        return "Valkey comes with Debian 13 and later: upgrade the host, or set redis_engine to redis."
+    return ""
+
+
+def memory(site: Site, survey: Survey) -> str:
+    least = site.bundle.knobs.minimum_memory_mib
+    found = survey.memory_bytes // 1024**2
+    if found < least:
+        return f"{found} MiB of memory are less than minimum_memory_mib ({least}): give the host more memory, or lower the knob."
+    if site.bundle.is_redis and site.bundle.knobs.maxmemory_bytes(survey.memory_bytes) > survey.memory_bytes * 9 // 10:
+        return f"redis_maxmemory leaves too little of the host's {found} MiB for the system: lower it below 90%."
+    return ""
+
+
+def clock(site: Site, survey: Survey) -> str:
+    off = int(survey.host.get("time", "0")) - time.time()
+    if abs(off) > CLOCK_SECONDS:
+        hours = f"{abs(off) / 3600:.1f} hours {'ahead' if off > 0 else 'behind'}"
+        return f"its clock is {hours}, and certificates would not hold: set the clock (apt install systemd-timesyncd)."
+    return ""
+
+
+def port(site: Site, survey: Survey) -> str:
+    if not site.bundle.is_redis:
+        return ""
+    for address, process in survey.sockets:
+        if process and process != site.bundle.engine.package:
+            return f"{address} is in use by {process}: stop it, or choose another redis_tls_port."
+    return ""
+
+
+def foreign_server(site: Site, survey: Survey) -> str:
+    """A Redis that somebody uses is not ours to change; one that was only installed is."""
+    engine = site.bundle.engine
+    if not site.bundle.is_redis or survey.file(machine.MANAGED).kind or engine.package not in survey.packages:
+        return ""
+    ok, output = site.run(USAGE.format(engine=engine))
+    signs = [line for line in output.stdout_lines if line.strip()]  # type: ignore[attr-defined]
+    if not ok:
+        signs = ["it could not be asked"]
+    if signs:
+        return (
+            f"a {engine.package} that Redkeep did not make is in use here ({'; '.join(signs)}), and it was not touched: "
+            "move it with the migration (deploys/migrate.py), or remove the package and its data first."
+        )
+    return ""
+
+
+# Prints a line for each sign of use. An empty snapshot, as a clean stop leaves it, is no sign: it has about 90 bytes.
+USAGE = """set -u; LC_ALL=C; export LC_ALL
+was=$(dpkg-query -W -f '${{Conffiles}}' {engine.package} | awk '$1 == "{engine.config}" {{print $2}}')
+[ "$was" = "$(md5sum < {engine.config} | cut -d' ' -f1)" ] || echo 'its configuration was changed'
+size=$(find {engine.data_folder} -type f -size +256c -printf x 2>/dev/null | wc -c)
+[ "$size" = 0 ] || echo 'it keeps data on disk'
+if pgrep -x {engine.package} >/dev/null; then
+    if [ "$({engine.cli} PING 2>/dev/null)" != PONG ]; then echo 'it runs and does not answer on its stock port'; else
+    keys=$({engine.cli} INFO keyspace | grep -c '^db'); [ "$keys" = 0 ] || echo 'it holds keys'
+    clients=$({engine.cli} CLIENT LIST | grep -c .); [ "$clients" -le 1 ] || echo 'clients are connected'; fi
+fi
+"""
