@@ -59,9 +59,7 @@ def wrong_access(found: FileState, owner: str, group: str, mode: str) -> str:
     return ""
 
 
-def file_differences(
-    files: Iterable[ManagedFile], survey: Survey, *, before: str = "", after: str = ""
-) -> list[Difference]:
+def file_differences(files: Iterable[ManagedFile], survey: Survey, *, before: str = "", after: str = "") -> list[Difference]:
     """One difference a file: written beside its place with its final mode from birth, then moved there at once.
 
     ``before`` is shell that runs when the new text is ready as "$t" but not yet in place, and stops the move by failing;

@@ -129,9 +129,7 @@ class Knobs:
                 raise ConfigurationError(f"There is no knob {name}: {hint}")
         missing = [name for name in fields if name not in data]
         if missing:
-            raise ConfigurationError(
-                f"The knob {missing[0]} has no value: run from the folder that holds group_data/all.py."
-            )
+            raise ConfigurationError(f"The knob {missing[0]} has no value: run from the folder that holds group_data/all.py.")
         return cls(**{name: _typed(name, data[name], wanted) for name, wanted in fields.items()})
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from packaging.markers import Marker
 
-from redkeep.errors import ConfigurationError
-
 from deploys.rendering import ROOT
+from redkeep.errors import ConfigurationError
 
 LOCK = ROOT / "app" / "requirements.lock"
 BUILD = ROOT / "build"

@@ -144,7 +144,10 @@ def _persistence(mode: str, folder: str) -> Section:
     elif mode == "rdb":
         why, more = "Snapshots to disk.", {"save": "3600 1 300 100 60 10000", "appendonly": "no"}
     else:
-        why, more = "Every change goes to a file that is flushed each second.", {"save": "3600 1 300 100 60 10000", "appendonly": "yes"}
+        why, more = (
+            "Every change goes to a file that is flushed each second.",
+            {"save": "3600 1 300 100 60 10000", "appendonly": "yes"},
+        )
     return Section(why, settings | more | {"appendfsync": "everysec", "stop-writes-on-bgsave-error": "yes"})
 
 

@@ -50,10 +50,9 @@ class Site:
         """
         if self._survey is None or time.monotonic() - self._surveyed_at > FRESH_SECONDS:
             command = HostSurvey().command(self.question)
-            ok, output = self.run(command)
-            lines = output.stdout_lines
+            ok, lines, errors = self.run(command)
             if not ok or not any(line.startswith("@@redkeep end") for line in lines):
-                reason = next((line for line in output.stderr_lines if line.strip()), "no answer")
+                reason = next((line for line in errors if line.strip()), "no answer")
                 raise DeployError(
                     f"{self.bundle.name} cannot be read as root ({reason.strip()}): log in as root, or give the user "
                     "passwordless sudo, or run pyinfra with --sudo --use-sudo-password."
@@ -61,15 +60,16 @@ class Site:
             self._survey, self._surveyed_at = HostSurvey().process(lines), time.monotonic()
         return self._survey
 
-    def run(self, command: str, stdin: str = "") -> tuple[bool, object]:
-        """Run shell on the host, outside of any operation."""
-        return host.run_shell_command(
+    def run(self, command: str) -> tuple[bool, list[str], list[str]]:
+        """Run shell on the host, as root once a survey has told how, outside of any operation: (succeeded, output lines,
+        error lines)."""
+        ok, output = host.run_shell_command(
             StringCommand(command),
             print_output=state.print_fact_output,
             print_input=state.print_fact_input,
             _sudo=bool(self._survey and self.sudo) or bool(state.config.SUDO),
-            **({"_stdin": stdin} if stdin else {}),
         )
+        return ok, output.stdout_lines, output.stderr_lines
 
     def changed(self) -> None:
         """Note that this run is about to change the host: the survey is no longer true."""

@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from redkeep.environment import FLAGS, SECRETS, collect, read_env_file
+from redkeep.environment import collect, read_env_file
 from redkeep.errors import ConfigurationError
-from redkeep.target import DEFAULT_PORT, Target, build_target, parse_url
+from redkeep.target import DEFAULT_PORT, Target, build_target, parse_url, reconcile
 
 
 class Settings(BaseSettings):
@@ -89,20 +89,20 @@ class Settings(BaseSettings):
     @classmethod
     def _move_credentials(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Take credentials out of the URL, and let `rediss://` and `redis_tls_enabled` agree."""
-        url = values.get("redis_url")
-        if not isinstance(url, str):
-            return values
-        address = parse_url(url)
-        if address.password and not values.get("redis_password") and not values.get("redis_cache_password"):
-            values = {**values, "redis_password": address.password}
-            address = address._replace(password=None)
-        if address.username and not values.get("redis_username"):
-            values = {**values, "redis_username": address.username}
+        url = values.get("redis_url", cls.model_fields["redis_url"].default)
         enabled = values.get("redis_tls_enabled")
-        if address.password or (enabled is False and address.scheme == "rediss"):
-            build_target(redis_url=url, redis_tls_enabled=enabled, redis_password=values.get("redis_password"))
-        tls = address.scheme == "rediss" if enabled is None else enabled
-        return {**values, "redis_url": address.url(tls=bool(tls)), "redis_tls_enabled": tls}
+        if not isinstance(url, str) or not isinstance(enabled, bool | None):
+            return values  # pydantic says so better
+        address = parse_url(url)
+        password = values.get("redis_password") or values.get("redis_cache_password")
+        username = values.get("redis_username")
+        tls = reconcile(address, tls_enabled=enabled, username=username, password=password)
+        moved: dict[str, Any] = {"redis_url": address.url(tls=tls), "redis_tls_enabled": tls}
+        if address.password:
+            moved["redis_password"] = address.password
+        if address.username:
+            moved["redis_username"] = address.username
+        return {**values, **moved}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -149,5 +149,3 @@ class _Environment(PydanticBaseSettingsSource):
 def _plain(value: object) -> Any:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
-
-assert FLAGS | SECRETS <= set(Settings.model_fields)  # noqa: S101  # the reader and the model name the same settings

@@ -19,6 +19,20 @@ DEFAULT_PORT: Final = 6379
 DEFAULT_USERNAME: Final = "cache_service"
 """The user that REDIS_CACHE_PASSWORD belongs to, unless REDIS_USERNAME says otherwise."""
 
+OPTIONS: Final = frozenset(
+    {
+        "client_name",
+        "db",
+        "health_check_interval",
+        "max_connections",
+        "protocol",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "socket_timeout",
+    }
+)
+"""What the query of a Redis URL may set (the names are redis-py's); TLS and credentials have settings of their own."""
+
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -93,9 +107,8 @@ def parse_url(url: str) -> Address:
     if parts.fragment:
         raise ConfigurationError("REDIS_URL holds a '#'; put the password into REDIS_CACHE_PASSWORD, not into the URL")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    for name in query:
-        if name.startswith("ssl") or name in ("username", "password"):
-            raise ConfigurationError(f"REDIS_URL sets {name!r} in its query; use the REDIS_TLS_... settings instead")
+    if not query.keys() <= OPTIONS:  # not repeated: a stray '?' may have cut a password in two
+        raise ConfigurationError(f"REDIS_URL has an option in its query that is not one of {', '.join(sorted(OPTIONS))}")
     database = parts.path.strip("/") or query.get("db", "0")
     if not (database.isascii() and database.isdigit()):
         raise ConfigurationError("REDIS_URL has a database that is not a number; write rediss://host:port/0")
@@ -109,6 +122,23 @@ def parse_url(url: str) -> Address:
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
     )
+
+
+def reconcile(
+    address: Address, *, tls_enabled: bool | None, username: str | None, password: object | None
+) -> bool:
+    """Tell whether TLS is on, after the URL was held against the settings beside it.
+
+    `redis://` with TLS enabled becomes `rediss://`. Raises ConfigurationError for `rediss://` with TLS explicitly
+    disabled, and for two users or two passwords.
+    """
+    if tls_enabled is False and address.scheme == "rediss":
+        raise ConfigurationError("REDIS_URL says rediss:// but REDIS_TLS_ENABLED is false; remove one of the two")
+    if address.password and password:
+        raise ConfigurationError("REDIS_URL holds a password although one is set besides; take it out of the URL")
+    if address.username and username and address.username != username:
+        raise ConfigurationError("REDIS_URL and REDIS_USERNAME name different users; keep REDIS_USERNAME")
+    return bool(tls_enabled) or address.scheme == "rediss"
 
 
 def build_target(
@@ -134,8 +164,7 @@ def build_target(
     """Check the settings against each other and return what a connection needs.
 
     Credentials in the URL move out of it. The login is REDIS_CACHE_PASSWORD as `cache_service`, else REDIS_PASSWORD;
-    REDIS_USERNAME overrides the name. `redis://` with TLS enabled becomes `rediss://`; `rediss://` with TLS explicitly
-    disabled is an error. Raises ConfigurationError with one sentence: which setting, and what to do.
+    REDIS_USERNAME overrides the name. Raises ConfigurationError with one sentence: which setting, and what to do.
     """
     if environment not in ("production", "development"):
         raise ConfigurationError("ENVIRONMENT must be production or development")
@@ -149,16 +178,14 @@ def build_target(
     if not redis_namespace.isprintable():
         raise ConfigurationError("REDIS_NAMESPACE holds a control character; remove it")
     address = parse_url(redis_url)
-    if redis_tls_enabled is False and address.scheme == "rediss":
-        raise ConfigurationError("REDIS_URL says rediss:// but REDIS_TLS_ENABLED is false; remove one of the two")
-    tls = redis_tls_enabled or address.scheme == "rediss"
+    tls = reconcile(
+        address,
+        tls_enabled=redis_tls_enabled,
+        username=redis_username,
+        password=redis_password or redis_cache_password,
+    )
     if (redis_tls_cert_file is None) != (redis_tls_key_file is None):
         raise ConfigurationError("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE belong together; set both or none")
-    if address.password and (redis_password or redis_cache_password):
-        raise ConfigurationError("REDIS_URL holds a password although one is set besides; take it out of the URL")
-    if address.username and redis_username and address.username != redis_username:
-        raise ConfigurationError("REDIS_URL and REDIS_USERNAME name different users; keep REDIS_USERNAME")
-
     passwords = {
         "REDIS_URL (its password)": address.password,
         "REDIS_PASSWORD": redis_password,

@@ -157,7 +157,7 @@ if [ -d /run/systemd/system ]; then systemctl show -p Id,LoadState,ActiveState,U
         yield f"echo '{_MARK}process'\npgrep -x {shlex.quote(q.process)}"
     if q.kernel:
         yield f"echo '{_MARK}kernel'\n" + "\n".join(
-            f"echo {shlex.quote(path)} \"$(cat {shlex.quote(path)} 2>/dev/null)\"" for path in q.kernel
+            f'echo {shlex.quote(path)} "$(cat {shlex.quote(path)} 2>/dev/null)"' for path in q.kernel
         )
     if q.groups:
         yield f"echo '{_MARK}groups'\ngetent group {_words(q.groups)}"

@@ -5,28 +5,39 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import state
-from pyinfra.api import DeployError, StringCommand, operation
+from pyinfra.api import DeployError, QuoteString, StringCommand, operation
 from pyinfra.api.state import StateStage
 
+from deploys.difference import Difference
 from deploys.site import Concern, Site
 from redkeep.errors import RedkeepError
 
 
+def converge(site: Site, concern: Concern, *, name: str) -> None:
+    """Mend what the concern finds, as a pyinfra operation; for a reporting site only note it."""
+    if site.reporting:
+        site.found.update(dict.fromkeys(difference.what for difference in differences_of(site, concern)))
+    else:
+        mend(site, concern, name=name)
+
+
+def differences_of(site: Site, concern: Concern) -> list[Difference]:
+    """What the concern finds now. Raises DeployError with one sentence when it cannot tell."""
+    try:
+        return list(concern(site, site.survey()))
+    except RedkeepError as error:
+        raise DeployError(f"{site.bundle.name}: {error}") from None
+
+
 @operation()
-def converge(site: Site, concern: Concern) -> Generator[StringCommand, None, None]:
+def mend(site: Site, concern: Concern) -> Generator[StringCommand, None, None]:
     """Run the script of each difference the concern finds now, and say what and why.
 
     A concern that finds nothing yields no command, so the operation counts as unchanged. Scripts are run by ``sh``
     under ``set -eu`` as root; secrets travel on standard input only.
     """
     executing = state.current_stage == StateStage.Execute
-    try:
-        differences = list(concern(site, site.survey()))
-    except RedkeepError as error:
-        raise DeployError(f"{site.bundle.name}: {error}") from None
-    site.found.update(dict.fromkeys(difference.what for difference in differences))
-    if site.reporting:
-        return
+    differences = differences_of(site, concern)
     for difference in differences:
         if not executing:
             site.say(f"would mend: {difference.what}")
@@ -38,3 +49,8 @@ def converge(site: Site, concern: Concern) -> Generator[StringCommand, None, Non
         yield StringCommand(
             "set -eu\n" + difference.script, _sudo=site.sudo, **({"_stdin": stdin} if stdin and executing else {})
         )
+
+
+def fail(sentence: str) -> StringCommand:
+    """A command that fails the host with one sentence; an exception at this point would print a traceback instead."""
+    return StringCommand("printf", "'%s\\n'", QuoteString(sentence), ">&2;", "exit", "1")

@@ -25,7 +25,15 @@ def question(site: Site) -> Question:
     if not site.bundle.is_app:
         return Question()
     return Question(
-        files=(HOME, f"{HOME}/releases", CURRENT, COMMAND, TLS, ENVIRONMENT, *(f"{TLS}/{n}" for n in ("ca.crt", "client.crt", "client.key"))),
+        files=(
+            HOME,
+            f"{HOME}/releases",
+            CURRENT,
+            COMMAND,
+            TLS,
+            ENVIRONMENT,
+            *(f"{TLS}/{n}" for n in ("ca.crt", "client.crt", "client.key")),
+        ),
         globs=(f"{HOME}/releases/*/.complete", f"{HOME}/releases/*"),
         groups=(site.bundle.knobs.app_group,),
     )

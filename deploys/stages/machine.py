@@ -18,6 +18,7 @@ TMPFILES = "/etc/tmpfiles.d/redkeep.conf"
 THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 STATE = "/var/lib/redkeep"
 MANAGED = f"{STATE}/managed"
+PACKAGES = f"{STATE}/packages"
 
 
 def question(site: Site) -> Question:
@@ -88,6 +89,7 @@ def _install(site: Site, survey: Survey, missing: list[str]) -> str:
     lines += [
         "dpkg --configure -a --force-confold >/dev/null",
         f"{install} >/dev/null 2>&1 || {{ apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null; {install} >/dev/null; }}",
+        f"printf '%s\\n' {shlex.join(missing)} >> {PACKAGES}",
     ]
     return "\n".join(lines)
 

@@ -76,8 +76,8 @@ def foreign_server(site: Site, survey: Survey) -> str:
     engine = site.bundle.engine
     if not site.bundle.is_redis or survey.file(machine.MANAGED).kind or engine.package not in survey.packages:
         return ""
-    ok, output = site.run(USAGE.format(engine=engine))
-    signs = [line for line in output.stdout_lines if line.strip()]  # type: ignore[attr-defined]
+    ok, lines, _ = site.run(USAGE.format(engine=engine))
+    signs = [line for line in lines if line.strip()]
     if not ok:
         signs = ["it could not be asked"]
     if signs:

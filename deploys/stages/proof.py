@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from pyinfra import logger, state
-from pyinfra.api import DeployError, StringCommand, deploy, operation
+from pyinfra.api import StringCommand, deploy, operation
 from pyinfra.api.state import StateStage
 
+from deploys.operations.converge import fail
 from deploys.site import Site
+from deploys.stages.application import COMMAND
 
 
 @operation()
 def prove(site: Site) -> Generator[StringCommand, None, None]:
     """Run ``redkeep status`` on the host, show its table, and fail the host when a control is weak. Changes nothing."""
-    if state.current_stage == StateStage.Execute:
-        summary = "nothing had to change" if not site.changes else f"{site.changes} things were mended"
-        site.say(f"{summary}")
-        ok, output = site.run("/usr/local/bin/redkeep status")
-        for line in output.stdout_lines:  # type: ignore[attr-defined]
-            logger.info(line)
-        if not ok:
-            for line in output.stderr_lines:  # type: ignore[attr-defined]
-                logger.error(line)
-            raise DeployError(f"{site.bundle.name}: not every control holds; the table above says which and what to do.")
-    return
-    yield
+    if state.current_stage != StateStage.Execute:
+        return
+    site.say(f"{site.changes} things were mended" if site.changes else "nothing had to change")
+    ok, lines, errors = site.run(f"{COMMAND} status")
+    for line in lines:
+        logger.info(line)
+    if not ok:
+        for line in errors:
+            logger.error(line)
+        yield fail("not every control holds: the table above says which, and what to do.")
 
 
 @deploy("Proof")

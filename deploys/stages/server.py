@@ -255,10 +255,15 @@ def service(site: Site, survey: Survey) -> Iterator[Difference]:
     start = start_script(site, survey, "start")
     if survey.has_systemd:
         if unit is None or unit.load == "masked" or not survey.file(MANAGED).kind:
-            yield Difference(f"unit {engine.unit} is not set up", f"systemctl unmask {engine.unit} >/dev/null 2>&1\nsystemctl enable {engine.unit} >/dev/null 2>&1\n{start}")
+            yield Difference(
+                f"unit {engine.unit} is not set up",
+                f"systemctl unmask {engine.unit} >/dev/null 2>&1\nsystemctl enable {engine.unit} >/dev/null 2>&1\n{start}",
+            )
             return
         if unit.enabled != "enabled":
-            yield Difference(f"unit {engine.unit} is {unit.enabled}, wanted enabled", f"systemctl enable {engine.unit} >/dev/null 2>&1")
+            yield Difference(
+                f"unit {engine.unit} is {unit.enabled}, wanted enabled", f"systemctl enable {engine.unit} >/dev/null 2>&1"
+            )
         running = unit.active == "active"
     else:
         running = survey.running
@@ -365,4 +370,3 @@ def server_running(site: Site) -> None:
     converge(site, running_users, name="Apply the users to the running server")
     converge(site, running_settings, name="Apply the settings to the running server")
     converge(site, old_certificates, name="Remove certificates no longer in use")
-

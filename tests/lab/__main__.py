@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import subprocess
 import sys
 import time
 
@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
                 lab = Lab(arguments.id)
                 if arguments.name.rpartition("@")[2] not in lab.hosts:
                     raise LabError(f"no host {arguments.name!r}: `list` names them")
-                os.execvp("ssh", ["ssh", "-F", str(lab.access.ssh_config), arguments.name, *arguments.command])
+                argv = ["ssh", "-F", str(lab.access.ssh_config), arguments.name, *arguments.command]
+                return subprocess.call(argv)
             case "fresh":
                 Lab(arguments.id).fresh(*arguments.names)
             case "down":

@@ -1,4 +1,4 @@
-"""Who may enter the hosts: keys made once a lab, planted before a host's first boot, so that nothing is trusted on sight."""
+"""Who may enter the hosts: keys made once a lab, planted before the first boot, so that nothing is trusted on sight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import engine
-from tests.lab.image import OPERATOR_ID
+from tests.lab.image import OPERATOR_GROUP_ID, OPERATOR_ID
 
 CA_ON_HOST = "/usr/local/share/redkeep-lab/ca.pem"
 CA_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE")
@@ -46,7 +46,7 @@ class Access:
         return self.folder / "ssh_config"
 
     def known_host(self, name: str) -> Path:
-        """known_hosts of one host alone, for pyinfra: it reads such a file once a process, and a lab's hosts come and go."""
+        """known_hosts of one host alone: pyinfra reads such a file once a process, and a lab's hosts come and go."""
         return self.folder / "known-hosts" / name
 
     def prepare(self) -> None:
@@ -59,7 +59,7 @@ class Access:
         return _keypair(self.folder / "host-keys" / name, name)
 
     def seed(self, name: str) -> bytes:
-        """Tar archive to unpack at a new host's root: its host key, the accepted user key and, if set, the machine's CAs.
+        """Tar archive for a new host's root: its host key, the accepted user key and, if set, the machine's CAs.
 
         When SSL_CERT_FILE is set here, its file goes along and login sessions on the host (/etc/environment) name it.
         """
@@ -99,9 +99,9 @@ class Access:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes | None, mode: int, owner: int = 0) -> None:
-    """Put a file, or with `content=None` a folder, into the archive; the owner's primary group is operator's (37) or root's."""
+    """Put a file, or with `content=None` a folder, into the archive; its group is the owner's primary one."""
     entry = tarfile.TarInfo(name)
-    entry.mode, entry.uid, entry.gid = mode, owner, 37 if owner else 0
+    entry.mode, entry.uid, entry.gid = mode, owner, OPERATOR_GROUP_ID if owner else 0
     if content is None:
         entry.type = tarfile.DIRTYPE
         tar.addfile(entry)

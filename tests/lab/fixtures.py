@@ -1,4 +1,4 @@
-"""pytest fixtures: a lab for the session and a reset host for a test; without an engine one is installed, or the test fails."""
+"""pytest fixtures: a lab for the session, bare hosts for a test; an engine is installed when absent, never skipped."""
 
 from __future__ import annotations
 

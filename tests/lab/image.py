@@ -18,13 +18,14 @@ SUITES = ("bookworm", "trixie")
 MIRROR = "http://deb.debian.org/debian"
 SECURITY = "http://deb.debian.org/debian-security"
 OPERATOR_ID = 1000
+OPERATOR_GROUP_ID = 37  # Debian has the group already (base-passwd)
 
 # No ca-certificates: it depends on openssl, which a deploy must install itself.
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "python3", "openssh-server", "sudo", "iproute2", "procps",
 )  # fmt: skip
 
-# Fetched but not installed, each group against the bare host, so that a deploy's own apt-get install finds them on disk.
+# Fetched, not installed, each line against the bare host: a deploy's own apt-get install finds them on the disk.
 ARCHIVES = (
     "redis-server redis-sentinel redis-tools",
     "nftables",

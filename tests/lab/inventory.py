@@ -10,7 +10,10 @@ from tests.lab.hosts import Host
 
 
 def ssh_data(host: Host, *, user: str = "root") -> dict[str, object]:
-    """pyinfra's connection data for a host: the lab's key, strict host key checking, nothing from the user's own ssh setup."""
+    """pyinfra's connection data for a host: the lab's key, strict checking, nothing of the user's own ssh setup.
+
+    A user other than root works through sudo.
+    """
     data: dict[str, object] = {
         "ssh_hostname": host.address,
         "ssh_port": 22,

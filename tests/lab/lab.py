@@ -82,7 +82,7 @@ class Lab:
         """Reset hosts (all without names) to bare: same name, address and host key, nothing else kept."""
         chosen = [self.hosts[name] for name in names or self.hosts]
         with ThreadPoolExecutor(max_workers=max(1, len(chosen))) as pool:
-            list(pool.map(lambda host: (host.remove(), self._boot(host)), chosen))
+            list(pool.map(self._reset, chosen))
         return chosen
 
     def ensure(self, specs: Iterable[Spec]) -> None:
@@ -112,6 +112,10 @@ class Lab:
         self.hosts.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _reset(self, host: Host) -> None:
+        host.remove()
+        self._boot(host)
+
     def _boot(self, host: Host) -> None:
         suite = host.spec.suite
         if suite not in self._images:
@@ -125,7 +129,7 @@ class Lab:
     def _subnet(self) -> IPv4Network:
         """The lab network's range; the network is made when absent.
 
-        Fixed addresses need a range given by us: the engine is asked which one it would take, then that one is asked for.
+        Fixed addresses need a range given by us: the engine is asked which it would take, then that one is asked for.
         """
         if not docker("network", "ls", "-q", "--filter", f"name=^{self.network}$"):
             label = f"{LABEL}={self.id}"

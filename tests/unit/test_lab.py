@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,8 @@ def test_equal_recipes_have_equal_tags() -> None:
 def test_any_change_of_a_recipe_changes_the_tag(field: str) -> None:
     """One more package, archive or masked unit gives another tag, so the image is built again."""
     plain = recipe("bookworm")
-    assert plain.tag != dataclasses.replace(plain, **{field: (*getattr(plain, field), "extra")}).tag
+    change: dict[str, Any] = {field: (*getattr(plain, field), "extra")}
+    assert plain.tag != dataclasses.replace(plain, **change).tag
 
 
 def test_tags_name_the_suite() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
+from pathlib import Path
 from typing import Final, NoReturn
 
-from redkeep.errors import CertificateError, ConfigurationError
+from redkeep.errors import CertificateError, ConfigurationError, SecurityError
 from redkeep.target import Target
+
+logger = logging.getLogger(__name__)
 
 VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -46,6 +51,43 @@ def client_context(
                 f"REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE: {pair} cannot be read: {error.strerror}"
             ) from None
     return context
+
+
+class SharedContext:
+    """The one context of a target, made anew when a certificate file changes: a renewal needs no restart.
+
+    While the files are half written (certificate and key do not match) the context before stays in use.
+    """
+
+    __slots__ = ("_context", "_files", "_seen", "_target")
+
+    def __init__(self, target: Target) -> None:
+        """Load the files. Raises what `client_context` raises."""
+        self._target = target
+        self._files = tuple(file for file in (target.ca_file, target.cert_file, target.key_file) if file)
+        self._seen = self._look()
+        self._context = client_context(target)
+
+    def get(self) -> ssl.SSLContext:
+        """The context for a new connection; costs one `stat` a file, about 5 microseconds in all."""
+        seen = self._look()
+        if seen != self._seen:
+            try:
+                self._context, self._seen = client_context(self._target), seen
+            except SecurityError:
+                logger.warning("tls_files_unusable", extra={"files": [str(file) for file in self._files]})
+        return self._context
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(map(_stamp, self._files))
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _no_prompt() -> NoReturn:

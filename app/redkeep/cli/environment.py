@@ -12,7 +12,8 @@ DEVELOPMENT_URL = "redis://redis:6379"
 def production_environment(*, url: str = PRODUCTION_URL) -> str:
     """Return a production environment file with fresh secrets: TLS, one user a service, encryption.
 
-    The values are made anew at each call and kept nowhere else.
+    The values are made anew at each call and kept nowhere else. REDIS_PASSWORD repeats the cache user's own
+    password, for programs that know only that name: an application needs no stronger one.
     """
     cache = generate_password()
     return _render(

@@ -1,0 +1,53 @@
+# Redkeep: `make deploy` secures this machine, `make test` proves the bundle. `make help` lists the rest.
+INVENTORY ?= inventory
+ARGS ?=
+PYINFRA = .venv/bin/pyinfra
+PYTEST = .venv/bin/python -m pytest
+
+.PHONY: help deploy status destroy verify test test-fast test-environment environment lint lab lab-down soak locks clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
+
+deploy: environment ## Secure the hosts of INVENTORY (this machine by default)
+	@[ "$$(id -u)" = 0 ] || sudo -v
+	$(PYINFRA) -y $(INVENTORY) deploys/secure_redis.py $(ARGS)
+
+status: environment ## Show what differs on the hosts from what is wanted; changes nothing
+	$(PYINFRA) -y $(INVENTORY) deploys/status.py $(ARGS)
+
+destroy: environment ## Remove everything; needs ARGS="--data confirm=<inventory name>"
+	$(PYINFRA) -y $(INVENTORY) deploys/destroy.py $(ARGS)
+
+verify: test-environment ## Check the hosts of INVENTORY with independent tools; changes nothing
+	$(PYTEST) -q tests/hosts --inventory $(INVENTORY) $(ARGS)
+
+test: test-environment ## Run every tier: lint, unit, real Redis, real hosts
+	@sh tests/run.sh
+
+test-fast: test-environment ## Lint and the tests that need no server
+	@sh tests/run.sh fast
+
+lint: test-environment ## Style, types, security and secrets of the code itself
+	@sh tests/lint.sh
+
+lab: test-environment ## Start two real test hosts (Debian 12 and 13) and write an inventory for them
+	.venv/bin/python -m tests.lab up $(ARGS)
+
+lab-down: test-environment ## Remove the test hosts
+	.venv/bin/python -m tests.lab down
+
+soak: test-environment ## The long runs: a kill at every boundary, eight hosts, every drift
+	$(PYTEST) -q tests/deploys --soak $(ARGS)
+
+locks: test-environment ## Write the lock files anew
+	deploys/lock.sh
+
+environment:
+	@deploys/bootstrap.sh deploys/requirements.lock
+
+test-environment:
+	@deploys/bootstrap.sh tests/requirements.lock redis-tools openssl
+
+clean: ## Remove what was built here; secrets and the environment stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

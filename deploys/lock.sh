@@ -1,0 +1,9 @@
+#!/bin/sh
+# Write the lock files anew: hashes for every file, no index address. Needs `make test-environment` once before.
+set -eu
+cd "$(dirname "$0")/.."
+lock() { .venv/bin/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate "$@"; }
+lock app/pyproject.toml --output-file app/requirements.lock
+lock pyproject.toml --constraints app/requirements.lock --output-file deploys/requirements.lock
+lock pyproject.toml --group test --constraints deploys/requirements.lock --output-file tests/requirements.lock
+lock tests/scanners/requirements.in --output-file tests/scanners/requirements.lock

@@ -1,0 +1,83 @@
+"""Taking everything away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyinfra import host
+from pyinfra.api import DeployError, deploy
+
+from deploys.difference import Difference
+from deploys.facts.survey import Question, Survey
+from deploys.operations.converge import converge
+from deploys.site import Site
+from deploys.stages import application, machine, network, preflight, server, watch
+
+
+def question(site: Site) -> Question:
+    return preflight.question(site)
+
+
+def confirm(site: Site) -> None:
+    """Raise DeployError unless the caller named the environment that is to go."""
+    if host.data.get("confirm") != site.environment:
+        raise DeployError(
+            f"This removes Redis and all its data from {site.bundle.name}. If that is what you want, add: "
+            f"--data confirm={site.environment}"
+        )
+
+
+def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The server's package with its data. Only what Redkeep manages: elsewhere there is nothing to do."""
+    engine = site.bundle.engine
+    if engine.package not in survey.packages or not survey.file(machine.MANAGED).kind:
+        return
+    stop = (
+        f"systemctl disable --now {engine.unit} >/dev/null 2>&1 || true"
+        if survey.has_systemd
+        else f"service {engine.package} stop >/dev/null 2>&1 || true"
+    )
+    yield Difference(
+        f"package {engine.package} and its data are there",
+        f"{stop}\nexport DEBIAN_FRONTEND=noninteractive\n"
+        f"apt-get -q -y -o DPkg::Lock::Timeout=300 purge {engine.package} >/dev/null\n"
+        f"dpkg-statoverride --force-all --remove {engine.config} >/dev/null 2>&1 || true\n"
+        f"rm -rf {engine.folder} {engine.data_folder} {engine.log_file.rpartition('/')[0]} {engine.drop_in.rpartition('/')[0]} "
+        f"/etc/systemd/system/{engine.unit} /etc/logrotate.d/{engine.package}",
+    )
+
+
+def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    paths = [
+        *(machine.SYSCTL, machine.TMPFILES, server.CLI, "/etc/redkeep"),
+        *(watch.SCRIPT, f"{watch.UNITS}/{watch.SERVICE}", f"{watch.UNITS}/{watch.TIMER}"),
+        *(application.COMMAND, application.HOME),
+    ]
+    there = [path for path in paths if survey.file(path).kind]
+    if survey.file(network.RULES).kind or survey.file(network.UNIT_FILE).kind:
+        yield Difference("the firewall's rules are there", network.remove_script(survey))
+    if there:
+        timer = f"systemctl disable --now {watch.TIMER} >/dev/null 2>&1 || true\n" if survey.has_systemd else ""
+        reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
+        yield Difference(f"files are there: {' '.join(there)}", f"{timer}rm -rf {' '.join(there)}{reload_units}")
+    group = site.bundle.knobs.app_group
+    if group in survey.groups and survey.file(machine.MANAGED).kind:
+        yield Difference(f"group {group} is there", f"groupdel {group} >/dev/null 2>&1 || true")
+
+
+def packages_gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Packages that came with Redkeep and that nothing else needs."""
+    if survey.file(machine.STATE).kind:
+        yield Difference(
+            f"folder {machine.STATE} is there",
+            f"export DEBIAN_FRONTEND=noninteractive\n"
+            f"if [ -s {machine.PACKAGES} ]; then sort -u {machine.PACKAGES} | xargs -r apt-mark auto >/dev/null 2>&1 || true\n"
+            f"apt-get -q -y -o DPkg::Lock::Timeout=300 autoremove --purge >/dev/null; fi\nrm -rf {machine.STATE}",
+        )
+
+
+@deploy("Removal")
+def removal(site: Site) -> None:
+    converge(site, engine_gone, name="Remove the server and its data")
+    converge(site, files_gone, name="Remove the files")
+    converge(site, packages_gone, name="Remove the packages that came with it")

@@ -1,0 +1,29 @@
+"""The end of a status: what was found, and a failed host where something was."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from pyinfra import state
+from pyinfra.api import StringCommand, deploy, operation
+from pyinfra.api.state import StateStage
+
+from deploys.operations.converge import fail
+from deploys.site import Site
+
+
+@operation()
+def drift(site: Site) -> Generator[StringCommand, None, None]:
+    """Fail the host when the status found a difference."""
+    if site.found and state.current_stage == StateStage.Execute:
+        number = len(site.found)
+        yield fail(f"{number} thing{'s differ' if number > 1 else ' differs'} from what is wanted: a deploy mends it.")
+
+
+@deploy("Status")
+def report(site: Site) -> None:
+    for what in site.found:
+        site.say(f"drift: {what}")
+    if not site.found:
+        site.say("as wanted")
+    drift(site, name="Fail where a host has drifted")

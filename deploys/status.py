@@ -1,0 +1,25 @@
+"""Show, host by host, what differs from what is wanted: on disk and in what runs. Changes nothing.
+
+pyinfra -y inventory deploys/status.py        exit code 1 when a host has drifted
+"""
+
+from deploys.site import open_site
+from deploys.stages import preflight
+from deploys.stages.application import application
+from deploys.stages.machine import machine
+from deploys.stages.network import network
+from deploys.stages.report import report
+from deploys.stages.server import server_files, server_running
+from deploys.stages.watch import watch
+
+site = open_site(preflight.question, reporting=True)
+
+machine(site)
+if site.bundle.is_redis:
+    server_files(site)
+    network(site)
+    server_running(site)
+watch(site)
+if site.bundle.is_app:
+    application(site)
+report(site)
