@@ -27,13 +27,15 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Bundle:
-    """One host's part of the deploy. ``name`` is the inventory's; addresses are as the inventory gives them."""
+    """One host's part of the deploy. ``name`` is the inventory's; addresses are as the inventory gives them:
+    ``redis_address`` is how others reach the Redis, ``app_redis_address`` how the app on this very host does."""
 
     name: str
     knobs: Knobs
     is_redis: bool
     is_app: bool
     redis_address: str
+    app_redis_address: str
     client_addresses: tuple[str, ...]
     listens_beyond_loopback: bool
 
@@ -120,6 +122,7 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
         is_redis=is_redis,
         is_app=is_app,
         redis_address=address,
+        app_redis_address=LOOPBACK[0] if server is host and _on_loopback(host.knobs) else address,
         client_addresses=tuple(sorted({*clients, *host.knobs.allowed_clients})),
         listens_beyond_loopback=beyond,
     )
@@ -132,6 +135,10 @@ def _server_of(app: Neighbour, redis: Sequence[Neighbour]) -> Neighbour:
     raise ConfigurationError(
         f"The app host {app.name} could use {len(redis)} Redis hosts: name its own with redis_address in the inventory."
     )
+
+
+def _on_loopback(knobs: Knobs) -> bool:
+    return not knobs.redis_bind or bool({LOOPBACK[0], "0.0.0.0"} & set(knobs.redis_bind))  # noqa: S104 - read, not bound
 
 
 def _has_remote_bind(knobs: Knobs) -> bool:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from deploys.rendering import ROOT
+from redkeep.cli.passphrase import passphrase_from_environment
 from redkeep.crypto.pki import Leaf, check_leaf
 from redkeep.crypto.store import SecretStore
-from redkeep.errors import SecretStoreError
 
 # Every user that has a password. `default` has none: it is off.
 USERS = (
@@ -60,7 +60,7 @@ class Credentials:
 
 def label(service: str, host: str) -> str:
     """The certificate's name in the store and its subject: at most the 64 characters X.509 allows a common name."""
-    name = f"{service}@{host.lstrip('@')}"
+    name = f"{service}@{re.sub('[^A-Za-z0-9._:-]+', '-', host.lstrip('@'))}"
     return name if len(name) <= 64 else f"{name[:47]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
@@ -74,19 +74,9 @@ def open_credentials(folder: Path, renew_days: int, *, keep: bool = True) -> Cre
     if not keep and not (folder / "secrets.json").exists():
         folder = Path(tempfile.mkdtemp(prefix="redkeep-dry-"))
         folder.chmod(0o700)
-    return Credentials(SecretStore.open(folder, passphrase=passphrase(), create=True), renew_days)
+    return Credentials(SecretStore.open(folder, passphrase=passphrase_from_environment(), create=True), renew_days)
 
 
 def secrets_folder(environment: str) -> Path:
     """Where the secrets of an environment live on the operator's machine."""
     return ROOT / "secrets" / environment
-
-
-def passphrase() -> str | None:
-    """The passphrase of a sealed folder: REDKEEP_PASSPHRASE, or the first line of REDKEEP_PASSPHRASE_FILE."""
-    if path := os.environ.get("REDKEEP_PASSPHRASE_FILE"):
-        try:
-            return Path(path).read_text().splitlines()[0]
-        except (OSError, IndexError):
-            raise SecretStoreError(f"REDKEEP_PASSPHRASE_FILE names {path}, which cannot be read.") from None
-    return os.environ.get("REDKEEP_PASSPHRASE")

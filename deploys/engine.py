@@ -9,10 +9,11 @@ from dataclasses import dataclass
 class Engine:
     """Names and paths of one engine as Debian packages it.
 
-    ``name`` is both the engine's name and its system user; ``version`` numbers are upstream's.
+    ``name`` is both the engine's name and its system user; ``oldest`` the first version with everything we set.
     """
 
     name: str
+    oldest: str
 
     @property
     def package(self) -> str:
@@ -67,4 +68,4 @@ class Engine:
         return f"/etc/systemd/system/{self.unit}.d/redkeep.conf"
 
 
-ENGINES = {name: Engine(name) for name in ("redis", "valkey")}
+ENGINES = {"redis": Engine("redis", "7.0"), "valkey": Engine("valkey", "7.2")}

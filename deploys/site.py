@@ -50,7 +50,7 @@ class Site:
         """
         if self._survey is None or time.monotonic() - self._surveyed_at > FRESH_SECONDS:
             command = HostSurvey().command(self.question)
-            ok, lines, errors = self.run(command)
+            ok, lines, errors = self._run(command, sudo=bool(state.config.SUDO))
             if not ok or not any(line.startswith("@@redkeep end") for line in lines):
                 reason = next((line for line in errors if line.strip()), "no answer")
                 raise DeployError(
@@ -61,13 +61,15 @@ class Site:
         return self._survey
 
     def run(self, command: str) -> tuple[bool, list[str], list[str]]:
-        """Run shell on the host, as root once a survey has told how, outside of any operation: (succeeded, output lines,
-        error lines)."""
+        """Run shell on the host as root, outside of any operation: (succeeded, output lines, error lines)."""
+        return self._run(command, sudo=self.sudo or bool(state.config.SUDO))
+
+    def _run(self, command: str, *, sudo: bool) -> tuple[bool, list[str], list[str]]:
         ok, output = host.run_shell_command(
             StringCommand(command),
             print_output=state.print_fact_output,
             print_input=state.print_fact_input,
-            _sudo=bool(self._survey and self.sudo) or bool(state.config.SUDO),
+            _sudo=sudo,
         )
         return ok, output.stdout_lines, output.stderr_lines
 

@@ -124,13 +124,17 @@ def _read(path: Path, *, what: str, private: bool = False) -> str:
         raise ConfigurationError(f"{what} does not exist") from None
     except OSError as error:
         raise ConfigurationError(f"{what} cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigurationError(f"{what} is not a plain file")
         if private and status.st_mode & 0o007:
             raise ConfigurationError(f"{what} is open to every user; run `chmod o= {path}`")
-        content = file.read(MAX_FILE_BYTES + 1)
+        content = os.read(descriptor, MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{what} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_FILE_BYTES:
         raise ConfigurationError(f"{what} is longer than {MAX_FILE_BYTES} bytes; is it the right file?")
     try:

@@ -112,7 +112,7 @@ def environment(site: Site, survey: Survey) -> Iterator[Difference]:
 def values(site: Site) -> dict[str, str]:
     """The environment of the app, by the names of redkeep.Settings."""
     knobs, secrets = site.bundle.knobs, site.credentials
-    address = site.bundle.redis_address
+    address = site.bundle.app_redis_address
     host = f"[{address}]" if ":" in address else address
     return {
         "ENVIRONMENT": "production",

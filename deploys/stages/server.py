@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from pyinfra.api import DeployError, deploy
 
@@ -99,8 +100,9 @@ def users(site: Site, survey: Survey) -> tuple[AclUser, ...]:
 
 
 def version(site: Site, survey: Survey) -> tuple[int, int]:
-    """The installed server's version; 7.0, the oldest we know, before it is installed."""
-    text = survey.packages.get(site.bundle.engine.package, "7.0").rpartition(":")[2]
+    """The installed server's version; the oldest we support, before it is installed."""
+    engine = site.bundle.engine
+    text = survey.packages.get(engine.package, engine.oldest).rpartition(":")[2]
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
 
@@ -218,25 +220,30 @@ def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
     unit, found = survey.units.get(engine.unit, UnitState()), survey.file(path)
     unseen = unit.stale or found.modified > unit.started
     after = "systemctl daemon-reload"
-    if unit.active == "active" and unseen and sandbox_digest(site) in unit.environment:
+    if unit.active == "active" and unseen and sandbox_digest(site, survey) in unit.environment:
         after = f"touch -d @{unit.started - 1} {path}\n{after}"
-    mended = file_differences([ManagedFile(path, drop_in_text(site))], survey, after=after)
+    mended = file_differences([ManagedFile(path, drop_in_text(site, survey))], survey, after=after)
     yield from mended
     if unit.stale and not mended:
         yield Difference(f"unit {engine.unit} was changed on disk but not loaded", "systemctl daemon-reload")
 
 
-def sandbox_digest(site: Site) -> str:
-    return drop_in_text(site).partition(b"REDKEEP_SANDBOX=")[2].split(b"\n")[0].decode()
+def sandbox_digest(site: Site, survey: Survey) -> str:
+    return drop_in_text(site, survey).partition(b"REDKEEP_SANDBOX=")[2].split(b"\n")[0].decode()
 
 
-def drop_in_text(site: Site) -> bytes:
+def drop_in_text(site: Site, survey: Survey) -> bytes:
     knobs = site.bundle.knobs
+    unspecified = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    bound = addresses(site, survey)
+    listening = survey.addresses if set(unspecified) & set(bound) else bound
+    own = [address for address in listening if not ip_address(address).is_loopback]
     values = {
         "engine": site.bundle.engine,
         "firewall": knobs.firewall and site.bundle.listens_beyond_loopback,
         "open_files": knobs.redis_maxclients + 1024,
-        "reachable": ["localhost", *site.bundle.client_addresses],
+        # Itself by its own address too: a packet from there to there carries it on both ends.
+        "reachable": ["localhost", *own, *site.bundle.client_addresses],
     }
     digest = hashlib.sha256(render(DROP_IN, digest="", **values)).hexdigest()[:16]
     return render(DROP_IN, digest=digest, **values)

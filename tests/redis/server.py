@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from redkeep.access.acl import USERS, AclUser, acl_file, build_users
+from redkeep.access.acl import USERS, AclUser, Engine, acl_file, build_users
 from redkeep.crypto.keyring import generate_key
 from redkeep.crypto.passwords import generate_password, password_hash
 from redkeep.crypto.pki import Authority
 from redkeep.monitoring.wire import Wire
 from redkeep.target import Target, build_target
 
-REDIS_SERVER = "/usr/bin/redis-server"
+REDIS_SERVER = os.environ.get("REDKEEP_TEST_SERVER", "/usr/bin/redis-server")
+"""Also runs on Redis 8 and Valkey: REDKEEP_TEST_SERVER=/usr/bin/valkey-server."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Server:
     passwords: Mapping[str, str]
     users: tuple[AclUser, ...]
     settings: dict[str, object]
+    version: tuple[int, int]
     plain_port: int = 0
 
     def target(self, **changes: object) -> Target:
@@ -74,6 +79,17 @@ class Server:
         self.process.wait(10)
 
 
+@functools.cache
+def engine_and_version() -> tuple[Engine, tuple[int, int]]:
+    """What REDIS_SERVER is, by its own word: `Redis server v=7.0.15 ...`, `Valkey server v=8.1.1 ...`."""
+    if shutil.which(REDIS_SERVER) is None:
+        pytest.fail(f"{REDIS_SERVER} is absent: apt-get install redis-server")
+    text = subprocess.run([REDIS_SERVER, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.match(r"(Redis|Valkey) server v=(\d+)\.(\d+)", text)
+    assert found, text
+    return ("valkey" if found[1] == "Valkey" else "redis"), (int(found[2]), int(found[3]))
+
+
 def free_port() -> int:
     """A TCP port that was free on the loopback address a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -82,12 +98,11 @@ def free_port() -> int:
 
 def start_server(files: Files, folder: Path, **config: str) -> Server:
     """Start redis-server with our users, TLS 1.3 and mutual TLS; `config` replaces single settings ("" drops one)."""
-    if shutil.which(REDIS_SERVER) is None:
-        pytest.fail(f"{REDIS_SERVER} is absent: apt-get install redis-server")
     folder.mkdir(parents=True, exist_ok=True)
     passwords = {name: generate_password() for name in USERS if name != "default"}
     hashes = {name: (password_hash(secret),) for name, secret in passwords.items()}
-    users = build_users(engine="redis", version=(7, 0), hashes=hashes)
+    engine, version = engine_and_version()
+    users = build_users(engine=engine, version=version, hashes=hashes)
     (folder / "users.acl").write_text(acl_file(users))
     cert, key = (files.folder / "server.crt", files.folder / "server.key")
     port = free_port()
@@ -103,7 +118,8 @@ def start_server(files: Files, folder: Path, **config: str) -> Server:
     tls = bool(settings["tls-port"])
     client_cert, client_key = files.folder / "cache_service.crt", files.folder / "cache_service.key"
     return Server(
-        folder=folder, port=port, process=process, passwords=passwords, users=users, plain_port=int(settings["port"]),
+        folder=folder, port=port, process=process, passwords=passwords, users=users, version=version,
+        plain_port=int(settings["port"]),
         settings={
             "redis_url": f"redis{'s' if tls else ''}://127.0.0.1:{port if tls else settings['port']}/0",
             "redis_cache_password": passwords["cache_service"], "redis_encryption_key": generate_key(),

@@ -10,7 +10,7 @@ from redkeep.access.acl import acl_differences, acl_file, build_users, parse_acl
 from redkeep.access.matrix import command_matrix
 from redkeep.crypto.passwords import password_hash
 from redkeep.monitoring.wire import Refusal, Wire
-from tests.redis.server import Server
+from tests.redis.server import Server, engine_and_version
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def operator(server: Server) -> Iterator[Wire]:
 
 def running(wire: Wire, server: Server) -> tuple[str, ...]:
     lines = [line.decode() for line in wire.ask(("ACL", "LIST"))[0]]  # type: ignore[attr-defined]
-    return acl_differences(server.users, parse_acl_list(lines, version=(7, 0)))
+    return acl_differences(server.users, parse_acl_list(lines, version=server.version))
 
 
 def test_matrix(operator: Wire) -> None:
@@ -83,18 +83,20 @@ def test_saved_file_reads_back_the_same(operator: Wire, server: Server) -> None:
     saved = (server.folder / "users.acl").read_text()
     (server.folder / "users.acl").write_text(ours)
     assert saved != ours == acl_file(server.users)
-    assert acl_differences(server.users, parse_acl_list(saved.splitlines(), version=(7, 0))) == ()
+    assert acl_differences(server.users, parse_acl_list(saved.splitlines(), version=server.version)) == ()
 
 
 def test_an_old_password_stops_working(operator: Wire, server: Server) -> None:
     """Mistake 32: after a new hash the old password is refused, because the command begins with reset."""
     hashes = {user.name: user.hashes for user in server.users if user.name != "default"}
-    changed = build_users(engine="redis", version=(7, 0), hashes={**hashes, "backup": (password_hash("a new one, long"),)})
+    hashes["backup"] = (password_hash("a new one, long"),)
+    changed = build_users(engine=engine_and_version()[0], version=server.version, hashes=hashes)
     operator.ask(*(("ACL", *setuser_arguments(user)) for user in changed if user.name == "backup"))
     (refusal,) = operator.ask(("AUTH", "backup", server.passwords["backup"]))
     operator.ask(("AUTH", "operator", server.passwords["operator"]))
     operator.ask(*(("ACL", *setuser_arguments(user)) for user in server.users if user.name == "backup"))
-    assert isinstance(refusal, Refusal) and refusal.code == "WRONGPASS"
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "WRONGPASS"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,8 @@ def test_cache_user_is_really_refused(server: Server, line: tuple[str, ...]) -> 
     """Not only DRYRUN: the cache user itself gets NOPERM."""
     with server.log_in("cache_service") as wire:
         (reply,) = wire.ask(line)
-    assert isinstance(reply, Refusal) and reply.code == "NOPERM"
+    assert isinstance(reply, Refusal)
+    assert reply.code == "NOPERM"
 
 
 def test_cache_user_can_do_its_work(server: Server) -> None:
@@ -125,7 +128,7 @@ def test_cache_user_can_do_its_work(server: Server) -> None:
 def test_broadcast_tracking_would_leak_names(server: Server, operator: Wire) -> None:
     """Why CLIENT TRACKING is off by default: its holder is told the key names of everybody, outside its own prefix."""
     hashes = {user.name: user.hashes for user in server.users if user.name != "default"}
-    users = build_users(engine="redis", version=(7, 0), hashes=hashes, client_tracking=True)
+    users = build_users(engine=engine_and_version()[0], version=server.version, hashes=hashes, client_tracking=True)
     operator.ask(*(("ACL", *setuser_arguments(user)) for user in users if user.name == "cache_service"))
     with server.log_in("cache_service") as wire:
         wire.ask(("CLIENT", "TRACKING", "on", "BCAST"))

@@ -1,5 +1,7 @@
 """The key ring: forms of keys, ids, counting, nonces."""
 
+# ruff: noqa: SIM300 - the expected value stands on the left
+
 from __future__ import annotations
 
 import base64
@@ -10,6 +12,7 @@ import threading
 
 import pytest
 from cryptography.fernet import Fernet
+
 from redkeep.crypto import keyring as module
 from redkeep.crypto.envelope import read_header, seal, unseal
 from redkeep.crypto.keyring import SEALS_ALLOWED, SEALS_WARNED, KeyRing, generate_key

@@ -1,5 +1,7 @@
 """The operator's secrets: made once, kept private, never half written."""
 
+# ruff: noqa: SIM300 - the expected value stands on the left
+
 from __future__ import annotations
 
 import json
@@ -14,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from redkeep.crypto import folder as folder_module
 from redkeep.crypto.folder import SecretFolder
 from redkeep.crypto.keyring import KeyRing
@@ -34,6 +37,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(folder: Path) -> SecretStore:
     return SecretStore.open(folder, create=True)
+
+
+@pytest.fixture(scope="module")
+def sealed_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("sealed") / "local"
+    SecretStore.open(folder, passphrase=PASSPHRASE, create=True)
+    return (folder / "secrets.json").read_bytes()
 
 
 def stamp(folder: Path) -> tuple[int, int]:
@@ -114,7 +124,7 @@ def test_one_transaction_is_one_write(
 
 
 def test_reading_needs_no_heavy_import(folder: Path, store: SecretStore) -> None:
-    """Reading everything parses no certificate, and imports neither x509 nor pydantic nor rich; under 15 ms."""
+    """Reading everything loads no cryptography, pydantic or rich, and takes under 15 ms."""
     fill(store)
     script = f"""
 import sys, time
@@ -139,10 +149,15 @@ def test_failed_transaction_changes_nothing(folder: Path, store: SecretStore) ->
     """When the block raises, neither the file nor the store has changed."""
     fill(store)
     before, password = stamp(folder), store.password("operator")
-    with pytest.raises(RuntimeError), store.transaction():
-        store.rotate_password("operator")
-        store.password("newcomer")
-        raise RuntimeError
+
+    def half_a_deploy() -> None:
+        with store.transaction():
+            store.rotate_password("operator")
+            store.password("newcomer")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half_a_deploy()
     assert (before, password) == (stamp(folder), store.password("operator"))
     assert "newcomer" not in store.users()
 
@@ -314,7 +329,7 @@ def test_threads_share_a_store(store: SecretStore) -> None:
 
 @pytest.mark.parametrize("call", ["open", "fchmod", "fsync", "rename", "fsync again"])
 def test_kill_during_write(folder: Path, store: SecretStore, call: str) -> None:
-    """Killed before any step of a write, the file is the old or the new one, whole; the next write tidies up."""
+    """Killed at any step of a write, the file is the old or the new one; the next write tidies up."""
     old = store.password("operator")
 
     def die_at_call() -> None:
@@ -442,7 +457,7 @@ def test_lock_held_too_long(folder: Path, store: SecretStore) -> None:
 
 
 def test_sealed_file_shows_nothing(folder: Path, store: SecretStore) -> None:
-    """A sealed file holds no secret and no name in clear, opens with its passphrase only, and stays sealed."""
+    """A sealed file shows no secret and no name, opens with its passphrase only, and stays sealed."""
     password, key = store.password("cache_service"), store.encryption_keys()[0]
     store.leaf("redis-1", use="server")
     store.seal(PASSPHRASE)
@@ -475,7 +490,7 @@ def test_sealed_from_birth(folder: Path) -> None:
 
 
 def test_passphrase_for_an_open_file_is_refused(folder: Path, store: SecretStore) -> None:
-    """Someone who expects a sealed file is told that it is not, instead of using what may have been planted."""
+    """Who expects a sealed file is told that it is not, instead of using what may have been planted."""
     store.password("operator")
     with pytest.raises(SecretStoreError, match="is not sealed although"):
         SecretStore.open(folder, passphrase=PASSPHRASE)
@@ -499,11 +514,12 @@ def test_passphrase_for_an_open_file_is_refused(folder: Path, store: SecretStore
         ("extra", "1", "wrong passphrase"),
     ],
 )
-def test_sealed_header_is_authenticated(folder: Path, field: str, value: object, reason: str) -> None:
+def test_sealed_header_is_authenticated(
+    folder: Path, store: SecretStore, sealed_file: bytes, field: str, value: object, reason: str
+) -> None:
     """Any change to a sealed file's header or content keeps it shut, and none makes us work for hours."""
-    SecretStore.open(folder, passphrase=PASSPHRASE, create=True)
-    file = folder / "secrets.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    changed = json.dumps(json.loads(sealed_file) | {field: value})
+    (folder / "secrets.json").write_text(changed)
     with pytest.raises(SecretStoreError, match=reason):
         SecretStore.open(folder, passphrase=PASSPHRASE)
 
@@ -517,7 +533,7 @@ def test_changed_passphrase_under_an_open_store(folder: Path) -> None:
 
 
 def test_entries_show_no_value(store: SecretStore) -> None:
-    """What is shown of the secrets holds kinds, names and short fingerprints, and no value; nor does repr."""
+    """What is shown of the secrets is kinds, names and short fingerprints, no value; nor does repr."""
     fill(store)
     store.rotate_password("operator")
     shown = repr(store.entries()) + repr(store) + repr(store.authority()) + repr(store.leaves())

@@ -6,6 +6,7 @@ nothing retries a refused login: a retry would look like guessing in the server'
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from redkeep.access.tls import SharedContext
+from redkeep.access.tls import SharedContext, alert_after_handshake, client_context
 from redkeep.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -60,9 +61,13 @@ async def connect(
         await client.ping()
     except BaseException as error:
         await client.aclose()
-        if isinstance(error, Exception):
-            raise classify(error, target) from error
-        raise
+        if not isinstance(error, Exception):
+            raise
+        ours = classify(error, target)
+        if target.tls and type(ours) is ServerUnavailableError:
+            alert = await asyncio.to_thread(_alert, target, timeout)
+            ours = classify(alert, target) if alert else ours
+        raise ours from error
     return client
 
 
@@ -113,7 +118,7 @@ def classify(error: Exception, target: Target) -> RedkeepError:
             return TLSError(
                 f"{where}: the server's certificate does not hold ({cause.verify_message}); check REDIS_TLS_CA_FILE"
             )
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+        if isinstance(cause, ssl.SSLError):
             reason = (cause.reason or "handshake failed").lower().replace("_", " ")
             return TLSError(f"{where}: no TLS ({reason}); check the client certificate and REDIS_TLS_MIN_VERSION")
         if isinstance(cause, socket.gaierror):
@@ -123,6 +128,17 @@ def classify(error: Exception, target: Target) -> RedkeepError:
     if isinstance(error, refused.ResponseError):
         return ServerUnavailableError(f"{where}: the server cannot serve now ({text.partition(' ')[0]})")
     return ServerUnavailableError(f"{where}: no connection; see that Redis runs and listens there")
+
+
+def _alert(target: Target, timeout: float) -> ssl.SSLError | None:
+    """Why a connection broke off before its first reply: the server's TLS alert, when that is the reason."""
+    try:
+        with socket.create_connection((target.host, target.port), timeout=timeout) as plain:
+            context = client_context(target)
+            with context.wrap_socket(plain, server_hostname=target.host) as connection:
+                return alert_after_handshake(connection, timeout=min(timeout, 0.5))
+    except (OSError, RedkeepError):
+        return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

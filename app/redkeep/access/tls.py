@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import ssl
 from pathlib import Path
 from typing import Final, NoReturn
@@ -51,6 +52,24 @@ def client_context(
                 f"REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE: {pair} cannot be read: {error.strerror}"
             ) from None
     return context
+
+
+def alert_after_handshake(connection: socket.socket, *, timeout: float) -> ssl.SSLError | None:
+    """The server's refusal of our certificate, when it has one; None when it stays silent for `timeout` seconds.
+
+    In TLS 1.3 the client has finished before the server has judged (RFC 8446, 4.4.2.4), and a client that already sent a
+    command can get a reset instead of the alert. So: send nothing, and read. Raises OSError when the connection fails in
+    another way.
+    """
+    connection.settimeout(timeout)
+    try:
+        if not connection.recv(1):
+            return ssl.SSLError("closed after the handshake")
+    except ssl.SSLError as error:
+        return error
+    except TimeoutError:
+        pass
+    return None
 
 
 class SharedContext:

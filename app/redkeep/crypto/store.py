@@ -169,7 +169,7 @@ class SecretStore(Vault):
         return {name: _leaf(record) for name, record in self._document["leaves"].items()}
 
     def renew(self, name: str, *, now: datetime | None = None) -> Leaf:
-        """Issue the leaf `name` again for the same names and use. Raises SecretStoreError if there is none."""
+        """Issue the leaf `name` again, same names and use. Raises SecretStoreError if there is none."""
         with self.transaction():
             record = self._known_leaf(name)
             use: Use = record["use"]  # type: ignore[assignment]

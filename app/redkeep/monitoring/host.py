@@ -6,6 +6,7 @@ Redis' administration guide (overcommit, transparent huge pages) and Redis' own 
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 from collections.abc import Iterator
@@ -113,10 +114,11 @@ def _huge_pages(path: Path, contained: bool) -> Control:
 
 def _process(port: int, proc: Path) -> Iterator[Control]:
     names = _HOST_CONTROLS[3:]
-    found = list(_servers(port, proc))
-    if not found:
+    found = _servers(port, proc)
+    if len(found) != 1:
+        evidence = f"{len(found) or 'no'} Redis processes for port {port} are visible here"
         for name in names:
-            yield Control(name, "unknown", f"no Redis process for port {port} is visible here")
+            yield Control(name, "unknown", evidence, "run as root" if found and os.geteuid() else "")
         return
     status = dict(line.split(":", 1) for line in _text(found[0] / "status").splitlines() if ":" in line)
     if "Uid" not in status:
@@ -149,11 +151,22 @@ def _sandbox(name: str, status: dict[str, str], *, in_unit: bool, proc: Path) ->
     return Control(name, "weak", f"the process lacks {', '.join(lacks)}", "deploy again; it needs one restart of the service")
 
 
-def _servers(port: int, proc: Path) -> Iterator[Path]:
-    """The processes of Redis on `port` by their title (`redis-server 127.0.0.1:6380`), or the only one there is."""
+def _servers(port: int, proc: Path) -> list[Path]:
+    """The processes of Redis on `port` by their title (`redis-server 127.0.0.1:6380`), or the only one there is.
+
+    A server in a container of this machine can have the same title; it has another network, which root can see.
+    """
+    here = _network(proc / "self")
     every = [folder for folder in proc.iterdir() if folder.name.isdigit() and _text(folder / "comm") in _SERVERS]
-    ours = [folder for folder in every if f":{port} " in _title(folder)]
-    yield from ours or (every if len(every) == 1 else ())
+    every = [folder for folder in every if _network(folder) in (here, None)]
+    return [folder for folder in every if f":{port} " in _title(folder)] or (every if len(every) == 1 else [])
+
+
+def _network(folder: Path) -> str | None:
+    try:
+        return os.readlink(folder / "ns/net")
+    except OSError:
+        return None
 
 
 def _title(folder: Path) -> str:

@@ -8,16 +8,18 @@ commands a connection of that name, so that a reader of ACL LOG can tell a probe
 from __future__ import annotations
 
 import calendar
+import math
 import os
 import select
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Final
 
-from redkeep.access.tls import client_context
-from redkeep.errors import RedkeepError, ServerUnavailableError
+from redkeep.access.tls import alert_after_handshake, client_context
+from redkeep.errors import RedkeepError
 from redkeep.monitoring.control import Control, State
 from redkeep.monitoring.round_trip import sealed_round_trip
 from redkeep.monitoring.wire import Refusal, Wire
@@ -26,6 +28,9 @@ from redkeep.target import DEFAULT_PORT, Target
 PROBE_NAME: Final = "redkeep-probe"
 EXPIRY_DAYS: Final = 14
 """Days left at which a certificate is an alarm: half of the 30 at which the deploy renews it."""
+
+ALERT_SECONDS: Final = 0.3
+"""How long a server that demands a certificate may take to say so; it does at once, and only a weak one costs the wait."""
 
 _SESSION: Final = (
     "login",
@@ -43,6 +48,7 @@ _REFUSALS: Final = (
     "no login without password",
     "wrong password",
 )
+_PLAINTEXT_PORT: Final = "plaintext port"
 _REDEPLOY: Final = "deploy again: it resets the users"
 
 # Read-only commands that no cache needs: other clients' settings, users, key names and values.
@@ -53,32 +59,30 @@ _FORBIDDEN: Final = (
 
 
 def probe_server(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
-    """Every control that the network shows, in a fixed order; never raises. `timeout` is in seconds, for each step.
+    """Every control that the network shows, each once; never raises. `timeout` is in seconds, for each step.
 
     The password is sent only after the server's certificate has held.
     """
-    try:
-        context = client_context(target) if target.tls else None
-    except RedkeepError as error:
-        yield from _all((*_SESSION, *_REFUSALS, "plaintext port"), f"{error}", remedy="mend the TLS settings, then ask again")
-        return
-    address = ""
-    try:
-        with Wire(target.host, target.port, context=context, timeout=timeout) as wire:
-            address = wire.socket.getpeername()[0]
-            knock = _knock(address)
-            yield from _session(wire, target)
-    except ssl.SSLCertVerificationError as error:
-        yield Control("server certificate", "weak", f"does not hold: {error.verify_message}",
-                      "deploy again, or correct REDIS_URL and REDIS_TLS_CA_FILE")
-        yield from _all((n for n in _SESSION if n != "server certificate"), "not tried: the server is not who it should be")
-        yield from _all((*_REFUSALS, "plaintext port"), "not tried: the server is not who it should be")
-        return
-    except (OSError, RedkeepError, ValueError) as error:
-        yield from _all((*_SESSION, *_REFUSALS, "plaintext port"), explain(error), remedy="see that Redis runs and can be reached")
-        return
-    yield from _refusals(target, context, timeout)
-    yield from _guarded(("plaintext port",), lambda: [_plaintext_port(target, address, knock)])
+    found: list[Control] = []
+    untried, remedy = "", ""
+    with ExitStack() as closing:
+        try:
+            context = client_context(target) if target.tls else None
+            wire = closing.enter_context(Wire(target.host, target.port, context=context, timeout=timeout))
+            knock = closing.enter_context(_knock(wire.socket.getpeername()[0]))
+            found += _session(wire, target)
+            found += _refusals(target, context, timeout)
+            found += _guarded((_PLAINTEXT_PORT,), lambda: [_plaintext_port(target, knock)])
+        except ssl.SSLCertVerificationError as error:
+            evidence = f"does not hold: {error.verify_message}"
+            remedy = "deploy again, or correct REDIS_URL and REDIS_TLS_CA_FILE"
+            found.append(Control("server certificate", "weak", evidence, remedy))
+            untried, remedy = "not tried: the server is not who it should be", ""
+        except (OSError, RedkeepError, ValueError) as error:
+            untried, remedy = explain(error), "see that Redis runs, can be reached, and that the settings fit it"
+    yield from found
+    seen = {control.name for control in found}
+    yield from _all([n for n in (*_SESSION, *_REFUSALS, _PLAINTEXT_PORT) if n not in seen], untried, remedy=remedy)
 
 
 def explain(error: Exception) -> str:
@@ -117,22 +121,25 @@ def _session(wire: Wire, target: Target) -> Iterator[Control]:
 
 
 def _certificate(wire: Wire, target: Target) -> Iterator[Control]:
-    if not isinstance(wire.socket, ssl.SSLSocket):
+    connection = wire.socket
+    if not isinstance(connection, ssl.SSLSocket):
         yield Control("TLS version", "weak", "no TLS: everything is readable on the wire", "set REDIS_TLS_ENABLED=true")
         yield from _all(_SESSION[2:4], "TLS is off", state="not applicable")
         return
-    version, cipher = wire.socket.version() or "?", (wire.socket.cipher() or ("?",))[0]
+    version, cipher = connection.version() or "?", (connection.cipher() or ("?",))[0]
     good = version == "TLSv1.3" or target.tls_min_version == "1.2"
     yield Control("TLS version", "ok" if good else "weak", f"{version}, {cipher}")
     yield Control("server certificate", "ok", f"holds for {target.host} against our CA alone")
-    yield _expiry(target, wire.socket)
+    yield from _guarded(_SESSION[3:4], lambda: [_expiry(target, connection)])
 
 
 def _expiry(target: Target, connection: ssl.SSLSocket) -> Control:
-    """The certificate that ends first: the server's, the CA's, or our own."""
-    ends: dict[str, float] = {}
-    ends["server"] = ssl.cert_time_to_seconds(str((connection.getpeercert() or {})["notAfter"]))
-    ends |= {"CA": ssl.cert_time_to_seconds(str(ca["notAfter"])) for ca in connection.context.get_ca_certs()}
+    """The certificate that ends first: the server's, our own, or the CA's (of two while one replaces the other, the newer)."""
+    authorities = connection.context.get_ca_certs()
+    ends = {
+        "server": float(ssl.cert_time_to_seconds(str((connection.getpeercert() or {})["notAfter"]))),
+        "CA": max((ssl.cert_time_to_seconds(str(each["notAfter"])) for each in authorities), default=math.inf),
+    }
     if target.cert_file:
         ends["client"] = certificate_end(target.cert_file.read_text("ascii"))
     whose = min(ends, key=ends.__getitem__)
@@ -204,14 +211,18 @@ def _downgrade(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) ->
 def _mutual(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
     if target.cert_file is None:
         return Control("mutual TLS", "not applicable", "no client certificate is configured: the password alone decides")
-    try:  # in TLS 1.3 the handshake ends before the server has judged: the alert comes with the first read
+    refused = Control("mutual TLS", "ok", "no word without a client certificate")
+    try:
         with wire(client_context(target, client_certificate=False)) as opened:
+            if alert_after_handshake(opened.socket, timeout=ALERT_SECONDS):
+                return refused
             opened.ask(("PING",))
     except ssl.SSLCertVerificationError:
         raise
-    except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
-        return Control("mutual TLS", "ok", "no word without a client certificate")
-    return Control("mutual TLS", "weak", "the server talks to clients without a certificate", "set tls-auth-clients yes: deploy again")
+    except ssl.SSLError:
+        return refused
+    evidence = "the server talks to clients without a certificate"
+    return Control("mutual TLS", "weak", evidence, "set tls-auth-clients yes: deploy again")
 
 
 def _plaintext_here(wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
@@ -221,23 +232,21 @@ def _plaintext_here(wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
     return Control("plaintext on the TLS port", "ok", "plaintext is refused")
 
 
-def _plaintext_port(target: Target, address: str, knock: socket.socket) -> Control:
-    name = "plaintext port"
-    with knock:
-        if target.port == DEFAULT_PORT and target.tls:
-            return Control(name, "not applicable", f"port {DEFAULT_PORT} is the TLS port itself")
-        if not target.tls:
-            evidence = f"port {target.port} speaks plaintext, and we use it"
-            return Control(name, "weak", evidence, "set REDIS_TLS_ENABLED=true")
-        _, writable, _ = select.select([], [knock], [], 0.25)
-        if not writable:
-            return Control(name, "ok", f"port {DEFAULT_PORT} does not answer")
-        if knock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            return Control(name, "ok", f"port {DEFAULT_PORT} is closed")
-        knock.settimeout(1.0)
-        if _speaks_redis(knock):
-            return Control(name, "weak", f"port {DEFAULT_PORT} of {address} speaks plaintext Redis", "set port 0: deploy again")
-        return Control(name, "ok", f"port {DEFAULT_PORT} is open, but speaks no plaintext Redis")
+def _plaintext_port(target: Target, knock: socket.socket) -> Control:
+    name = _PLAINTEXT_PORT
+    if not target.tls:
+        evidence = f"port {target.port} speaks plaintext, and we use it"
+        return Control(name, "weak", evidence, "set REDIS_TLS_ENABLED=true")
+    if target.port == DEFAULT_PORT:
+        return Control(name, "not applicable", f"port {DEFAULT_PORT} is the TLS port itself")
+    if not select.select([], [knock], [], 0.25)[1]:
+        return Control(name, "ok", f"port {DEFAULT_PORT} does not answer")
+    if knock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        return Control(name, "ok", f"port {DEFAULT_PORT} is closed")
+    knock.settimeout(1.0)
+    if _speaks_redis(knock):
+        return Control(name, "weak", f"port {DEFAULT_PORT} speaks plaintext Redis", "set port 0: deploy again")
+    return Control(name, "ok", f"port {DEFAULT_PORT} is open, but speaks no plaintext Redis")
 
 
 def _speaks_redis(connection: socket.socket) -> bool:

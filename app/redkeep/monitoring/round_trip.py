@@ -19,6 +19,7 @@ _TRIES: Final = 48
 """Random keys to try on a cluster node until it owns one: with ten shards, 0.9^48 = 0.6 % find none."""
 
 NAME: Final = "sealed round trip"
+_DISTRUST: Final = "do not use this cache; reinstall redkeep"
 
 
 def sealed_round_trip(wire: Wire, target: Target) -> Control:
@@ -60,9 +61,9 @@ def sealed_round_trip(wire: Wire, target: Target) -> Control:
     except DecryptionError as error:
         return Control(NAME, "weak", f"what came back does not open: {error}", "see who else writes to this Redis")
     if text in stored or opened != text or header.key_id != ring.primary.key_id:
-        return Control(NAME, "weak", "the stored bytes are not sealed as they should be", "do not use this cache; reinstall redkeep")
+        return Control(NAME, "weak", "the stored bytes are not sealed as they should be", _DISTRUST)
     try:
         unseal(stored, key=f"{key}:moved", ring=ring, namespace=target.namespace)
     except DecryptionError:
         return Control(NAME, "ok", f"AES-256-GCM, key {header.key_id.hex()}, bound to its key name")
-    return Control(NAME, "weak", "a value opens under another key's name", "do not use this cache; reinstall redkeep")
+    return Control(NAME, "weak", "a value opens under another key's name", _DISTRUST)

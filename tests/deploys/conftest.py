@@ -1,0 +1,87 @@
+"""Hosts of the lab, bare or deployed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.deploys.runner import Deployment
+from tests.lab.hosts import Spec
+from tests.lab.inventory import write_inventory
+from tests.lab.lab import Lab
+
+
+# What each deployment is: its hosts, their groups, and the knobs that differ from the defaults.
+KINDS: dict[str, dict[str, object]] = {
+    # Redis 7.0, and an app on another host with another release of Debian: allow-list, SANs, two Pythons.
+    "redis70": {
+        "hosts": [Spec("redis70"), Spec("app13", "trixie")],
+        "groups": {"redis": ["redis70"], "app": ["redis70", "app13"]},
+        "user": "root",
+        "knobs": {},
+    },
+    # Redis 8.0, by a user with sudo.
+    "redis80": {
+        "hosts": [Spec("redis80", "trixie")],
+        "groups": {"redis": ["redis80"], "app": ["redis80"]},
+        "user": "operator",
+        "knobs": {},
+    },
+    # Valkey 8.1.
+    "valkey81": {
+        "hosts": [Spec("valkey81", "trixie")],
+        "groups": {"redis": ["valkey81"], "app": ["valkey81"]},
+        "user": "root",
+        "knobs": {"redis_engine": "valkey"},
+    },
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="run the long form of each test")
+
+
+@pytest.fixture(scope="session")
+def soak(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form was asked for."""
+    return bool(request.config.getoption("--soak"))
+
+
+@pytest.fixture(scope="session")
+def prepare(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Deployment]:
+    """Make bare hosts and an inventory for one kind of deployment, without deploying."""
+
+    def make(kind: str) -> Deployment:
+        plan = KINDS[kind]
+        lab.ensure(plan["hosts"])  # type: ignore[arg-type]
+        return inventory_for(lab, kind, tmp_path_factory.mktemp(kind))
+
+    return make
+
+
+def inventory_for(lab: Lab, kind: str, folder: Path, **knobs: object) -> Deployment:
+    """An inventory file for hosts that are there already."""
+    plan = KINDS[kind]
+    data = {"package_source": "wheelhouse"} | plan["knobs"] | knobs  # type: ignore[operator]
+    groups = {group: [lab[name] for name in names] for group, names in plan["groups"].items()}  # type: ignore[attr-defined]
+    names = {name for members in plan["groups"].values() for name in members}  # type: ignore[attr-defined]
+    path = write_inventory(
+        folder / f"{kind}.py", groups, user=str(plan["user"]), data={name: data for name in names}
+    )
+    return Deployment(path, folder / "secrets")
+
+
+@pytest.fixture(scope="session")
+def deployed(prepare: Callable[..., Deployment]) -> Callable[[str], Deployment]:
+    """A deployment of a kind, made once a session; tests leave it as they found it."""
+    known: dict[str, Deployment] = {}
+
+    def give(kind: str) -> Deployment:
+        if kind not in known:
+            known[kind] = prepare(kind)
+            known[kind].run().ok()
+        return known[kind]
+
+    return give
