@@ -1,0 +1,140 @@
+"""Every change by hand is named by a status, and mended by the next run: that one and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from tests.deploys.runner import Deployment
+from tests.lab.hosts import Host
+from tests.lab.lab import Lab
+
+CLI = "/usr/local/sbin/redkeep-cli"
+# Another user's hash: SHA-256 of a text that is nobody's password.
+FOREIGN = "c2a9a4c2e6f9a0a5f6f1c0c0a5a4f5a7ab25a4ad9c1e0a1b7e1a43cb61b4b4b4"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """``change`` is run on the host, ``named`` is what the status' only line holds, ``restart`` whether it needs one."""
+
+    change: str
+    named: str
+    restart: bool = False
+    host: str = "redis70"
+
+
+DRIFTS = {
+    # Users of the running server
+    "a rule added": Drift(f"{CLI} ACL SETUSER cache_service +flushall", "user cache_service: rule +flushall"),
+    "a rule taken away": Drift(f"{CLI} ACL SETUSER cache_service -get", "user cache_service: rule +get is missing"),
+    "keys opened": Drift(f"{CLI} ACL SETUSER cache_service allkeys", "user cache_service: rule"),
+    "a second password": Drift(f"{CLI} ACL SETUSER monitor '#{FOREIGN}'", "user monitor: password differs"),
+    "a user without password": Drift(f"{CLI} ACL SETUSER exporter nopass", "user exporter:"),
+    "a user more": Drift(f"{CLI} ACL SETUSER eve on nopass '~*' +@all", "user eve: not wanted"),
+    "a user less": Drift(f"{CLI} ACL DELUSER backup", "user backup: missing"),
+    "a user off": Drift(f"{CLI} ACL SETUSER health_service off", "user health_service: is off, wanted on"),
+    "the default user on": Drift(f"{CLI} ACL SETUSER default on nopass '~*' +@all", "user default:"),
+    # Settings of the running server
+    "maxclients": Drift(f"{CLI} CONFIG SET maxclients 20", "running setting maxclients is '20'"),
+    "maxmemory": Drift(f"{CLI} CONFIG SET maxmemory 0", "running setting maxmemory is '0'"),
+    "protected mode": Drift(f"{CLI} CONFIG SET protected-mode no", "running setting protected-mode is 'no'"),
+    "a plaintext port": Drift(f"{CLI} CONFIG SET port 6379", "running setting port is '6379'"),
+    "TLS 1.2": Drift(f"{CLI} CONFIG SET tls-protocols 'TLSv1.2 TLSv1.3'", "running setting tls-protocols"),
+    "no client certificates": Drift(f"{CLI} CONFIG SET tls-auth-clients no", "running setting tls-auth-clients is 'no'"),
+    "snapshots": Drift(f"{CLI} CONFIG SET save '60 1'", "running setting save is '60 1'"),
+    # The certificate that is served
+    "another certificate": Drift(
+        "d=/etc/redis/tls/other; mkdir -p $d; cp /etc/redis/tls/*/ca.crt $d/; cd $d;"
+        " openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.crt"
+        " -subj /CN=other -days 2 2>/dev/null; chgrp -R redis $d; chmod 750 $d; chmod 640 $d/*;"
+        f" {CLI} CONFIG SET tls-cert-file $d/server.crt tls-key-file $d/server.key tls-ca-cert-file $d/ca.crt",
+        "the server shows certificate",
+    ),
+    # Files
+    "redis.conf edited": Drift("echo 'maxclients 5' >> /etc/redis/redis.conf", "file /etc/redis/redis.conf has other content"),
+    "redis.conf readable by all": Drift("chmod 644 /etc/redis/redis.conf", "file /etc/redis/redis.conf has mode 0644"),
+    "users.acl edited": Drift(
+        "sed -i 's/^user default off/user default on/; s/^user default reset off/user default reset on/' /etc/redis/users.acl",
+        "file /etc/redis/users.acl has other content",
+    ),
+    "users.acl gone": Drift("rm /etc/redis/users.acl", "file /etc/redis/users.acl is missing"),
+    "users.acl owned by the server": Drift("chown redis /etc/redis/users.acl", "file /etc/redis/users.acl belongs to redis:redis"),
+    "a certificate file replaced": Drift("echo x > $(ls /etc/redis/tls/*/server.crt)", "server.crt has other content"),
+    "a key readable by all": Drift("chmod 644 /etc/redis/tls/*/server.key", "server.key has mode 0644"),
+    "the operator's folder open": Drift("chmod 755 /etc/redkeep/operator", "folder /etc/redkeep/operator has mode 0755"),
+    "the OpenSSL policy gone": Drift("rm /etc/redis/openssl.cnf", "file /etc/redis/openssl.cnf is missing"),
+    "log rotation gone": Drift("rm /etc/logrotate.d/redis-server", "file /etc/logrotate.d/redis-server is missing"),
+    "kernel settings gone": Drift("rm /etc/sysctl.d/90-redkeep.conf", "file /etc/sysctl.d/90-redkeep.conf is missing"),
+    # Units
+    "the sandbox edited": Drift(
+        "sed -i 's/^TasksMax=.*/TasksMax=4096/' /etc/systemd/system/redis-server.service.d/redkeep.conf; systemctl daemon-reload",
+        "redkeep.conf has other content",
+    ),
+    "the sandbox edited and used": Drift(
+        "sleep 1; sed -i 's/^TasksMax=.*/TasksMax=4096/' /etc/systemd/system/redis-server.service.d/redkeep.conf; sleep 1;"
+        " systemctl daemon-reload; systemctl restart redis-server",
+        "redkeep.conf has other content",
+        restart=True,
+    ),
+    "the service stopped": Drift("systemctl stop redis-server", "service redis-server is not running", restart=True),
+    "the service not enabled": Drift("systemctl disable -q redis-server 2>/dev/null", "unit redis-server.service is disabled"),
+    "the daily check off": Drift("systemctl disable -q --now redkeep-certificates.timer 2>/dev/null", "redkeep-certificates.timer"),
+    # The allow-list
+    "the firewall flushed": Drift("nft flush table inet redkeep", "rules in the kernel"),
+    "a rule in the firewall": Drift("nft insert rule inet redkeep redis accept", "rules in the kernel"),
+    "the allow-list edited": Drift("sed -i 's/counter drop/counter accept/' /etc/redkeep/firewall.nft", "file /etc/redkeep/firewall.nft"),
+    # The app's host
+    "the app's credentials readable": Drift("chmod 644 /etc/redkeep/cache.env", "cache.env has mode 0644", host="app13"),
+    "the app's credentials edited": Drift("echo REDIS_DEV_MODE=true >> /etc/redkeep/cache.env", "cache.env has other content", host="app13"),
+    "the package's link moved": Drift("ln -sfn /tmp /opt/redkeep/current", "link /opt/redkeep/current", host="app13"),
+    "the client's key gone": Drift("rm /etc/redkeep/tls/client.key", "client.key is missing", host="app13"),
+}
+
+# The short form: one of each kind.
+SHORT = (
+    "a rule added",
+    "a user more",
+    "a plaintext port",
+    "another certificate",
+    "redis.conf edited",
+    "users.acl owned by the server",
+    "the sandbox edited",
+    "the sandbox edited and used",
+    "the service stopped",
+    "the firewall flushed",
+    "the app's credentials edited",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = DRIFTS if metafunc.config.getoption("--soak") else SHORT
+    metafunc.parametrize("name", list(chosen))
+
+
+def started(host: Host) -> str:
+    """Changes when the server's process does."""
+    return host.run("pgrep -x redis-server; stat -c %Y /proc/$(pgrep -x redis-server)").out
+
+
+def test_one_change_by_hand_is_named_and_mended_alone(name: str, deployed: Callable[[str], Deployment], lab: Lab) -> None:
+    """The status has exactly one line, about the change; the run mends exactly that; then all is as wanted; the server
+    is restarted only where nothing else helps."""
+    deployment = deployed("redis70")
+    drift = DRIFTS[name]
+    server = lab["redis70"]
+    before = started(server)
+    lab[drift.host].check(drift.change)
+
+    status = deployment.run("status")
+    assert status.code != 0
+    assert list(status.drift) == [drift.host], status.output
+    assert len(status.drift[drift.host]) == 1, status.drift
+    assert drift.named in status.drift[drift.host][0]
+
+    mended = deployment.run().ok()
+    assert mended.mended == status.drift
+    assert deployment.run("status").ok().drift == {}
+    assert (started(server) != before) == drift.restart
