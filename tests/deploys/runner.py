@@ -26,7 +26,7 @@ class Run:
     @property
     def mended(self) -> dict[str, list[str]]:
         """What each host had mended, by the host's name."""
-        return self._lines(r"(?!would mend:|drift:|as wanted|nothing had|\d+ things|Success|No changes|Connected|Ready)")
+        return self._lines(r"(?!would mend:|drift:|as wanted|nothing had|\d+ things|Success|No changes|Connected|Ready|Skipped|Error: executed)")
 
     @property
     def drift(self) -> dict[str, list[str]]:
@@ -47,7 +47,7 @@ class Run:
 
     def _lines(self, start: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for host, text in re.findall(rf"^ +\[(\S+)\] {start}(.*)$", self.output, re.MULTILINE):
+        for host, text in re.findall(rf"^ +\[(\S+)\] +(?=\S){start}(.*)$", self.output, re.MULTILINE):
             found.setdefault(host, []).append(text)
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -119,22 +119,30 @@ def started(host: Host) -> str:
     return host.run("pgrep -x redis-server; stat -c %Y /proc/$(pgrep -x redis-server)").out
 
 
-def test_one_change_by_hand_is_named_and_mended_alone(name: str, deployed: Callable[[str], Deployment], lab: Lab) -> None:
+@pytest.fixture
+def site(deployed: Callable[[str], Deployment]) -> Iterator[Deployment]:
+    """The deployment, as wanted again after a test that failed."""
+    deployment = deployed("redis70")
+    yield deployment
+    if deployment.run("status").code:
+        deployment.run()
+
+
+def test_one_change_by_hand_is_named_and_mended_alone(name: str, site: Deployment, lab: Lab) -> None:
     """The status has exactly one line, about the change; the run mends exactly that; then all is as wanted; the server
     is restarted only where nothing else helps."""
-    deployment = deployed("redis70")
     drift = DRIFTS[name]
     server = lab["redis70"]
     before = started(server)
     lab[drift.host].check(drift.change)
 
-    status = deployment.run("status")
+    status = site.run("status")
     assert status.code != 0
     assert list(status.drift) == [drift.host], status.output
     assert len(status.drift[drift.host]) == 1, status.drift
     assert drift.named in status.drift[drift.host][0]
 
-    mended = deployment.run().ok()
+    mended = site.run().ok()
     assert mended.mended == status.drift
-    assert deployment.run("status").ok().drift == {}
+    assert site.run("status").ok().drift == {}
     assert (started(server) != before) == drift.restart
