@@ -222,6 +222,8 @@ def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
     after = "systemctl daemon-reload"
     if unit.active == "active" and unseen and sandbox_digest(site, survey) in unit.environment:
         after = f"touch -d @{unit.started - 1} {path}\n{after}"
+    elif unit.active == "active":
+        after = f"{after}\n{start_script(site, survey, 'restart')}"
     mended = file_differences([ManagedFile(path, drop_in_text(site, survey))], survey, after=after)
     yield from mended
     if unit.stale and not mended:
@@ -293,7 +295,8 @@ def restart_reasons(site: Site, survey: Survey) -> list[str]:
         if name in FIXED_AT_START and name in server.config and server.config[name] != value
     ]
     unit = survey.units.get(site.bundle.engine.unit)
-    if unit and survey.file(site.bundle.engine.drop_in).modified > unit.started:
+    text, there = ManagedFile(site.bundle.engine.drop_in, drop_in_text(site, survey)), survey.file(site.bundle.engine.drop_in)
+    if unit and not text.wrong(there) and there.modified > unit.started:
         reasons.append("the process was started before its sandbox was written")
     return reasons
 
@@ -339,8 +342,10 @@ def running_settings(site: Site, survey: Survey) -> Iterator[Difference]:
     certificate = leaf(site, survey)
     if set(wrong) & set(CERTIFICATE_SETTINGS) or server.certificate != certificate.fingerprint:
         pairs = " ".join(f"{name} {_quoted(wanted[name])}" for name in CERTIFICATE_SETTINGS)
+        shown = f"the server shows certificate {server.certificate[:16] or 'none'}, wanted {certificate.fingerprint[:16]}"
+        read = f"the server reads {server.config.get('tls-cert-file')}, wanted {wanted['tls-cert-file']}"
         yield Difference(
-            f"the server shows certificate {server.certificate[:16] or 'none'}, wanted {certificate.fingerprint[:16]}",
+            read if server.certificate == certificate.fingerprint else shown,
             f"{CLI} -e >/dev/null",
             f"CONFIG SET {pairs}\n",
         )

@@ -46,12 +46,19 @@ DRIFTS = {
     "no client certificates": Drift(f"{CLI} CONFIG SET tls-auth-clients no", "running setting tls-auth-clients is 'no'"),
     "snapshots": Drift(f"{CLI} CONFIG SET save '60 1'", "running setting save is '60 1'"),
     # The certificate that is served
-    "another certificate": Drift(
-        "d=/etc/redis/tls/other; mkdir -p $d; cp /etc/redis/tls/*/ca.crt $d/; cd $d;"
+    "a certificate elsewhere": Drift(
+        f"cp -a $(dirname /etc/redis/tls/*/server.key) /etc/redis/other; d=/etc/redis/other; {CLI} CONFIG SET"
+        " tls-cert-file $d/server.crt tls-key-file $d/server.key tls-ca-cert-file $d/ca.crt",
+        "the server reads /etc/redis/other/server.crt",
+    ),
+    # Nobody may speak to a server with a foreign certificate, the deploy neither: it starts anew from its files.
+    "a foreign certificate": Drift(
+        "d=/etc/redis/foreign; mkdir -p $d; cp /etc/redis/tls/*/ca.crt $d/; cd $d;"
         " openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout server.key -out server.crt"
         " -subj /CN=other -days 2 2>/dev/null; chgrp -R redis $d; chmod 750 $d; chmod 640 $d/*;"
         f" {CLI} CONFIG SET tls-cert-file $d/server.crt tls-key-file $d/server.key tls-ca-cert-file $d/ca.crt",
-        "the server shows certificate",
+        "certificate verify failed",
+        restart=True,
     ),
     # Files
     "redis.conf edited": Drift("echo 'maxclients 5' >> /etc/redis/redis.conf", "file /etc/redis/redis.conf has other content"),
@@ -98,7 +105,8 @@ SHORT = (
     "a rule added",
     "a user more",
     "a plaintext port",
-    "another certificate",
+    "a certificate elsewhere",
+    "a foreign certificate",
     "redis.conf edited",
     "users.acl owned by the server",
     "the sandbox edited",

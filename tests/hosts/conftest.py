@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,17 +23,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "only(**traits): collect the test for hosts with these traits (Machine.traits)")
 
 
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Only `pytest tests/hosts` comes here, for only then pytest knows our option: a plain `pytest` asks no host anything."""
+    return True if config.getoption("inventory", default=None) is None else None
+
+
 def machines(config: pytest.Config) -> dict[str, Machine]:
     """Every machine of the inventory, connected to when first asked; those without an answer are in ``troubles``."""
     if _machines not in config.stash:
-        path = Path(config.getoption("inventory", default="inventory"))
+        path = Path(config.getoption("inventory"))
         try:
             wanted = read(path if path.exists() else path.with_suffix(".py"))
         except (OSError, ValueError) as error:
             raise pytest.UsageError(f"--inventory {path}: {error}") from error
-        block = connections(wanted.values())
-        config.stash[_machines] = block.__enter__()
-        config.add_cleanup(lambda: block.__exit__(None, None, None))
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        config.stash[_machines] = stack.enter_context(connections(wanted.values()))
         config.stash[_troubles] = troubles = {}
         for name, machine in config.stash[_machines].items():
             try:
@@ -54,7 +59,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop what does not apply: a group without hosts, a trait the host has not, a host that does not answer."""
-    kept, dropped = [], []
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
     for item in items:
         (kept if _applies(config, item) else dropped).append(item)
     if dropped:
@@ -63,19 +69,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _applies(config: pytest.Config, item: pytest.Item) -> bool:
-    params = getattr(item, "callspec", None) and item.callspec.params  # type: ignore[attr-defined]
-    used = [fixture for fixture in GROUPS if params and fixture in params]
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    used = [fixture for fixture in GROUPS if fixture in params]
     if not used:
         return True
     name = params[used[0]]
     if name is None:
         return False
     if name in config.stash[_troubles]:
-        return used[0] == "any_host"
+        return "trouble" in getattr(item, "fixturenames", ())
     traits = machines(config)[name].traits
-    return all(
-        traits[trait] == value for marker in item.iter_markers("only") for trait, value in marker.kwargs.items()
-    )
+    return all(traits[trait] == value for marker in item.iter_markers("only") for trait, value in marker.kwargs.items())
 
 
 @pytest.fixture(scope="session")
@@ -91,9 +95,9 @@ def app_host(request: pytest.FixtureRequest) -> Machine:
 
 
 @pytest.fixture(scope="session")
-def any_host(request: pytest.FixtureRequest) -> Iterator[Machine]:
+def any_host(request: pytest.FixtureRequest) -> Machine:
     """A host of any group, whether it answers or not."""
-    yield machines(request.config)[request.param]
+    return machines(request.config)[request.param]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,7 @@ class Machine:
         self.name = wanted.member.name
         self._connection = connection(wanted.member, sockets)
         self._host = testinfra.get_host(**self._connection)
+        self._answers: dict[str, Any] = {}
 
     # --- shell -----------------------------------------------------------------------------------------------------
 
@@ -70,8 +71,10 @@ class Machine:
         return testinfra.get_host(**self._connection, sudo=True)
 
     def run(self, script: str) -> Any:
-        """Run a POSIX shell script as root; the result has rc, stdout and stderr."""
-        return self.host.run("sh -c %s", _PRELUDE + script)
+        """Run a POSIX shell script as root; the result has rc, stdout and stderr. The same question is asked once."""
+        if script not in self._answers:
+            self._answers[script] = self.host.run("sh -c %s", _PRELUDE + script)
+        return self._answers[script]
 
     def out(self, script: str) -> str:
         """Standard output of a script that must succeed."""
@@ -192,7 +195,13 @@ class Machine:
 
     def config(self, *names: str) -> dict[str, str]:
         """The running values of these settings; one that the server does not know is missing."""
-        return {name: str(value) for name, value in self.redis_json("CONFIG", "GET", *names).items()}
+        return {name: self._config[name] for name in names if name in self._config}
+
+    @cached_property
+    def _config(self) -> dict[str, str]:
+        """Every setting but those that hold a password: requirepass, masterauth, primaryauth and the keys' passphrases."""
+        patterns = "[a-lnoqsu-z]* m[^a]* max* p[^r]* pro* r[^e]* re[^q]* t[^l]* tls-[^ck]* tls-c[^l]* tls-key-file"
+        return {name: str(value) for name, value in self.redis_json("CONFIG", "GET", *patterns.split()).items()}
 
     # --- TLS -------------------------------------------------------------------------------------------------------
 
@@ -259,7 +268,7 @@ def control_path(member: Member, sockets: Path) -> Path:
 
 
 @contextlib.contextmanager
-def connections(wanted: Iterable[Wanted]) -> Any:
+def connections(wanted: Iterable[Wanted]) -> Iterator[dict[str, Machine]]:
     """Machines by name; their SSH connections end with the block."""
     with tempfile.TemporaryDirectory(prefix="rk-", dir="/tmp") as folder:  # noqa: S108 - short, see control_path
         sockets = Path(folder)

@@ -57,7 +57,7 @@ def test_encryption_keys_are_256_bits(app_host: Machine) -> None:
 case "$key" in *[!A-Za-z0-9_=+/-]*) echo "odd"; continue;; esac
 printf %s "$key" | tr -- '-_' '+/' | sed 's/=*$//' | awk '{{ while (length($0) % 4) $0 = $0 "="; print }}' | openssl base64 -d -A | wc -c
 done; sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n' | sed 's/^[^:]*://' | sort | uniq -d | wc -l
-p=$(sed -n 's/^REDIS_PASSWORD=//p' {CACHE_ENV}); grep -cF -e "$p" {CACHE_ENV}; echo ${{#p}}"""
+p=$(sed -n 's/^REDIS_PASSWORD=//p' {CACHE_ENV}); printf '%s\\n' "$p" | grep -cF -f - {CACHE_ENV}; echo ${{#p}}"""
     *sizes, repeated, lines_with_password, password = (int(line) for line in app_host.lines(script))
     assert sizes
     assert set(sizes) == {32}
@@ -129,7 +129,7 @@ def test_status_is_content(app_host: Machine) -> None:
 
 def test_status_says_no_secret(app_host: Machine) -> None:
     """What `redkeep status` prints holds neither the password nor an encryption key."""
-    script = f"""
-p=$(sed -n 's/^REDIS_PASSWORD=//p; s/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n')
-/usr/local/bin/redkeep status --json 2>&1 | grep -cF -e "$p" """
+    script = f"""/usr/local/bin/redkeep status --json 2>&1 | grep -cF -f /dev/fd/3 3<<END
+$(sed -n 's/^REDIS_PASSWORD=//p; s/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n')
+END"""
     assert app_host.run(script).stdout.strip() == "0"

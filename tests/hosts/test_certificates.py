@@ -14,16 +14,16 @@ DAY = 86400
 
 
 def _date(text: str) -> datetime.datetime:
-    return datetime.datetime.strptime(text.partition("=")[2].strip(), "%b %d %H:%M:%S %Y %Z")  # noqa: DTZ007 - both in GMT
+    return datetime.datetime.strptime(text, "%b %d %H:%M:%S %Y %Z")  # noqa: DTZ007 - both in GMT
 
 
 def _days(machine: Machine, pem: str) -> float:
-    begin, end = machine.x509("-startdate -enddate", pem).splitlines()
+    begin, end = re.findall(r"Not (?:Before|After ?): (.*)", machine.x509("-text", pem))
     return (_date(end) - _date(begin)).total_seconds() / DAY
 
 
 def _names(machine: Machine, pem: str) -> set[str]:
-    text = machine.x509("-ext subjectAltName", pem)
+    text = machine.x509("-text", pem)
     return {name.lower() for name in re.findall(r"(?:DNS|IP Address):([^,\s]+)", text)}
 
 
@@ -51,7 +51,7 @@ def test_served_certificate_has_no_wildcard_of_its_own(redis_host: Machine) -> N
 
 def test_served_certificate_is_for_a_server_only(redis_host: Machine) -> None:
     """Its extended use is serverAuth and nothing more, and it cannot sign certificates."""
-    text = redis_host.x509("-ext extendedKeyUsage,basicConstraints", redis_host.served)
+    text = redis_host.x509("-text", redis_host.served)
     assert "TLS Web Server Authentication" in text
     assert "Client Authentication" not in text
     assert "CA:FALSE" in text
@@ -73,10 +73,9 @@ def test_served_certificate_is_short_lived(redis_host: Machine) -> None:
 def test_served_certificate_is_the_one_on_disk(redis_host: Machine) -> None:
     """A restart would serve the same certificate: file and running server agree."""
     files = redis_host.config("tls-cert-file")
-    in_file = redis_host.out(f"awk '$1 == \"tls-cert-file\" {{print $2}}' {redis_host.folder}/{redis_host.engine}.conf").strip()
-    assert in_file == files["tls-cert-file"]
-    on_disk = redis_host.out(f"openssl x509 -noout -fingerprint -sha256 -in {in_file}")
-    assert redis_host.x509("-fingerprint -sha256", redis_host.served) == on_disk
+    configuration = f"{redis_host.folder}/{redis_host.engine}.conf"
+    assert f"tls-cert-file {files['tls-cert-file']}\n" in redis_host.read(configuration)
+    assert redis_host.served == redis_host.read(files["tls-cert-file"])
 
 
 def test_only_certificates_in_use_are_kept(redis_host: Machine) -> None:
@@ -99,8 +98,9 @@ def _pairs(machine: Machine) -> list[tuple[str, str]]:
 def test_every_key_matches_its_certificate(any_host: Machine) -> None:
     """Each private key on disk is the one of the certificate beside it."""
     for certificate, key in _pairs(any_host):
-        public = any_host.out(f"openssl x509 -noout -pubkey -in {certificate}")
-        assert public == any_host.out(f"openssl pkey -pubout -in {key}"), certificate
+        script = f"openssl x509 -noout -pubkey -in {certificate} | sha256sum; openssl pkey -pubout -in {key} | sha256sum"
+        public, private = any_host.lines(script)
+        assert public == private, certificate
 
 
 def test_no_certificate_expires_soon(any_host: Machine) -> None:
@@ -108,7 +108,9 @@ def test_no_certificate_expires_soon(any_host: Machine) -> None:
     seconds = int(any_host.wanted["tls_alarm_days"]) * DAY
     found = any_host.lines(f"find /etc/redkeep {any_host.folder} -name '*.crt' 2>/dev/null || true")
     assert len(found) >= 2
-    expiring = any_host.out(f"for f in {shlex.join(found)}; do openssl x509 -noout -checkend {seconds} -in $f >/dev/null || echo $f; done")
+    expiring = any_host.out(
+        f"for f in {shlex.join(found)}; do openssl x509 -noout -checkend {seconds} -in $f >/dev/null || echo $f; done"
+    )
     assert expiring == ""
 
 
@@ -118,7 +120,7 @@ def test_client_certificates_are_for_clients_only(any_host: Machine) -> None:
         if not certificate.endswith("/client.crt"):
             continue
         pem = any_host.read(certificate)
-        text = any_host.x509("-ext extendedKeyUsage,basicConstraints", pem)
+        text = any_host.x509("-text", pem)
         assert "TLS Web Client Authentication" in text
         assert "Server Authentication" not in text
         assert "CA:FALSE" in text
@@ -131,8 +133,8 @@ def test_client_certificates_are_for_clients_only(any_host: Machine) -> None:
 def test_operator_and_app_have_certificates_of_their_own(any_host: Machine) -> None:
     """No two certificates on the host share a key or a subject."""
     files = [certificate for certificate, _ in _pairs(any_host)]
-    script = "openssl x509 -noout -pubkey -in {f} | sha256sum; openssl x509 -noout -subject -in {f}"
-    seen = [line for file in files for line in any_host.lines(script.format(f=file))]
+    script = "openssl x509 -noout -pubkey -in $f | sha256sum; openssl x509 -noout -subject -in $f"
+    seen = any_host.lines(f"for f in {shlex.join(files)}; do {script}; done")
     assert len(seen) == len(set(seen)) == 2 * len(files)
 
 
@@ -152,7 +154,7 @@ def test_ca_file_holds_cas_only(any_host: Machine) -> None:
         parts = re.findall(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", any_host.read(file), re.S)
         assert parts
         for pem in parts:
-            text = any_host.x509("-ext basicConstraints,keyUsage", pem)
+            text = any_host.x509("-text", pem)
             assert "CA:TRUE" in text
             assert "Certificate Sign" in text
 

@@ -58,7 +58,9 @@ def test_folder_of_redkeep_is_written_by_root_alone(any_host: Machine) -> None:
     """/etc/redkeep and everything in it belongs to root and is writable to nobody else; there are no links."""
     tree = any_host.tree("/etc/redkeep")
     assert tree["/etc/redkeep"] == ("d", Stat("0755", "root", "root"))
-    assert {p for p, (kind, stat) in tree.items() if kind not in "fd" or stat.owner != "root" or int(stat.mode, 8) & 0o022} == set()
+    assert {
+        p for p, (kind, stat) in tree.items() if kind not in "fd" or stat.owner != "root" or int(stat.mode, 8) & 0o022
+    } == set()
 
 
 def test_tools_are_roots(redis_host: Machine) -> None:

@@ -27,9 +27,7 @@ MAY = {
     "monitor": "ping info acl|log acl|whoami client|list",
     "exporter": "ping info dbsize slowlog|len latency|latest latency|histogram client|setname",
     "replica": "ping psync replconf",
-    "sentinel": (
-        "ping info role publish subscribe multi exec slaveof config|rewrite client|setname client|kill script|kill"
-    ),
+    "sentinel": ("ping info role publish subscribe multi exec slaveof config|rewrite client|setname client|kill script|kill"),
     "backup": "ping info lastsave bgsave",
 }
 # Users of redis-py, which sends CLIENT SETINFO where there is one (from 7.2).
@@ -93,7 +91,7 @@ def commands(machine: Machine) -> tuple[Command, ...]:
             if entry[9]:
                 yield from flat(entry[9])
             if not entry[9] or "|" not in entry[0]:
-                yield Command(entry[0], entry[1], entry[8])
+                yield Command(entry[0].lower(), entry[1], entry[8])
 
     return tuple(flat(machine.redis_json("COMMAND")))
 
@@ -109,7 +107,7 @@ def matrix(machine: Machine, key: str, channel: str) -> dict[tuple[str, str], st
     asked = [c for c in commands(machine) if c.name not in _containers(machine)]
     text = "".join(" ".join(_quoted(word) for word in c.words(key, channel)) + "\n" for c in asked)
     script = f"""calls={shlex.quote(text)}
-for user in {' '.join(USERS)}; do printf %s "$calls" | sed "s/^/ACL DRYRUN $user /"; done | {machine.cli()} | grep ."""
+for user in {" ".join(USERS)}; do printf %s "$calls" | sed "s/^/ACL DRYRUN $user /"; done | {machine.cli()} | grep ."""
     replies = machine.lines(script)
     pairs = [(user, c.name) for user in USERS for c in asked]
     assert len(replies) == len(pairs), "one reply a question"
@@ -293,7 +291,7 @@ def test_file_gives_the_commands_of_the_table(redis_host: Machine) -> None:
 def test_operators_password_is_the_one_in_the_root_only_file(redis_host: Machine) -> None:
     """The file's password is the operator's, in a line of its own and long enough to resist guessing for ever."""
     digest, length, lines = redis_host.out(
-        f"printf %s \"$(cat {OPERATOR}/password)\" | sha256sum | cut -c1-64; wc -c < {OPERATOR}/password; wc -l < {OPERATOR}/password"
+        f'printf %s "$(cat {OPERATOR}/password)" | sha256sum | cut -c1-64; wc -c < {OPERATOR}/password; wc -l < {OPERATOR}/password'
     ).split()
     assert f"#{digest}" in _running(redis_host)["operator"]
     assert int(length) >= 32

@@ -139,6 +139,19 @@ def test_cache_user_may_too_much(weak: Callable[..., Server], rule: str) -> None
     assert not_ok(server.target()) == {"cache user's rights": "weak"}
 
 
+def test_error_that_is_no_refusal(weak: Callable[..., Server]) -> None:
+    """WRONGTYPE instead of NOPERM: the command failed, but the user was let through to another's key."""
+    server = weak(("ACL", "SETUSER", "cache_service", "~redkeep:*"))
+    with server.log_in() as operator:
+        operator.ask(("LPUSH", "redkeep:outside", "x"))
+    assert not_ok(server.target()) == {"cache user's rights": "weak"}
+
+
+def test_renamed_command_is_refused(start: Callable[..., Server]) -> None:
+    """`rename-command` is no access control, but a command that is not there is not allowed either."""
+    assert not_ok(start(rename_command='CONFIG ""').target()) == {}
+
+
 def test_cache_user_cannot_write(weak: Callable[..., Server]) -> None:
     """A cache user that cannot store is told by the round trip."""
     server = weak(("ACL", "SETUSER", "cache_service", "-set"))

@@ -136,6 +136,8 @@ def test_container_server_needs_no_umask(host: Host) -> None:
     """Docker's own confinement holds as well; the umask is the drop-in's."""
     host.server(HARDENED.replace("0077", "0022"), unit=False)
     assert host.states() == {}
+    host.write("proc/700/cgroup", "0::/system.slice/docker.service/docker/28d5fd4e40a3\n")
+    assert host.states() == {}
 
 
 def test_right_process_among_several(host: Host) -> None:
@@ -158,6 +160,26 @@ def test_two_servers_with_one_title_are_unknown(host: Host) -> None:
     """Where the networks cannot be seen, a guess would be green by chance."""
     host.server(pid=600)
     assert host.states() == {"server process": "unknown", "server sandbox": "unknown"}
+
+
+def test_server_of_another_port_is_not_ours(host: Host) -> None:
+    """The only Redis of the host, but for another port: nothing is known about ours."""
+    host.server(title="127.0.0.1:1")
+    assert host.states() == {"server process": "unknown", "server sandbox": "unknown"}
+
+
+def test_zombie_is_no_server(host: Host) -> None:
+    """A dead process that nobody has collected keeps its name and loses its command line."""
+    host.server(title="", pid=600)
+    host.write("proc/600/cmdline", "")
+    host.server(title="")
+    assert host.states() == {}
+
+
+def test_title_without_an_address(host: Host) -> None:
+    """With `proc-title-template` changed, the only server is taken to be ours."""
+    host.server(title="")
+    assert host.states() == {}
 
 
 def test_hidden_process_is_unknown(host: Host) -> None:

@@ -118,7 +118,7 @@ def classify(error: Exception, target: Target) -> RedkeepError:
             return TLSError(
                 f"{where}: the server's certificate does not hold ({cause.verify_message}); check REDIS_TLS_CA_FILE"
             )
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             reason = (cause.reason or "handshake failed").lower().replace("_", " ")
             return TLSError(f"{where}: no TLS ({reason}); check the client certificate and REDIS_TLS_MIN_VERSION")
         if isinstance(cause, socket.gaierror):

@@ -130,7 +130,7 @@ def _process(port: int, proc: Path) -> Iterator[Control]:
         yield Control(names[0], "weak", f"process {found[0].name} runs as root", "run Redis as its own user")
     else:
         yield Control(names[0], "ok", f"process {found[0].name} runs as uid {uid}")
-    yield _sandbox(names[1], status, in_unit=".service" in _text(found[0] / "cgroup"), proc=proc)
+    yield _sandbox(names[1], status, in_unit=_in_unit(found[0]), proc=proc)
 
 
 def _sandbox(name: str, status: dict[str, str], *, in_unit: bool, proc: Path) -> Control:
@@ -152,14 +152,16 @@ def _sandbox(name: str, status: dict[str, str], *, in_unit: bool, proc: Path) ->
 
 
 def _servers(port: int, proc: Path) -> list[Path]:
-    """The processes of Redis on `port` by their title (`redis-server 127.0.0.1:6380`), or the only one there is.
+    """The processes of Redis on `port` by their title (`redis-server 127.0.0.1:6380`), else those whose title
+    names no address (`proc-title-template`).
 
     A server in a container of this machine can have the same title; it has another network, which root can see.
     """
     here = _network(proc / "self")
     every = [folder for folder in proc.iterdir() if folder.name.isdigit() and _text(folder / "comm") in _SERVERS]
-    every = [folder for folder in every if _network(folder) in (here, None)]
-    return [folder for folder in every if f":{port} " in _title(folder)] or (every if len(every) == 1 else [])
+    every = [folder for folder in every if _text(folder / "cmdline") and _network(folder) in (here, None)]  # no zombies
+    ours = [folder for folder in every if f":{port} " in _title(folder)]
+    return ours or [folder for folder in every if ":" not in _title(folder)]
 
 
 def _network(folder: Path) -> str | None:
@@ -167,6 +169,11 @@ def _network(folder: Path) -> str | None:
         return os.readlink(folder / "ns/net")
     except OSError:
         return None
+
+
+def _in_unit(folder: Path) -> bool:
+    """Whether systemd runs the process as its own service; a container below docker.service is not that."""
+    return _text(folder / "cgroup").rpartition("/")[2].startswith(("redis", "valkey"))
 
 
 def _title(folder: Path) -> str:

@@ -174,12 +174,16 @@ def certificate_end(pem: str) -> float:
 
 
 def _rights(wire: Wire, who: str) -> Control:
-    replies = wire.ask(*_FORBIDDEN)
-    allowed = [" ".join(line[:2]) for line, reply in zip(_FORBIDDEN, replies, strict=True)
-               if not (isinstance(reply, Refusal) and reply.code == "NOPERM")]
+    name, replies = "cache user's rights", wire.ask(*_FORBIDDEN)
+    allowed = [" ".join(line[:2]) for line, reply in zip(_FORBIDDEN, replies, strict=True) if not _is_denied(reply)]
     if allowed:
-        return Control("cache user's rights", "weak", f"{who} may run {', '.join(allowed)}", _REDEPLOY)
-    return Control("cache user's rights", "ok", f"{who} is refused {len(_FORBIDDEN)} commands that no cache needs")
+        return Control(name, "weak", f"{who} may run {', '.join(allowed)}", _REDEPLOY)
+    return Control(name, "ok", f"{who} is refused {len(_FORBIDDEN)} commands that no cache needs")
+
+
+def _is_denied(reply: object) -> bool:
+    """NOPERM, or a command that the server does not know (renamed away); another error means that it came through."""
+    return isinstance(reply, Refusal) and (reply.code == "NOPERM" or reply.startswith("ERR unknown command"))
 
 
 def _refusals(target: Target, context: ssl.SSLContext | None, timeout: float) -> Iterator[Control]:
@@ -201,9 +205,9 @@ def _downgrade(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) ->
     try:
         with wire(client_context(target, only_version="1.2")) as opened:
             opened.ask(("PING",))
-    except ssl.SSLCertVerificationError:
-        raise
-    except (ssl.SSLError, ConnectionResetError):
+    except ssl.SSLError as error:
+        if not _is_alert(error):
+            raise
         return Control("TLS downgrade", "ok", "TLS 1.2 is refused")
     return Control("TLS downgrade", "weak", "the server accepts TLS 1.2", 'set tls-protocols "TLSv1.3": deploy again')
 
@@ -217,12 +221,17 @@ def _mutual(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) -> Co
             if alert_after_handshake(opened.socket, timeout=ALERT_SECONDS):
                 return refused
             opened.ask(("PING",))
-    except ssl.SSLCertVerificationError:
-        raise
-    except ssl.SSLError:
+    except ssl.SSLError as error:
+        if not _is_alert(error):
+            raise
         return refused
     evidence = "the server talks to clients without a certificate"
     return Control("mutual TLS", "weak", evidence, "set tls-auth-clients yes: deploy again")
+
+
+def _is_alert(error: ssl.SSLError) -> bool:
+    """Whether the server refused: it says so by an alert. A failure on our side, or a cut connection, proves nothing."""
+    return "ALERT" in (error.reason or "")
 
 
 def _plaintext_here(wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
