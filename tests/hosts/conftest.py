@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ _troubles: pytest.StashKey[dict[str, str]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--inventory", default="inventory", metavar="FILE", help="pyinfra's inventory file (default: inventory)")
+    with contextlib.suppress(ValueError):  # tests/scanners has added it
+        parser.addoption("--inventory", default="inventory", metavar="FILE", help="pyinfra's inventory file (default: inventory)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -24,8 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    """Only `pytest tests/hosts` comes here, for only then pytest knows our option: a plain `pytest` asks no host anything."""
-    return True if config.getoption("inventory", default=None) is None else None
+    """Hosts are asked only when the command line names this folder or a file of it: a plain `pytest` asks none."""
+    named = [(config.invocation_params.dir / argument.partition("::")[0]).resolve() for argument in config.args]
+    here = Path(__file__).parent
+    return None if any(path == here or here in path.parents for path in named) else True
 
 
 def machines(config: pytest.Config) -> dict[str, Machine]:
@@ -36,7 +39,7 @@ def machines(config: pytest.Config) -> dict[str, Machine]:
             wanted = read(path if path.exists() else path.with_suffix(".py"))
         except (OSError, ValueError) as error:
             raise pytest.UsageError(f"--inventory {path}: {error}") from error
-        stack = ExitStack()
+        stack = contextlib.ExitStack()
         config.add_cleanup(stack.close)
         config.stash[_machines] = stack.enter_context(connections(wanted.values()))
         config.stash[_troubles] = troubles = {}
@@ -76,9 +79,10 @@ def _applies(config: pytest.Config, item: pytest.Item) -> bool:
     name = params[used[0]]
     if name is None:
         return False
+    machine = machines(config)[name]
     if name in config.stash[_troubles]:
         return "trouble" in getattr(item, "fixturenames", ())
-    traits = machines(config)[name].traits
+    traits = machine.traits
     return all(traits[trait] == value for marker in item.iter_markers("only") for trait, value in marker.kwargs.items())
 
 

@@ -70,7 +70,7 @@ class Wanted:
     def inside(self, own: frozenset[str]) -> str:
         """An address at which the host itself reaches its Redis."""
         bind = self.bind(own)
-        return LOOPBACK[0] if bind & {LOOPBACK[0], "0.0.0.0"} else sorted(bind)[0]  # noqa: S104
+        return LOOPBACK[0] if bind & {LOOPBACK[0], "0.0.0.0"} else sorted(bind)[0]
 
 
 def read(path: Path) -> dict[str, Wanted]:

@@ -27,12 +27,12 @@ _PRELUDE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; L
 
 _FACTS = """
 echo "systemd=$([ -d /run/systemd/system ] && echo yes || echo no)"
-echo "container=$({ grep -qz '^container=' /proc/1/environ || [ -e /.dockerenv ] || [ -e /run/.containerenv ]; } 2>/dev/null && echo yes || echo no)"
+inside() { grep -qz '^container=' /proc/1/environ || [ -e /.dockerenv ] || [ -e /run/.containerenv ]; }
+echo "container=$(inside 2>/dev/null && echo yes || echo no)"
 echo "memory=$(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)"
 echo "addresses=$(ip -o addr show | awk '{split($4, a, "/"); printf "%s ", a[1]}')"
 echo "version=$(dpkg-query -W -f '${Version}' SERVER 2>/dev/null)"
 echo "pid=$(pgrep -x SERVER | tr '\\n' ' ')"
-echo "peer=${SSH_CONNECTION%% *}"
 """
 
 
@@ -46,7 +46,12 @@ class Stat:
 
 
 class Machine:
-    """A host of the inventory. Nothing it does lasts: a folder for a throwaway certificate is removed with the command."""
+    """A host of the inventory. Nothing it does lasts: a folder for a throwaway certificate is removed with the command.
+
+    ``peer`` is the address by which the host sees this machine; empty for @local.
+    """
+
+    peer = ""
 
     def __init__(self, wanted: Wanted, sockets: Path) -> None:
         self.wanted = wanted
@@ -60,10 +65,13 @@ class Machine:
     @cached_property
     def host(self) -> testinfra.host.Host:
         """testinfra's host, as root. Raises RuntimeError, with a sentence, for a host that does not let us in."""
-        asked = self._host.run("sh -c %s", "id -u; sudo -n true 2>&1 || echo refused")
+        try:
+            asked = self._host.run("sh -c %s", "id -u; echo ${SSH_CONNECTION%% *}; sudo -n true 2>&1 || echo refused")
+        except RuntimeError as error:
+            reason = getattr(error.args[0], "stderr", str(error)).strip()
+            raise RuntimeError(f"{self.name} cannot be reached: {reason}") from None
         lines = asked.stdout.split("\n")
-        if asked.rc != 0:
-            raise RuntimeError(f"{self.name} cannot be reached: {asked.stderr.strip()}")
+        self.peer = lines[1]
         if lines[0] == "0":
             return self._host
         if "refused" in lines:
@@ -148,11 +156,6 @@ class Machine:
         pids = self._facts["pid"].split()
         assert len(pids) == 1, f"{self.engine}-server processes: {pids}"
         return pids[0]
-
-    @property
-    def peer(self) -> str:
-        """The address by which the host sees this machine; empty for @local."""
-        return self._facts["peer"]
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -270,7 +273,7 @@ def control_path(member: Member, sockets: Path) -> Path:
 @contextlib.contextmanager
 def connections(wanted: Iterable[Wanted]) -> Iterator[dict[str, Machine]]:
     """Machines by name; their SSH connections end with the block."""
-    with tempfile.TemporaryDirectory(prefix="rk-", dir="/tmp") as folder:  # noqa: S108 - short, see control_path
+    with tempfile.TemporaryDirectory(prefix="rk-", dir="/tmp") as folder:  # short: see control_path
         sockets = Path(folder)
         machines = {w.member.name: Machine(w, sockets) for w in wanted}
         try:

@@ -55,7 +55,8 @@ def test_encryption_keys_are_256_bits(app_host: Machine) -> None:
     """Each encryption key is 32 bytes, no two are the same, and none is the password. They are measured on the host."""
     script = f"""sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n' | sed 's/^[^:]*://' | while read -r key; do
 case "$key" in *[!A-Za-z0-9_=+/-]*) echo "odd"; continue;; esac
-printf %s "$key" | tr -- '-_' '+/' | sed 's/=*$//' | awk '{{ while (length($0) % 4) $0 = $0 "="; print }}' | openssl base64 -d -A | wc -c
+printf %s "$key" | tr -- '-_' '+/' | sed 's/=*$//' | awk '{{ while (length($0) % 4) $0 = $0 "="; print }}' |
+openssl base64 -d -A | wc -c
 done; sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n' | sed 's/^[^:]*://' | sort | uniq -d | wc -l
 p=$(sed -n 's/^REDIS_PASSWORD=//p' {CACHE_ENV}); printf '%s\\n' "$p" | grep -cF -f - {CACHE_ENV}; echo ${{#p}}"""
     *sizes, repeated, lines_with_password, password = (int(line) for line in app_host.lines(script))
@@ -68,7 +69,9 @@ p=$(sed -n 's/^REDIS_PASSWORD=//p' {CACHE_ENV}); printf '%s\\n' "$p" | grep -cF 
 
 def test_operators_password_is_not_the_apps(app_host: Machine) -> None:
     """The operator's secrets, when they are on this host at all, are not in the app's files."""
-    script = f"[ -e {OPERATOR} ] || exit 0; grep -lF -f {OPERATOR}/password {CACHE_ENV}; cmp -s {OPERATOR}/client.key {APP_TLS}/client.key && echo same"
+    script = f"""[ -e {OPERATOR} ] || exit 0
+grep -lF -f {OPERATOR}/password {CACHE_ENV}
+cmp -s {OPERATOR}/client.key {APP_TLS}/client.key && echo same"""
     assert app_host.run(script).stdout == ""
 
 
@@ -81,7 +84,8 @@ def test_app_gets_through_with_its_own_credentials(app_host: Machine) -> None:
     said = app_host.run(
         f"""p=$(sed -n 's/^REDIS_PASSWORD=//p' {CACHE_ENV})
 printf 'AUTH cache_service %s\\r\\nPING\\r\\nDBSIZE\\r\\nGET other\\r\\nQUIT\\r\\n' "$p" |
-timeout 5 openssl s_client -quiet -connect {url} -CAfile {APP_TLS}/ca.crt -no-CApath -no-CAstore -cert {APP_TLS}/client.crt -key {APP_TLS}/client.key {verify} 2>/dev/null"""
+timeout 5 openssl s_client -quiet -connect {url} {verify} -CAfile {APP_TLS}/ca.crt -no-CApath -no-CAstore \\
+-cert {APP_TLS}/client.crt -key {APP_TLS}/client.key 2>/dev/null"""
     ).stdout
     assert [line.split(" ")[0] for line in said.split("\r\n") if line] == ["+OK", "+PONG", "-NOPERM", "-NOPERM", "+OK"]
 

@@ -14,7 +14,7 @@ DAY = 86400
 
 
 def _date(text: str) -> datetime.datetime:
-    return datetime.datetime.strptime(text, "%b %d %H:%M:%S %Y %Z")  # noqa: DTZ007 - both in GMT
+    return datetime.datetime.strptime(text, "%b %d %H:%M:%S %Y %Z")
 
 
 def _days(machine: Machine, pem: str) -> float:
@@ -37,7 +37,7 @@ def test_served_certificate_is_of_our_ca(redis_host: Machine) -> None:
 def test_served_certificate_names_every_address(redis_host: Machine) -> None:
     """The served certificate names each address listened on, localhost, and what the apps call the server."""
     wanted = {"localhost", "127.0.0.1", redis_host.wanted.service.lower(), *redis_host.wanted["tls_names"]}
-    wanted |= {address for address in redis_host.bind if address not in ("0.0.0.0", "::")}  # noqa: S104
+    wanted |= {address for address in redis_host.bind if address not in ("0.0.0.0", "::")}
     # OpenSSL prints IPv6 addresses as groups of capitals: 0:0:0:0:0:0:0:1.
     found = {re.sub(r"^0:0:0:0:0:0:0:1$", "::1", name) for name in _names(redis_host, redis_host.served)}
     assert wanted <= found

@@ -42,7 +42,8 @@ def test_files_with_a_secret_are_the_known_ones(any_host: Machine) -> None:
     """No file that others may read holds a secret; and of root's files below /etc and /run only those meant to."""
     look = shlex.quote(SECRETS + 'secrets | grep -lsF -D skip -f - -- "$@"')
     roots = "-path '/home/*' -o -path '/root/*'"
-    script = f"""find {SEARCHED} -xdev -type f -size -4096k ! -path '/opt/redkeep/releases/*/lib/*' \\( -perm -o=r -o ! \\( {roots} \\) \\) \\
+    script = f"""find {SEARCHED} -xdev -type f -size -4096k ! -path '/opt/redkeep/releases/*/lib/*' \\
+\\( -perm -o=r -o ! \\( {roots} \\) \\) \\
 -print0 2>/dev/null | xargs -0 -r sh -c {look} sh | xargs -r -d '\\n' stat -c '%a %n'"""
     found = {path: int(mode, 8) for mode, _, path in (line.partition(" ") for line in any_host.run(script).stdout.splitlines())}
     assert _homes(any_host) <= found.keys(), "the search finds the homes of secrets"

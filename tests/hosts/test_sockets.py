@@ -25,7 +25,7 @@ def test_server_listens_on_the_wanted_addresses_and_the_tls_port_only(redis_host
 
 def test_plaintext_port_is_closed(redis_host: Machine) -> None:
     """Nothing at all listens on Redis' plaintext port 6379."""
-    assert [row for row in _listening(redis_host, "-t 'sport = :6379'")] == []
+    assert _listening(redis_host, "-t 'sport = :6379'") == []
 
 
 def test_there_is_no_unix_socket(redis_host: Machine) -> None:

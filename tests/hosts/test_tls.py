@@ -48,7 +48,8 @@ def _with_certificate(machine: Machine, make: str, words: str = PING) -> str:
 export OPENSSL_CONF=/dev/null
 {{ {make}
 }} >/dev/null 2>&1
-printf '{words}' | timeout 5 openssl s_client -connect {machine.door} -CAfile {OPERATOR}/ca.crt -cert c.crt -key c.key -quiet 2>&1 || true""").stdout
+printf '{words}' | timeout 5 openssl s_client -connect {machine.door} -CAfile {OPERATOR}/ca.crt \\
+-cert c.crt -key c.key -quiet 2>&1 || true""").stdout
     )
 
 
@@ -147,7 +148,8 @@ def test_sessions_are_not_resumed(redis_host: Machine) -> None:
     """A second connection does the whole handshake again: no session outlives the certificate that opened it."""
     said = redis_host.run(
         f"""t=$(mktemp -d); trap 'rm -rf "$t"' EXIT HUP INT TERM; export OPENSSL_CONF=/dev/null
-c="timeout 5 openssl s_client -connect {redis_host.door} -CAfile {OPERATOR}/ca.crt -cert {OPERATOR}/client.crt -key {OPERATOR}/client.key"
+c="timeout 5 openssl s_client -connect {redis_host.door} -CAfile {OPERATOR}/ca.crt"
+c="$c -cert {OPERATOR}/client.crt -key {OPERATOR}/client.key"
 printf '{PING}' | $c -quiet -sess_out "$t/s" >/dev/null 2>&1
 [ -s "$t/s" ] || {{ echo 'no ticket given'; exit; }}
 printf '' | $c -sess_in "$t/s" 2>&1 | grep -E '^(New|Reused),'"""

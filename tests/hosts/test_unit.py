@@ -52,15 +52,15 @@ for f in {log} {log}.1; do [ -e "$f" ] && grep -h 'Running mode=' "$f"; done | w
     assert [start for start in starts if f"port={redis_host.wanted.port}." not in start] == []
 
 
-def test_process_keeps_quiet_about_secrets_when_it_dies(redis_host: Machine) -> None:
+def test_process_writes_no_core(redis_host: Machine) -> None:
     """The process writes no core file: memory with values and keys does not land on the disk."""
     limits = redis_host.out(f"grep 'Max core file size' /proc/{redis_host.pid}/limits").split()
     assert limits[4:6] == ["0", "0"]
 
 
-def test_files_of_the_process_are_its_own(redis_host: Machine) -> None:
-    """What the process writes can be read by itself alone: its umask is 0077."""
-    assert _status(redis_host)["Umask"] == "0077"
+def test_files_of_the_process_are_closed_to_others(redis_host: Machine) -> None:
+    """What the process writes is closed to all but its own user and its own group (that of the init script: 0007)."""
+    assert int(_status(redis_host)["Umask"], 8) & 0o007 == 0o007
 
 
 # --- under systemd -------------------------------------------------------------------------------------------------
@@ -119,7 +119,8 @@ def test_exposure_is_low(redis_host: Machine) -> None:
     folder = f"/etc/systemd/system/{redis_host.unit}.d"
     output = redis_host.out(
         f"""set -e; t=$(mktemp -d); trap 'rm -rf "$t"' EXIT HUP INT TERM; mkdir "$t/{redis_host.unit}.d"
-cp "$(systemctl show -p FragmentPath --value {redis_host.unit})" "$t/{redis_host.unit}"; cp {folder}/redkeep.conf "$t/{redis_host.unit}.d/"
+cp "$(systemctl show -p FragmentPath --value {redis_host.unit})" "$t/{redis_host.unit}"
+cp {folder}/redkeep.conf "$t/{redis_host.unit}.d/"
 SYSTEMD_UNIT_PATH="$t": systemd-analyze security --offline=true --no-pager "$t/{redis_host.unit}" 2>/dev/null | tail -1"""
     )
     found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", output)
@@ -132,6 +133,12 @@ def test_process_cannot_gain_privileges(redis_host: Machine) -> None:
     """NoNewPrivileges holds, a system call filter is on (mode 2), and the bounding set is empty."""
     status = _status(redis_host)
     assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapBnd"], 16)) == ("1", "2", 0)
+
+
+@pytest.mark.only(systemd=True)
+def test_files_of_the_process_are_its_own(redis_host: Machine) -> None:
+    """What the process writes can be read by its user alone: the umask is 0077."""
+    assert _status(redis_host)["Umask"] == "0077"
 
 
 @pytest.mark.only(systemd=True)

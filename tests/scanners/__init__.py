@@ -1,0 +1,1 @@
+"""Scanners of others, run against a deployed host."""
