@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploys.engine import ENGINES, Engine
-from deploys.knobs import Knobs
+from deploys.knobs import Knobs, is_host
 from redkeep.errors import ConfigurationError
 
 LOOPBACK = ("127.0.0.1", "::1")
@@ -96,18 +96,17 @@ def build(hosts: Sequence[tuple[str, frozenset[str], Mapping[str, Any]]]) -> dic
 def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbour]) -> Bundle:
     is_redis = host in redis
     is_app = host in apps
-    server = host if is_redis else _server_of(host, redis)
-    # Several Redis hosts in one inventory are independent of each other: each serves the app on its own machine.
-    # With one, it serves all app hosts.
-    users = apps if len(redis) == 1 else [host] if is_app else []
-    remote = [app for app in users if app is not server] if is_redis else []
+    server = _server_of(host, redis)
+    # Several Redis hosts in one inventory are independent of each other: each serves the app on its own machine and
+    # the app hosts that name it. With one, it serves all app hosts.
+    remote = [app for app in apps if app is not host and _server_of(app, redis) is host] if is_redis else []
     beyond = bool(remote or host.knobs.allowed_clients or _has_remote_bind(host.knobs))
-    if server.knobs.redis_address:
-        address = server.knobs.redis_address
-    elif server is host:
-        address = host.address if remote and host.name != "@local" else LOOPBACK[0]
-    else:
-        address = server.address
+    called = bool(is_app and server is not host) or bool(remote or (host.knobs.allowed_clients and not host.knobs.redis_bind))
+    address = server.knobs.redis_address or (server.address if called else LOOPBACK[0])
+    if not is_host(address):
+        raise ConfigurationError(
+            f"Other hosts shall reach the Redis of {server.name}, which is no address: set redis_address for it in the inventory."
+        )
     clients: list[str] = []
     for app in remote:
         found = resolve(app.knobs.app_address or app.address)
@@ -122,13 +121,21 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
         is_redis=is_redis,
         is_app=is_app,
         redis_address=address,
-        app_redis_address=LOOPBACK[0] if server is host and _on_loopback(host.knobs) else address,
-        client_addresses=tuple(sorted({*clients, *host.knobs.allowed_clients})),
+        app_redis_address=_own_address(host.knobs) if server is host else address,
+        client_addresses=tuple(sorted({*clients, *map(_plain, host.knobs.allowed_clients)})),
         listens_beyond_loopback=beyond,
     )
 
 
+def _plain(client: str) -> str:
+    """A network in the one spelling that both nftables and systemd read; a single address without its length."""
+    network = ipaddress.ip_network(client)
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
 def _server_of(app: Neighbour, redis: Sequence[Neighbour]) -> Neighbour:
+    if app in redis:
+        return app
     named = [n for n in redis if app.knobs.redis_address and app.knobs.redis_address in (n.name, n.address)]
     if len(redis) == 1 or named:
         return (named or list(redis))[0]
@@ -137,8 +144,11 @@ def _server_of(app: Neighbour, redis: Sequence[Neighbour]) -> Neighbour:
     )
 
 
-def _on_loopback(knobs: Knobs) -> bool:
-    return not knobs.redis_bind or bool({LOOPBACK[0], "0.0.0.0"} & set(knobs.redis_bind))  # noqa: S104 - read, not bound
+def _own_address(knobs: Knobs) -> str:
+    """Where the Redis host reaches itself, by a name of its certificate."""
+    if not knobs.redis_bind or {LOOPBACK[0], "0.0.0.0"} & set(knobs.redis_bind):  # noqa: S104 - read, not bound
+        return LOOPBACK[0]
+    return "localhost" if ipaddress.ip_address(knobs.redis_bind[0]).is_unspecified else knobs.redis_bind[0]
 
 
 def _has_remote_bind(knobs: Knobs) -> bool:
@@ -148,7 +158,7 @@ def _has_remote_bind(knobs: Knobs) -> bool:
 def resolve(name: str) -> list[str]:
     """The IP addresses of a name as the operator's machine resolves it; an address is its own answer."""
     try:
-        return [str(ipaddress.ip_address(name))]
+        return [str(ipaddress.ip_address(name.partition("%")[0]))]
     except ValueError:
         pass
     try:

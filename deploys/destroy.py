@@ -10,4 +10,4 @@ from deploys.stages.removal import confirm, question, removal
 
 site = open_site(question)
 confirm(site)
-removal(site)
+removal(site=site)

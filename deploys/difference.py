@@ -13,7 +13,18 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from deploys.facts.survey import FileState, Survey
+from deploys.facts.survey import LOCK, LOCK_SECONDS, FileState, Survey
+
+
+def locked(script: str) -> str:
+    """Shell that runs a script under ``set -eu``, alone on the host. What the script starts does not inherit the lock."""
+    return f"""exec 9>{LOCK}
+flock -w {LOCK_SECONDS} 9 || {{ echo "another deploy is at work on this host (it holds {LOCK}): wait for its end, then run again." >&2; exit 1; }}
+(
+set -eu
+{script}
+) 9>&-
+exit $?"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,8 @@ def place(file: ManagedFile, before: str = "") -> str:
     """Shell that reads base64 from standard input and puts it in place, atomically and with no looser moment."""
     target = shlex.quote(file.path)
     return f"""umask 077; t=$(mktemp {shlex.quote(posixpath.dirname(file.path) + "/.redkeep.XXXXXXXX")}); trap 'rm -f "$t"' EXIT
-base64 -d > "$t"; chown {file.owner}:{file.group} "$t"; chmod {file.mode} "$t"; sync "$t"
+base64 -d > "$t"; [ "$(stat -c %s "$t")" = {len(file.content)} ] || {{ echo 'the text arrived incomplete' >&2; exit 1; }}
+chown {file.owner}:{file.group} "$t"; chmod {file.mode} "$t"; sync "$t"
 {before}
 if [ -d {target} ] && [ ! -L {target} ]; then rm -rf {target}; fi
 mv -fT "$t" {target}"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class Engine:
     ``name`` is both the engine's name and its system user; ``oldest`` the first version with everything we set.
     """
 
-    name: str
+    name: Literal["redis", "valkey"]
     oldest: str
 
     @property

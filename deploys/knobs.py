@@ -19,15 +19,20 @@ _FOREIGN = re.compile(r"^(_.*|ssh_.*|docker_.*|dockerssh_.*|chroot_.*|vagrant_.*
 # Given with --data to one verb, never kept in group_data.
 _VERB_ARGUMENTS = frozenset({"confirm", "secrets_folder"})
 
-_SIZE = re.compile(r"^(\d+)(b|kb|mb|gb)$")
-_PERCENT = re.compile(r"^(\d{1,2})%$")
-_NAME = re.compile(r"^[a-z_][a-z0-9_-]{0,31}$")
-_HOST = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")
-_NAMESPACE = re.compile(r"^[A-Za-z0-9._-]{0,64}$")
+# Not zero: to Redis 0 means "no limit".
+_SIZE = re.compile(r"([1-9][0-9]{0,14})(b|kb|mb|gb)")
+_PERCENT = re.compile(r"([1-9][0-9]?)%")
+_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
+# The name of a folder beside others: not "..".
+_ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
+_SYSCTL = re.compile(r"[a-z0-9_]+(\.[a-z0-9_-]+)+")
 _UNITS = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 _POLICIES = (
-    "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl", "noeviction",
-)  # fmt: skip
+    *("allkeys-lru", "allkeys-lfu", "allkeys-random"),
+    *("volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl", "noeviction"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,22 +103,23 @@ class Knobs:
         for name in (self.app_group, *self.app_users):
             _matches("app_group and app_users", name, _NAME, "a Linux account name such as www-data")
         if self.environment:
-            _matches("environment", self.environment, _NAMESPACE, "letters, digits, dot, dash and underscore")
+            _matches("environment", self.environment, _ENVIRONMENT, "letters, digits, dot, dash and underscore, no dot first")
         _matches("cache_namespace", self.cache_namespace, _NAMESPACE, "letters, digits, dot, dash and underscore")
         for key in self.kernel_settings:
-            _matches("kernel_settings", key, re.compile(r"^[a-z0-9_]+(\.[a-z0-9_-]+)+$"), "a sysctl name")
+            _matches("kernel_settings", key, _SYSCTL, "a mapping of sysctl names to whole numbers")
         self.maxmemory_bytes(1024**3)
-        if not _PERCENT.match(self.redis_maxmemory_clients):
+        if not _PERCENT.fullmatch(self.redis_maxmemory_clients):
             raise _error("redis_maxmemory_clients", 'a share such as "10%"')
 
     def maxmemory_bytes(self, host_memory_bytes: int) -> int:
         """Redis' maxmemory in bytes on a host with that much memory."""
-        if share := _PERCENT.match(self.redis_maxmemory):
+        if share := _PERCENT.fullmatch(self.redis_maxmemory):
             # Whole MiB: the kernel's own figure differs by some KiB between two boots of the same host.
             return host_memory_bytes * int(share[1]) // 100 // 1024**2 * 1024**2
-        if size := _SIZE.match(self.redis_maxmemory.lower()):
-            return int(size[1]) * _UNITS[size[2]]
-        raise _error("redis_maxmemory", 'a share such as "50%" or a size such as "512mb"')
+        size = _SIZE.fullmatch(self.redis_maxmemory.lower())
+        if size and (number := int(size[1]) * _UNITS[size[2]]) >= 1024**2:
+            return number
+        raise _error("redis_maxmemory", 'a share such as "50%" or a size such as "512mb", at least "1mb"')
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Knobs:
@@ -174,14 +180,26 @@ def _matches(field: str, value: str, pattern: re.Pattern[str], wanted: str) -> N
 
 
 def _host(field: str, value: str) -> None:
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        _matches(field, value, _HOST, "a host name or an IP address")
+    if not is_host(value):
+        raise _error(field, "a host name or an IP address")
+
+
+def is_host(text: str) -> bool:
+    """Whether a text is a host name or an IP address, and nothing that could be more."""
+    return _is_address(text) or bool(_HOST.fullmatch(text))
 
 
 def _address(field: str, value: str, *, network: bool) -> None:
+    if not _is_address(value, network=network):
+        raise _error(field, "IP addresses" + (" or networks (CIDR, no host bits)" if network else ""))
+
+
+def _is_address(value: str, *, network: bool = False) -> bool:
+    # After % Python takes any text for an IPv6 zone, line ends included.
+    if "%" in value:
+        return False
     try:
-        ipaddress.ip_network(value, strict=True) if network else ipaddress.ip_address(value)
+        ipaddress.ip_network(value) if network else ipaddress.ip_address(value)
     except ValueError:
-        raise _error(field, "IP addresses" + (" or networks (CIDR, no host bits)" if network else "")) from None
+        return False
+    return True

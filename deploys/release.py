@@ -26,9 +26,10 @@ _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 @cache
 def source_digest() -> str:
-    """SHA-256 over the package's source and its lock: what a release is."""
+    """SHA-256 over the package's source, data files too, and its lock: what a release is."""
     digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "app" / "redkeep").rglob("*.py"), ROOT / "app" / "pyproject.toml", LOCK]):
+    source = [p for p in (ROOT / "app" / "redkeep").rglob("*") if p.is_file() and p.parent.name != "__pycache__"]
+    for path in sorted([*source, ROOT / "app" / "pyproject.toml", LOCK]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

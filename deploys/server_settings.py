@@ -26,6 +26,7 @@ FIXED_AT_START = frozenset(
         "enable-protected-configs",
         "logfile",
         "pidfile",
+        "rdbchecksum",
         "tcp-backlog",
         "unixsocket",
         # Protected (enable-protected-configs no): not to be changed over the wire.
@@ -105,7 +106,8 @@ def server_settings(bundle: Bundle, *, addresses: tuple[str, ...], memory_bytes:
                 "tcp-backlog": "511",
                 "proto-max-bulk-len": str(value),
                 "client-query-buffer-limit": str(2 * value),
-                "client-output-buffer-limit": f"normal {4 * value} {2 * value} 60 slave 268435456 67108864 60 pubsub 33554432 8388608 60",
+                "client-output-buffer-limit": f"normal {4 * value} {2 * value} 60 "
+                "slave 268435456 67108864 60 pubsub 33554432 8388608 60",
                 "databases": str(knobs.redis_databases),
             },
         ),

@@ -14,7 +14,7 @@ from deploys import transport
 from deploys.bundle import Bundle, build
 from deploys.credentials import Credentials, open_credentials, secrets_folder
 from deploys.difference import Difference
-from deploys.facts.survey import HostSurvey, Question, Survey
+from deploys.facts.survey import HostSurvey, Question, Survey, complete
 from deploys.invocation import invocation
 from redkeep.errors import RedkeepError
 
@@ -51,7 +51,7 @@ class Site:
         if self._survey is None or time.monotonic() - self._surveyed_at > FRESH_SECONDS:
             command = HostSurvey().command(self.question)
             ok, lines, errors = self._run(command, sudo=bool(state.config.SUDO))
-            if not ok or not any(line.startswith("@@redkeep end") for line in lines):
+            if not ok or not complete(lines):
                 reason = next((line for line in errors if line.strip()), "no answer")
                 raise DeployError(
                     f"{self.bundle.name} cannot be read as root ({reason.strip()}): log in as root, or give the user "
@@ -89,7 +89,7 @@ def open_site(question: Callable[[Site], Question], *, reporting: bool = False) 
     Raises DeployError with one sentence for anything that is wrong.
     """
     try:
-        bundles = build([(h.name, frozenset(h.groups), h.data.dict()) for h in inventory])
+        bundles = build([(h.name, frozenset(h.groups), h.data.dict()) for h in inventory])  # type: ignore[no-untyped-call] # pyinfra has no types there
         bundle = bundles[host.name]
         environment = bundle.knobs.environment or invocation().inventory
         if not environment:

@@ -14,12 +14,12 @@ from deploys.stages.watch import watch
 
 site = open_site(preflight.question, reporting=True)
 
-machine(site)
+machine(site=site)
 if site.bundle.is_redis:
-    server_files(site)
-    network(site)
-    server_running(site)
-watch(site)
+    server_files(site=site)
+    network(site=site)
+    server_running(site=site)
+watch(site=site)
 if site.bundle.is_app:
-    application(site)
-report(site)
+    application(site=site)
+report(site=site)

@@ -7,14 +7,24 @@ the host, and nothing prints a secret: files are compared by their SHA-256, pass
 
 from __future__ import annotations
 
+import re
+import secrets
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pyinfra.api import FactBase
 
-_MARK = "@@redkeep "
+# Held by each script of a deploy while it runs. A run that was killed leaves its last script at work: what is true is
+# known when that has ended.
+LOCK = "/run/redkeep.lock"
+LOCK_SECONDS = 600
+WAIT = f"[ ! -e {LOCK} ] || flock -w {LOCK_SECONDS} {LOCK} true || true"
+
+# Section marks carry a random number for each run: no text found on the host (a file's, process's or client's name) can
+# pass for one.
+_FIRST = re.compile(r"(@@redkeep-[0-9a-f]{16} )login")
 
 
 @dataclass(frozen=True)
@@ -122,71 +132,96 @@ class Question:
 
 def command(question: Question) -> str:
     """The shell that answers a question, section by section, as root: by sudo when the login is another user."""
-    script = "\n".join(["export LC_ALL=C", *_sections(question), f"echo '{_MARK}end'"])
+    mark = f"@@redkeep-{secrets.token_hex(8)} "
+    script = "\n".join(["export LC_ALL=C", WAIT, *_sections(question, mark), f"echo '{mark}end'"])
     return (
-        f"S={shlex.quote(script)}; echo '{_MARK}login'; u=$(id -u); echo \"uid $u\"; "
+        f"S={shlex.quote(script)}; echo '{mark}login'; u=$(id -u); echo \"uid $u\"; "
         'if [ "$u" = 0 ]; then sh -c "$S"; else sudo -n sh -c "$S"; fi'
     )
 
 
-def _sections(q: Question) -> Iterable[str]:
-    yield f"""echo '{_MARK}host'
+def _sections(q: Question, mark: str) -> Iterable[str]:
+    yield f"""echo '{mark}host'
 echo "arch $(dpkg --print-architecture 2>/dev/null || uname -m)"
 echo "time $(date +%s)"
 echo "memory_kib $(sed -n 's/^MemTotal: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)"
 [ -d /run/systemd/system ] && echo 'systemd yes' || echo 'systemd no'
-if grep -qz '^container=' /proc/1/environ 2>/dev/null || [ -e /.dockerenv ] || [ -e /run/.containerenv ]; then echo 'container yes'; else echo 'container no'; fi
+if grep -qz '^container=' /proc/1/environ 2>/dev/null || [ -e /.dockerenv ] || [ -e /run/.containerenv ]; then c=yes; else c=no; fi
+echo "container $c"
 . /etc/os-release 2>/dev/null; echo "id ${{ID:-}}"; echo "like ${{ID_LIKE:-}}"; echo "release ${{VERSION_ID:-}}"
 [ ! -x /usr/bin/python3 ] || echo "python $(/usr/bin/python3 -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')"
 echo "hostname $(hostname 2>/dev/null || cat /etc/hostname)"
 echo "policy $([ -e /usr/sbin/policy-rc.d ] && echo yes || echo no)"
-echo '{_MARK}addresses'
+echo '{mark}addresses'
 ip -o addr show 2>/dev/null | awk '{{split($4, a, "/"); print a[1]}}' || hostname -I | tr ' ' '\\n'"""
     if q.packages:
-        yield f"echo '{_MARK}packages'\ndpkg-query -W -f '${{Package}} ${{db:Status-Status}} ${{Version}}\\n' {_words(q.packages)} 2>/dev/null"
+        form = "${Package} ${db:Status-Status} ${Version}\\n"
+        yield f"echo '{mark}packages'\ndpkg-query -W -f '{form}' {_words(q.packages)} 2>/dev/null"
     if q.files or q.globs:
         paths = " ".join([_words(q.files), *q.globs])
-        yield f"""echo '{_MARK}files'
-for f in {paths}; do stat -c '%a %U %G %Y %F|%n' "$f" 2>/dev/null; [ -L "$f" ] && echo "-> $(readlink "$f")|$f"; done
-echo '{_MARK}sums'
+        yield f"""echo '{mark}files'
+for f in {paths}; do stat -c '%a|%U|%G|%Y|%F|%n' "$f" 2>/dev/null; [ -L "$f" ] && printf '%s|%s\\n' "$f" "$(readlink "$f")"; done
+echo '{mark}sums'
 for f in {paths}; do [ -f "$f" ] && echo "$f"; done | xargs -r -d '\\n' sha256sum 2>/dev/null"""
     if q.units:
-        yield f"""echo '{_MARK}units'
-if [ -d /run/systemd/system ]; then systemctl show -p Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Environment,ActiveEnterTimestamp --timestamp=unix {_words(q.units)} 2>/dev/null; fi"""
+        wanted = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Environment,ActiveEnterTimestamp"
+        yield f"""echo '{mark}units'
+if [ -d /run/systemd/system ]; then systemctl show -p {wanted} --timestamp=unix {_words(q.units)} 2>/dev/null; fi"""
     if q.process:
-        yield f"echo '{_MARK}process'\npgrep -x {shlex.quote(q.process)}"
+        yield f"echo '{mark}process'\npgrep -x {shlex.quote(q.process)}"
     if q.kernel:
-        yield f"echo '{_MARK}kernel'\n" + "\n".join(
+        yield f"echo '{mark}kernel'\n" + "\n".join(
             f'echo {shlex.quote(path)} "$(cat {shlex.quote(path)} 2>/dev/null)"' for path in q.kernel
         )
     if q.groups:
-        yield f"echo '{_MARK}groups'\ngetent group {_words(q.groups)}"
+        yield f"echo '{mark}groups'\ngetent group {_words(q.groups)}"
     if q.port:
-        yield f"echo '{_MARK}sockets'\nss -Hltnp 'sport = :{q.port}' 2>/dev/null"
+        yield f"echo '{mark}sockets'\nss -Hltnp 'sport = :{q.port}' 2>/dev/null"
     if q.firewall:
-        yield f"""echo '{_MARK}firewall'
-command -v nft >/dev/null && nft list table inet redkeep 2>/dev/null | sha256sum | cut -c1-64; [ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
+        yield f"""echo '{mark}firewall'
+command -v nft >/dev/null && nft list table inet redkeep 2>/dev/null | sha256sum | cut -c1-64
+[ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
     if q.cli:
-        yield f"""echo '{_MARK}server'
-if [ -x {q.cli} ]; then {{ printf 'ECHO "{_MARK}info"\\nINFO server\\nECHO "{_MARK}config"\\nCONFIG GET {" ".join(q.config)}\\nECHO "{_MARK}acl"\\nACL LIST\\nECHO "{_MARK}clients"\\nCLIENT LIST\\n' | timeout 10 {q.cli} --no-raw 2>&1; }}; else echo "no {q.cli} yet"; fi
-echo '{_MARK}certificate'
-[ -x {q.cli} ] && echo | timeout 5 openssl s_client -connect {q.address}:{q.port} -cert {q.identity}.crt -key {q.identity}.key 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null"""
+        asked = {"info": "INFO server", "config": f"CONFIG GET {' '.join(q.config)}", "acl": "ACL LIST", "clients": "CLIENT LIST"}
+        lines = "\n".join(f'ECHO "{mark}{name}"\n{words}' for name, words in asked.items())
+        address = f"[{q.address}]" if ":" in q.address else q.address
+        yield f"""echo '{mark}server'
+if [ -x {q.cli} ]; then timeout 10 {q.cli} --no-raw 2>&1 <<'redkeep'
+{lines}
+redkeep
+else echo "no {q.cli} yet"; fi
+echo '{mark}certificate'
+[ -x {q.cli} ] && echo | timeout 5 openssl s_client -connect {address}:{q.port} \\
+    -cert {q.identity}.crt -key {q.identity}.key 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null"""
 
 
 def _words(items: Sequence[str]) -> str:
     return " ".join(shlex.quote(item) for item in items)
 
 
-def parse(lines: Sequence[str]) -> Survey:
-    """Understand the output of ``command``."""
+def complete(lines: Sequence[str]) -> bool:
+    """Whether the output of ``command`` is there to its end."""
+    return "end" in _parts(lines)
+
+
+def _parts(lines: Iterable[str]) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
     current: list[str] = []
+    mark = ""
     for line in lines:
+        if not mark and (first := _FIRST.fullmatch(line)):
+            mark = first[1]
         marked = line.strip('"')
-        if marked.startswith(_MARK):
-            current = parts.setdefault(marked.removeprefix(_MARK), [])
+        if mark and marked.startswith(mark):
+            current = parts.setdefault(marked.removeprefix(mark), [])
         else:
             current.append(line)
+    return parts
+
+
+def parse(lines: Sequence[str]) -> Survey:
+    """Understand the output of ``command``."""
+    parts = _parts(lines)
     return Survey(
         login=_pairs(parts.get("login", [])),
         host=_pairs(parts.get("host", [])),
@@ -222,15 +257,12 @@ def _files(lines: Iterable[str], sums: Iterable[str]) -> dict[str, FileState]:
     digests = {path: digest for digest, _, path in (line.partition("  ") for line in sums)}
     found: dict[str, FileState] = {}
     for line in lines:
-        head, _, path = line.partition("|")
-        if head.startswith("-> "):
-            known = found.get(path, FileState())
-            found[path] = FileState("link", known.mode, known.owner, known.group, "", head[3:])
-            continue
-        mode, owner, group, modified, kind = head.split(" ", 4)
-        found[path] = FileState(
-            kinds.get(kind, "other"), mode.zfill(4), owner, group, digests.get(path, ""), modified=int(modified)
-        )
+        if stat := re.fullmatch(r"([0-7]+)\|([^|]*)\|([^|]*)\|(\d+)\|([^|]*)\|(.*)", line):
+            mode, owner, group, modified, kind, path = stat.groups()
+            state = FileState(kinds.get(kind, "other"), mode.zfill(4), owner, group, digests.get(path, ""), "", int(modified))
+            found[path] = state
+        elif (path := line.partition("|")[0]) in found:
+            found[path] = replace(found[path], sha256="", target=line.partition("|")[2])
     return found
 
 
@@ -271,8 +303,11 @@ def _server(parts: dict[str, list[str]]) -> ServerState:
         return ServerState()
     if "clients" not in parts or "acl" not in parts:
         return ServerState(error=_reason(parts["server"] + parts.get("info", [])))
-    if any("NOPERM" in line for section in ("info", "config", "acl") for line in parts[section][:1]):
-        return ServerState(error="the operator may not ask: " + parts["config"][0])
+    refused = [
+        line for name in ("info", "config", "acl", "clients") for line in parts.get(name, [])[:1] if line.startswith("(error)")
+    ]
+    if refused:
+        return ServerState(error=f"the operator may not ask: {refused[0]}")
     info = _text_block(parts["info"])
     fingerprint = "".join(parts.get("certificate", []))
     return ServerState(

@@ -8,7 +8,7 @@ from pyinfra import state
 from pyinfra.api import DeployError, QuoteString, StringCommand, operation
 from pyinfra.api.state import StateStage
 
-from deploys.difference import Difference
+from deploys.difference import Difference, locked
 from deploys.site import Concern, Site
 from redkeep.errors import RedkeepError
 
@@ -18,7 +18,7 @@ def converge(site: Site, concern: Concern, *, name: str) -> None:
     if site.reporting:
         site.found.update(dict.fromkeys(difference.what for difference in differences_of(site, concern)))
     else:
-        mend(site, concern, name=name)
+        mend(site=site, concern=concern, name=name)
 
 
 def differences_of(site: Site, concern: Concern) -> list[Difference]:
@@ -45,10 +45,10 @@ def mend(site: Site, concern: Concern) -> Generator[StringCommand, None, None]:
         if executing:
             site.say(difference.what)
             site.changed()
-        stdin = difference.stdin() if executing and callable(difference.stdin) else difference.stdin
-        yield StringCommand(
-            "set -eu\n" + difference.script, _sudo=site.sudo, **({"_stdin": stdin} if stdin and executing else {})
-        )
+        script, stdin = locked(difference.script), ""
+        if executing:
+            stdin = difference.stdin() if callable(difference.stdin) else difference.stdin
+        yield StringCommand(script, _sudo=site.sudo, _stdin=stdin) if stdin else StringCommand(script, _sudo=site.sudo)
 
 
 def fail(sentence: str) -> StringCommand:

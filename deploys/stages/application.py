@@ -12,6 +12,7 @@ from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
+from deploys.stages.machine import STATE
 from redkeep.errors import ConfigurationError
 
 HOME = "/opt/redkeep"
@@ -34,7 +35,7 @@ def question(site: Site) -> Question:
             ENVIRONMENT,
             *(f"{TLS}/{n}" for n in ("ca.crt", "client.crt", "client.key")),
         ),
-        globs=(f"{HOME}/releases/*/.complete", f"{HOME}/releases/*"),
+        globs=(f"{STATE}/group-*", f"{HOME}/releases/*/.complete", f"{HOME}/releases/*"),
         groups=(site.bundle.knobs.app_group,),
     )
 
@@ -42,7 +43,8 @@ def question(site: Site) -> Question:
 def account(site: Site, survey: Survey) -> Iterator[Difference]:
     group = site.bundle.knobs.app_group
     if group not in survey.groups:
-        yield Difference(f"group {group} is missing", f"groupadd --system {group}")
+        # The mark tells a removal that the group is ours to take away: an existing one is not.
+        yield Difference(f"group {group} is missing", f"groupadd --system {group}\ntouch {STATE}/group-{group}")
     for user in site.bundle.knobs.app_users:
         if user not in survey.groups.get(group, ()):
             yield Difference(f"user {user} is not in the group {group}", f"usermod --append --groups {group} {user}")

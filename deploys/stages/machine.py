@@ -85,11 +85,14 @@ def _install(site: Site, survey: Survey, missing: list[str]) -> str:
                 "printf '#!/bin/sh\\n# Managed by redkeep while it installs packages.\\nexit 101\\n' > /usr/sbin/policy-rc.d",
                 "chmod 0755 /usr/sbin/policy-rc.d",
             ]
-    install = f"apt-get -q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold install --no-install-recommends {shlex.join(missing)}"
+    options = "-q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold"
+    install = f"apt-get {options} install --no-install-recommends {shlex.join(missing)}"
     lines += [
-        "dpkg --configure -a --force-confold >/dev/null",
-        f"{install} >/dev/null 2>&1 || {{ apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null; {install} >/dev/null; }}",
+        # Noted first: a removal must know of them even if this is interrupted.
         f"printf '%s\\n' {shlex.join(missing)} >> {PACKAGES}",
+        # Only apt-get waits for another one to end; dpkg itself would fail at once.
+        f"{install} >/dev/null 2>&1 || {{ dpkg --configure -a --force-confold >/dev/null 2>&1 || true",
+        f"apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null; {install} >/dev/null; }}",
     ]
     return "\n".join(lines)
 

@@ -30,4 +30,4 @@ def prove(site: Site) -> Generator[StringCommand, None, None]:
 
 @deploy("Proof")
 def proof(site: Site) -> None:
-    prove(site, name="Prove an encrypted write and read, and every control")
+    prove(site=site, name="Prove an encrypted write and read, and every control")

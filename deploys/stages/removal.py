@@ -61,7 +61,7 @@ def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
         reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
         yield Difference(f"files are there: {' '.join(there)}", f"{timer}rm -rf {' '.join(there)}{reload_units}")
     group = site.bundle.knobs.app_group
-    if group in survey.groups and survey.file(machine.MANAGED).kind:
+    if group in survey.groups and survey.file(f"{machine.STATE}/group-{group}").kind:
         yield Difference(f"group {group} is there", f"groupdel {group} >/dev/null 2>&1 || true")
 
 

@@ -26,4 +26,4 @@ def report(site: Site) -> None:
         site.say(f"drift: {what}")
     if not site.found:
         site.say("as wanted")
-    drift(site, name="Fail where a host has drifted")
+    drift(site=site, name="Fail where a host has drifted")

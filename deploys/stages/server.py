@@ -31,6 +31,9 @@ from redkeep.crypto.pki import Leaf
 from redkeep.errors import ConfigurationError
 
 CLI = "/usr/local/sbin/redkeep-cli"
+# Gives Redis the one command on standard input, whole or not at all: a user's rules cut short could be too wide.
+COMMAND_SCRIPT = f"""IFS= read -r line; printf '%s\\n' "$line" | {CLI} -e >/dev/null"""
+
 OPERATOR = "/etc/redkeep/operator"
 OPERATOR_FILES = ("password", "ca.crt", "client.crt", "client.key")
 
@@ -323,7 +326,7 @@ def running_users(site: Site, survey: Survey) -> Iterator[Difference]:
     for name, sentences in wrong.items():
         words = setuser_arguments(wanted[name]) if name in wanted else ("DELUSER", name)
         command = "ACL " + " ".join(_quoted(word) for word in words) + "\n"
-        yield Difference(f"user {name}: {'; '.join(sentences)}", f"{CLI} -e >/dev/null", command)
+        yield Difference(f"user {name}: {'; '.join(sentences)}", COMMAND_SCRIPT, command)
 
 
 def _quoted(word: str) -> str:
@@ -346,14 +349,14 @@ def running_settings(site: Site, survey: Survey) -> Iterator[Difference]:
         read = f"the server reads {server.config.get('tls-cert-file')}, wanted {wanted['tls-cert-file']}"
         yield Difference(
             read if server.certificate == certificate.fingerprint else shown,
-            f"{CLI} -e >/dev/null",
+            COMMAND_SCRIPT,
             f"CONFIG SET {pairs}\n",
         )
     for name in wrong:
         if name not in CERTIFICATE_SETTINGS:
             yield Difference(
                 f"running setting {name} is {server.config[name]!r}, wanted {known[name]!r}",
-                f"{CLI} -e >/dev/null",
+                COMMAND_SCRIPT,
                 f"CONFIG SET {name} {_quoted(known[name])}\n",
             )
 

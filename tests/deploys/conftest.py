@@ -85,3 +85,29 @@ def deployed(prepare: Callable[..., Deployment]) -> Callable[[str], Deployment]:
         return known[kind]
 
     return give
+
+
+@pytest.fixture(scope="session")
+def single(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Deployment]:
+    """Make one bare host of its own and an inventory for it, without deploying; ``data`` is the host's in the inventory."""
+
+    def make(
+        name: str,
+        suite: str = "bookworm",
+        *,
+        user: str = "root",
+        groups: tuple[str, ...] = ("redis", "app"),
+        secrets: Path | None = None,
+        **data: object,
+    ) -> Deployment:
+        lab.ensure([Spec(name, suite)])
+        folder = tmp_path_factory.mktemp(name)
+        path = write_inventory(
+            folder / f"{name}.py",
+            {group: [lab[name]] for group in groups},
+            user=user,
+            data={name: {"package_source": "wheelhouse"} | data},
+        )
+        return Deployment(path, secrets or folder / "secrets")
+
+    return make

@@ -84,3 +84,17 @@ class Deployment:
             timeout=900,
         )
         return Run(done.returncode, _ANSI.sub("", done.stdout), time.monotonic() - began)
+
+    def start(self, verb: str = "secure_redis", *arguments: str) -> subprocess.Popen[str]:
+        """Start a verb in a process group of its own; its lines come as they are printed."""
+        return subprocess.Popen(
+            self.command(verb, *arguments),
+            cwd=ROOT,
+            env=os.environ | {"PYINFRA_PROGRESS": "off", "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+            start_new_session=True,
+        )

@@ -1,0 +1,178 @@
+"""Key names: the old readable ones, and keyed hashes that show nobody what was asked.
+
+A hashed name is `ai_cache:op:{operation}|h:{HMAC-SHA256, 32 hex digits}` over namespace, epochs, operation, text, options and
+question, each with its length before it, so that no two requests share a name (mistakes 13 and 14). 128 bits are enough: who
+does not hold the key cannot search for a collision.
+
+The key of the hash comes from the encryption key that seals. After a rotation a lookup that misses tries the names under the
+older keys, so nothing is lost and there is no further secret to keep; see `HashedNames`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import struct
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from redkeep.cache.document import to_json
+
+if TYPE_CHECKING:
+    from redkeep.crypto.keyring import KeyRing
+
+PREFIX: Final = "ai_cache:"
+ENTRY_OPERATION: Final = "_entry"
+"""What `get` and `set` use as operation; an application's own operations begin with a letter."""
+
+_SAFE_OPERATION: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_HASHED: Final = re.compile(r"ai_cache:op:[A-Za-z0-9_.~-]{1,65}\|h:[0-9a-f]{32}")
+_LENGTHS: Final = struct.Struct(">IIIII")
+_ABSENT: Final = 0xFFFFFFFF
+_HEX_DIGITS: Final = 32
+_MAX_PREFIXES: Final = 1_000
+
+
+class KeyTimes(Protocol):
+    """What takes the time of a key generation: CachePerformanceMonitor, or a stand-in."""
+
+    def record_key_generation_time(
+        self, duration: float, text_length: int, operation_type: str = "", additional_data: dict[str, Any] | None = None
+    ) -> None:
+        """Note one key generation."""
+        ...
+
+
+class CacheKeyGenerator:
+    """The readable names of the old class, digit for digit: `ai_cache:op:{op}|txt:{id}[|opts:{md5}][|q:{md5}]`.
+
+    They show texts up to the threshold and can collide; AIResponseCache checks each hit against the whole request.
+    """
+
+    def __init__(
+        self,
+        text_hash_threshold: int = 1000,
+        hash_algorithm: Callable[[], Any] = hashlib.sha256,
+        performance_monitor: KeyTimes | None = None,
+    ) -> None:
+        """Texts longer than `text_hash_threshold` characters are named by their hash."""
+        self.text_hash_threshold = text_hash_threshold
+        self.hash_algorithm = hash_algorithm
+        self.performance_monitor = performance_monitor
+
+    def generate_cache_key(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None = None
+    ) -> str:
+        """The name under which the answer to this request is kept."""
+        start = time.perf_counter()
+        name = f"ai_cache:op:{operation}|txt:{self._hash_text_efficiently(text)}"
+        if options:
+            pairs = "&".join(f"{key}={value}" for key, value in sorted(options.items(), key=lambda item: str(item[0])))
+            name += f"|opts:{_short(pairs)}"
+        if question:
+            name += f"|q:{_short(question)}"
+        if self.performance_monitor is not None:
+            self.performance_monitor.record_key_generation_time(
+                time.perf_counter() - start,
+                len(text),
+                operation,
+                {
+                    "text_tier": "large" if len(text) > self.text_hash_threshold else "small",
+                    "has_options": bool(options),
+                    "has_question": bool(question),
+                },
+            )
+        return name
+
+    def _hash_text_efficiently(self, text: str) -> str:
+        if len(text) <= self.text_hash_threshold:
+            return text.replace("|", "_").replace(":", "_")
+        digest = self.hash_algorithm()
+        digest.update(_utf8(text))
+        digest.update(f"len:{len(text)}".encode())
+        digest.update(f"words:{len(text.split())}".encode())
+        return f"hash:{digest.hexdigest()[:16]}"
+
+
+def canonical_request(
+    namespace: str, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None = None
+) -> bytes:
+    """One byte string a request: equal requests give equal ones, different requests different ones.
+
+    No options and empty options are one request. Raises TypeError or ValueError, naming `options`, when they are no JSON.
+    """
+    tenant, verb, body = _utf8(namespace), _utf8(operation), _utf8(text)
+    choices = to_json(options, field="options", ordered=True) if options else b""
+    asked = None if question is None else _utf8(question)
+    lengths = _LENGTHS.pack(
+        len(tenant), len(verb), len(body), len(choices), _ABSENT if asked is None else len(asked)
+    )
+    return b"".join((lengths, tenant, verb, body, choices, asked or b""))
+
+
+class HashedNames:
+    """Names under the keys of a ring: `name` by the key that seals, `older` by the others.
+
+    While a ring holds several keys, a lookup that misses also asks for the names under the others, and a write removes what
+    lies there: processes that disagree about the first key still see each other's values, and never a value that was replaced.
+    """
+
+    def __init__(self, ring: KeyRing, namespace: str) -> None:
+        derived = [key.derive("redis key names") for key in ring.keys]
+        self._primary = derived[0]
+        self._older = tuple(derived[1:])
+        self._namespace = namespace
+        self._prefixes: dict[str, str] = {}
+
+    @property
+    def several(self) -> bool:
+        """Whether there are names under other keys to think of."""
+        return bool(self._older)
+
+    def request(
+        self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, epochs: str
+    ) -> bytes:
+        """What the hash is taken of."""
+        return epochs.encode() + canonical_request(self._namespace, operation, text, options, question)
+
+    def name(self, operation: str, request: bytes) -> str:
+        """The name under the key that seals."""
+        return self._prefix(operation) + hmac.digest(self._primary, request, "sha256").hex()[:_HEX_DIGITS]
+
+    def older(self, operation: str, request: bytes) -> list[str]:
+        """The names under the other keys, newest first."""
+        prefix = self._prefix(operation)
+        return [prefix + hmac.digest(key, request, "sha256").hex()[:_HEX_DIGITS] for key in self._older]
+
+    def _prefix(self, operation: str) -> str:
+        prefix = self._prefixes.get(operation)
+        if prefix is None:
+            prefix = operation_prefix(operation) + "h:"
+            if len(self._prefixes) < _MAX_PREFIXES:  # an application has dozens; names made from user input must not pile up
+                self._prefixes[operation] = prefix
+        return prefix
+
+
+def operation_prefix(operation: str) -> str:
+    """How hashed names of an operation begin. An operation that is no plain word is named by its hash."""
+    if _SAFE_OPERATION.fullmatch(operation):
+        return f"{PREFIX}op:{operation}|"
+    return f"{PREFIX}op:~{hashlib.sha256(_utf8(operation)).hexdigest()[:_HEX_DIGITS]}|"
+
+
+def is_hashed_name(key: str) -> bool:
+    """Whether `key` is a name that `HashedNames` makes."""
+    return _HASHED.fullmatch(key) is not None
+
+
+def _short(text: str) -> str:
+    return hashlib.md5(_utf8(text), usedforsecurity=False).hexdigest()[:8]
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate; one-to-one all the same
+        return text.encode("utf-8", "surrogatepass")
