@@ -327,7 +327,7 @@ def _reason(lines: Sequence[str]) -> str:
         for mark in ("WRONGPASS", "NOAUTH", "refused", " yet", "Could not connect", "error", "timed out"):
             if mark in line:
                 return line.strip()
-    return lines[0].strip() if lines else "no answer"
+    return next((line.strip() for line in lines if line.strip()), "no answer")
 
 
 def _items(lines: Iterable[str]) -> list[str]:

@@ -9,6 +9,8 @@ import pytest
 from .machine import OPERATOR, Machine
 
 VERSIONS = {"1.0": "-tls1", "1.1": "-tls1_1", "1.2": "-tls1_2", "1.3": "-tls1_3"}
+# What a refused client's openssl says; the server's alert is lost when its end of the connection is gone too soon.
+RESET = r"errno=(104|32)|Connection reset|Broken pipe"
 PING = "PING\\r\\nQUIT\\r\\n"
 
 
@@ -28,14 +30,19 @@ def test_only_the_wanted_protocol_versions_are_spoken(redis_host: Machine, versi
 def test_no_word_without_a_client_certificate(redis_host: Machine) -> None:
     """A client without a certificate is sent away with an alert and gets no byte of an answer."""
     said = redis_host.s_client(identity=False, words=PING)
-    assert "alert certificate required" in said or "alert handshake failure" in said
-    assert not re.search(r"PONG|NOAUTH|ERR", said)
+    assert refused(said, "certificate required", "handshake failure"), said
 
 
 @pytest.mark.only(client_certificates="optional")
 def test_password_decides_without_a_client_certificate(redis_host: Machine) -> None:
     """With optional client certificates a client without one gets through the door and no further."""
     assert "NOAUTH" in redis_host.s_client(identity=False, words=PING)
+
+
+def refused(said: str, *alerts: str) -> bool:
+    """Whether the server ended the connection, by one of these alerts, and Redis wrote not one word."""
+    ended = re.search(f"alert ({'|'.join(alerts)})|{RESET}", said)
+    return bool(ended) and not re.search(r"PONG|NOAUTH|ERR ", said)
 
 
 def _with_certificate(machine: Machine, make: str, words: str = PING) -> str:
@@ -48,7 +55,7 @@ def _with_certificate(machine: Machine, make: str, words: str = PING) -> str:
 export OPENSSL_CONF=/dev/null
 {{ {make}
 }} >/dev/null 2>&1
-printf '{words}' | timeout 5 openssl s_client -connect {machine.door} -CAfile {OPERATOR}/ca.crt \\
+(sleep 0.1; printf '{words}') | timeout 5 openssl s_client -connect {machine.door} -CAfile {OPERATOR}/ca.crt \\
 -cert c.crt -key c.key -quiet 2>&1 || true""").stdout
     )
 
@@ -67,15 +74,13 @@ def test_certificate_of_a_foreign_ca_is_refused(redis_host: Machine) -> None:
         openssl req -new -key c.key -subj '/CN={name}' -out c.csr
         openssl x509 -req -in c.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 1 -out c.crt""",
     )
-    assert re.search(r"alert (unknown ca|bad certificate|decrypt error)", said)
-    assert not re.search(r"PONG|NOAUTH|ERR", said)
+    assert refused(said, "unknown ca", "bad certificate", "decrypt error"), said
 
 
 def test_self_signed_certificate_is_refused(redis_host: Machine) -> None:
     """A client that signed its certificate itself does not get through."""
     said = _with_certificate(redis_host, f"{_KEY} c.key; openssl req -new -x509 -key c.key -subj /CN=self -days 2 -out c.crt")
-    assert re.search(r"alert (unknown ca|bad certificate|decrypt error)", said)
-    assert not re.search(r"PONG|NOAUTH|ERR", said)
+    assert refused(said, "unknown ca", "bad certificate", "decrypt error"), said
 
 
 def test_certificate_signed_by_a_client_is_refused(redis_host: Machine) -> None:
@@ -86,16 +91,14 @@ def test_certificate_signed_by_a_client_is_refused(redis_host: Machine) -> None:
         openssl x509 -req -in c.csr -CA {OPERATOR}/client.crt -CAkey {OPERATOR}/client.key -set_serial 1 -days 1 -out child.crt
         cat child.crt {OPERATOR}/client.crt > c.crt""",
     )
-    assert "alert" in said
-    assert not re.search(r"PONG|NOAUTH|ERR", said)
+    assert refused(said, "unknown ca", "bad certificate", "decrypt error"), said
 
 
 def test_servers_own_certificate_is_no_client(redis_host: Machine) -> None:
     """The server's certificate is for a server: whoever steals it cannot log in as a client with it."""
     files = redis_host.config("tls-cert-file", "tls-key-file")
     said = _with_certificate(redis_host, f"cp {files['tls-cert-file']} c.crt; cp {files['tls-key-file']} c.key")
-    assert re.search(r"alert (unsupported certificate|bad certificate)", said)
-    assert not re.search(r"PONG|NOAUTH|ERR", said)
+    assert refused(said, "unsupported certificate", "bad certificate"), said
 
 
 def test_certificate_of_ours_gets_through(redis_host: Machine) -> None:

@@ -7,11 +7,16 @@ harm: reads, and writes that leave the same state when repeated.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, cast
+
+import hiredis
 
 from redkeep.access.client import Argument, Command
 from redkeep.errors import ConfigurationError
+
+pack: Final = cast("Callable[[Command], bytes]", hiredis.pack_command)
+"""A command as it goes over the wire. Raises TypeError for an argument of another kind, ValueError for lone surrogates."""
 
 ONCE: Final = 0
 REPEATABLE: Final = 1
@@ -37,7 +42,7 @@ _FORBIDDEN: Final = (
 _CLIENT: Final = frozenset({"ID", "INFO", "LIST", "GETNAME", "TRACKINGINFO", "KILL"})
 _LISTS: Final = frozenset({"MGET", "EXEC"})
 _SCALARS: Final = frozenset(
-    "GET SET DEL UNLINK EXISTS EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL TYPE STRLEN PERSIST PING SETEX PSETEX MULTI DISCARD".split()
+    ["GET", "SET", "DEL", "UNLINK", "EXISTS", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "TTL", "PTTL", "TYPE", "STRLEN", "PERSIST", "PING", "SETEX", "PSETEX", "MULTI", "DISCARD"]
 )
 
 

@@ -63,12 +63,17 @@ async def connect(
         await client.aclose()
         if not isinstance(error, Exception):
             raise
-        ours = classify(error, target)
-        if target.tls and type(ours) is ServerUnavailableError:
-            alert = await asyncio.to_thread(_alert, target, timeout)
-            ours = classify(alert, target) if alert else ours
-        raise ours from error
+        raise await explain(error, target, timeout=timeout) from error
     return client
+
+
+async def explain(error: Exception, target: Target, *, timeout: float) -> RedkeepError:
+    """Like `classify`, for a connection that failed while it was made: the server's TLS alert may have been lost, so look again."""
+    ours = classify(error, target)
+    if target.tls and type(ours) is ServerUnavailableError and "no connection" in str(ours):
+        alert = await asyncio.to_thread(_alert, target, timeout)
+        ours = classify(alert, target) if alert else ours
+    return ours
 
 
 def new_client(

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from hiredis import pack_command
-
 from redkeep.access.client import Command
+from redkeep.access.commands import pack
 from redkeep.access.failures import Peer, login_error, network_error
 from redkeep.access.tls import SharedContext, alert_after_handshake
 from redkeep.access.tracking import ARM
@@ -93,7 +92,7 @@ class Dialer:
         answered: asyncio.Future[list[Any]] = loop.create_future()
         batch = Batch(answered, len(commands))
         wire.sent.extend((batch, 0.0, 0, command[:1], 0) for command in commands)
-        wire.write(b"".join(map(pack_command, commands)))
+        wire.write(b"".join(map(pack, commands)))
         first, *rest = await answered
         if isinstance(first, Exception):
             raise first

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from hiredis import pack_command
-
 from redkeep.access.client import Argument, Command
-from redkeep.access.commands import may_repeat, name_of
+from redkeep.access.commands import may_repeat, name_of, pack
 from redkeep.access.dial import Dialer
 from redkeep.access.failures import again, network_error
 from redkeep.access.limits import Limits
 from redkeep.access.reconnect import Reconnect
 from redkeep.access.tracking import HEARTBEAT_SECONDS, Tracking
 from redkeep.access.wire_protocol import Batch, Call, WireProtocol
-from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
+from redkeep.errors import RedkeepError, ServerUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +142,7 @@ class Lane:
                 self.bytes_in_flight -= call[2]
             else:
                 self._waiting.append(call)
-        self._packed[:] = [pack_command(call[3]) for call in self._waiting]
+        self._packed[:] = [pack(call[3]) for call in self._waiting]
 
     # What the connection reports.
 
@@ -226,7 +224,7 @@ class Lane:
 
     def _heartbeat(self) -> None:
         command: Command = ("PING",)
-        self.submit(command, pack_command(command)).add_done_callback(lambda pong: pong.cancelled() or pong.exception())
+        self.submit(command, pack(command)).add_done_callback(lambda pong: pong.cancelled() or pong.exception())
 
     # Connecting.
 
@@ -234,7 +232,7 @@ class Lane:
         if self._connecting is not None or self._closed:
             return
         if self._reconnect.delay() and self._reconnect.gives_up():
-            assert self._reconnect.error is not None  # noqa: S101  # gives_up says so
+            assert self._reconnect.error is not None  # gives_up says so
             self._fail_waiting(self._reconnect.error)
             return
         self._connecting = self._loop.create_task(self._connect(), name="redkeep-connect")

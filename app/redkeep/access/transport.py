@@ -7,10 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from hiredis import pack_command
-
 from redkeep.access.client import Argument, Command
-from redkeep.access.commands import FORBIDDEN, RULES, admit, admit_batch, name_of
+from redkeep.access.commands import FORBIDDEN, RULES, admit, admit_batch, name_of, pack
 from redkeep.access.dial import Credentials, Dialer
 from redkeep.access.lane import Lane
 from redkeep.access.limits import Limits, limits_of
@@ -63,7 +61,7 @@ class Transport:
     async def execute(self, *command: Argument) -> Any:
         """One command, one reply. Raises the leaves of our error tree, as `CacheClient` says."""
         try:
-            packed = pack_command(command)
+            packed = pack(command)
             rule = RULES.get(command[0], FORBIDDEN)
         except (TypeError, ValueError, IndexError):
             raise _unpackable(command) from None
@@ -86,7 +84,7 @@ class Transport:
         packed: list[bytes] = []
         for command in commands:
             try:
-                packed.append(pack_command(command))
+                packed.append(pack(command))
                 command[0]
             except (TypeError, ValueError, IndexError):
                 raise _unpackable(command) from None
@@ -111,7 +109,7 @@ class Transport:
         lane = self._lane or self._enter()
         if lane.wire is None:
             await self.execute("PING")
-        if not self._tracking.active and await lane.submit(ARM, pack_command(ARM)) == b"OK":
+        if not self._tracking.active and await lane.submit(ARM, pack(ARM)) == b"OK":
             self._tracking.begin()
 
     async def reauthenticate(self) -> None:
@@ -128,7 +126,7 @@ class Transport:
         command: Command = ("AUTH", username or "default", password)
         for lane in lanes:
             if lane.wire is not None:
-                await lane.submit(command, pack_command(command))
+                await lane.submit(command, pack(command))
 
     async def close(self) -> None:
         """End all connections; a second call is idle. What is in flight has a second to be answered."""
@@ -181,7 +179,7 @@ class Transport:
 
     def _second_lane(self) -> Lane:
         if self._second is None:
-            assert self._loop is not None  # noqa: S101  # `_enter` came before
+            assert self._loop is not None  # `_enter` came before
             self._second = Lane(self._loop, self._dialer, self._limits)
         return self._second
 

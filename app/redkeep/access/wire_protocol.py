@@ -10,7 +10,7 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError
 
@@ -147,8 +147,7 @@ class WireProtocol(asyncio.BufferedProtocol):
     # What asyncio calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # asyncio's word on TCP
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         if self._tls is None:
             self.opened.set_result(None)
         else:
@@ -163,7 +162,7 @@ class WireProtocol(asyncio.BufferedProtocol):
         self.last_arrival = self._time()
         try:
             if self._tls is None:
-                self._reader.feed(self._buffer[:nbytes])
+                self._reader.feed(self._buffer[:nbytes])  # type: ignore[arg-type]  # any buffer will do; the stub is too narrow
             else:
                 self._incoming.write(self._buffer[:nbytes])
                 if self._greeting and not self._greet():
@@ -198,7 +197,8 @@ class WireProtocol(asyncio.BufferedProtocol):
 
     def _greet(self) -> bool:
         """Take the TLS handshake one step further; True once it is complete."""
-        assert self._tls is not None and self._transport is not None  # noqa: S101
+        assert self._tls is not None
+        assert self._transport is not None
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:

@@ -1,0 +1,211 @@
+"""The `CacheClient` on redis-py's connections: the choice where the multiplexed transport does not fit.
+
+Only redis-py's connection is used, not its client: a pool of our own takes no lock, makes no task for a timeout, and never hands
+out a connection on which a reply may still be under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis.exceptions as refused
+
+from redkeep.access.client import Argument, Command
+from redkeep.access.connection import TIMEOUT_SECONDS, classify, explain, new_client
+from redkeep.access.dial import Credentials, credentials_of
+from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
+from redkeep.settings import Settings
+from redkeep.target import Target
+
+MAX_CONNECTIONS: Final = 64
+MAX_WAITING: Final = 10_000
+"""Callers that may wait for a connection; one more fails at once instead of piling up behind a frozen server."""
+
+
+class RedisPyClient:
+    """Commands over a pool of redis-py connections, each with a deadline. For one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings | Target,
+        *,
+        timeout: float = TIMEOUT_SECONDS,
+        max_connections: int = MAX_CONNECTIONS,
+        max_age: float = 0,
+        credentials: Credentials | None = None,
+    ) -> None:
+        """Connects to nothing yet. `timeout` in seconds for connecting and for each reply; connections older than `max_age`
+        seconds are replaced (0: never). `credentials` is asked at each connect instead of the settings.
+
+        Raises ConfigurationError and CertificateError for settings and files that cannot be used.
+        """
+        self._target = settings if isinstance(settings, Target) else settings.target
+        self._timeout = timeout
+        self._max_age = max_age
+        self._credentials = credentials or credentials_of(self._target)
+        self._client = new_client(self._target, timeout=timeout, max_connections=max_connections)
+        self._idle: list[Any] = []
+        self._free = max_connections
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._born: dict[Any, float] = {}
+        self._closed = False
+
+    async def execute(self, *command: Argument) -> Any:
+        """One command, one reply."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._enter()
+                try:
+                    return await self._run(command)
+                finally:
+                    self._leave()
+        except TimeoutError:
+            raise ServerUnavailableError(f"{self._where}: no answer within {self._timeout:g} s") from None
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """Several commands in one round trip; a command's own error stands in its place."""
+        if not commands:
+            return []
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._enter()
+                try:
+                    return await self._run_many(commands)
+                finally:
+                    self._leave()
+        except TimeoutError:
+            raise ServerUnavailableError(f"{self._where}: no answer within {self._timeout:g} s") from None
+
+    async def close(self) -> None:
+        """End all connections; a second call is idle."""
+        self._closed = True
+        for connection in list(self._born):
+            await self._discard(connection)
+        self._idle.clear()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a connection is up and logged in."""
+        return any(connection.is_connected for connection in self._born)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are."""
+        return len(self._born)
+
+    async def _run(self, command: Command) -> Any:
+        connection = await self._take()
+        try:
+            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+            reply = await connection.read_response()
+        except refused.ConnectionError as error:
+            await self._lose(connection)
+            raise classify(error, self._target) from error
+        except refused.ResponseError as error:
+            self._idle.append(connection)
+            raise self._reply_error(error) from None
+        except (UnicodeEncodeError, refused.DataError):
+            await self._discard(connection)
+            raise _unpackable() from None
+        except BaseException:  # a reply may still be under way: nobody may use this connection again
+            await self._discard(connection)
+            raise
+        self._idle.append(connection)
+        return reply
+
+    async def _run_many(self, commands: Sequence[Command]) -> list[Any]:
+        connection = await self._take()
+        replies: list[Any] = []
+        try:
+            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            for _ in commands:
+                try:
+                    replies.append(await connection.read_response(disconnect_on_error=False))
+                except refused.ResponseError as error:
+                    replies.append(self._reply_error(error))
+        except refused.ConnectionError as error:
+            await self._lose(connection)
+            raise classify(error, self._target) from error
+        except (UnicodeEncodeError, refused.DataError):
+            await self._discard(connection)
+            raise _unpackable() from None
+        except BaseException:
+            await self._discard(connection)
+            raise
+        self._idle.append(connection)
+        return replies
+
+    async def _enter(self) -> None:
+        if self._closed:
+            raise ServerUnavailableError(f"{self._where}: this client is closed")
+        if self._free > 0:
+            self._free -= 1
+            return
+        if len(self._waiting) >= MAX_WAITING:
+            raise ServerUnavailableError(f"{self._where}: too many commands wait already")
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self._leave()  # the turn came, and nobody takes it
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    async def _take(self) -> Any:
+        while self._idle:
+            connection = self._idle.pop()
+            young = not self._max_age or time.monotonic() - self._born[connection] < self._max_age
+            if young and connection.is_connected and not await connection.can_read():  # readable when idle: gone, or dirty
+                return connection
+            await self._discard(connection)
+        pool = self._client.connection_pool
+        pool.connection_kwargs["username"], pool.connection_kwargs["password"] = self._credentials()
+        connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()
+        except Exception as error:
+            await connection.disconnect(nowait=True)
+            raise await explain(error, self._target, timeout=self._timeout) from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        connection.socket_timeout = None  # from now on the deadline of each call is enough
+        self._born[connection] = time.monotonic()
+        return connection
+
+    async def _lose(self, connection: Any) -> None:
+        """Drop `connection` and the idle ones: they were made to the server that has just gone."""
+        idle, self._idle = self._idle, []
+        for each in (connection, *idle):
+            await self._discard(each)
+
+    async def _discard(self, connection: Any) -> None:
+        self._born.pop(connection, None)
+        await connection.disconnect(nowait=True)
+
+    def _reply_error(self, error: refused.ResponseError) -> RedkeepError:
+        word = str(error).partition(" ")[0]
+        if word in ("ERR", "WRONGTYPE", "CROSSSLOT"):
+            return ConfigurationError(f"{self._where}: the server calls the command wrong ({word}); correct it")
+        return classify(error, self._target)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._target.host}:{self._target.port}"
+
+
+def _unpackable() -> ConfigurationError:
+    return ConfigurationError("an argument of the command is no bytes, text or number, or holds lone surrogates; encode it before")
