@@ -68,7 +68,8 @@ def server_settings(bundle: Bundle, *, addresses: tuple[str, ...], memory_bytes:
                 "port": "0",
                 "tls-port": str(knobs.redis_tls_port),
                 "unixsocket": "",
-                "bind": " ".join(addresses),
+                # "-": a host that lost IPv6 still starts its Redis.
+                "bind": " ".join(f"-{address}" if address == "::1" else address for address in addresses),
                 "protected-mode": "yes",
             },
         ),

@@ -62,9 +62,13 @@ def package(site: Site, survey: Survey) -> Iterator[Difference]:
         yield Difference(f"link {CURRENT} does not point to {folder}", link(CURRENT, folder))
     if survey.file(COMMAND).target != f"{CURRENT}/bin/redkeep":
         yield Difference(f"link {COMMAND} does not point to the package", link(COMMAND, f"{CURRENT}/bin/redkeep"))
-    keep = {folder, survey.file(CURRENT).target}
-    for path in survey.files:
-        if path.rpartition("/")[0] == f"{HOME}/releases" and path not in keep:
+    # The one before stays, for processes that still run from it and for the way back.
+    before = survey.file(CURRENT).target
+    others = [p for p in survey.files if p.rpartition("/")[0] == f"{HOME}/releases" and p != folder]
+    if before == folder:
+        before = max(others, key=lambda path: survey.file(path).modified, default="")
+    for path in others:
+        if path != before:
             yield Difference(f"release {path} is no longer in use", f"rm -rf {path}")
 
 

@@ -56,6 +56,8 @@ def question(site: Site) -> Question:
             engine.drop_in,
             engine.drop_in.rpartition("/")[0],
             engine.data_folder,
+            f"{engine.data_folder}/dump.rdb",
+            f"{engine.data_folder}/appendonlydir",
             engine.log_file.rpartition("/")[0],
         ),
         globs=(f"{engine.tls_folder}/*", f"{engine.tls_folder}/*/*"),
@@ -191,7 +193,7 @@ def configuration(site: Site, survey: Survey) -> Iterator[Difference]:
         attempt = try_server(engine, config=engine.config, acl='"$t"')
         yield from file_differences([ManagedFile(engine.acl_file, acl, group=group, mode="0640")], survey, before=attempt)
     if not survey.has_systemd:
-        defaults = f"# Managed by redkeep: do not edit. Read by the init script.\nexport OPENSSL_CONF={folder}/openssl.cnf\n"
+        defaults = f"# Managed by redkeep: do not edit. Read by the init script.\nexport OPENSSL_CONF={folder}/openssl.cnf\nulimit -c 0\n"
         yield from file_differences([ManagedFile(f"/etc/default/{engine.package}", defaults.encode())], survey)
 
 
@@ -211,6 +213,16 @@ done
 kill $p 2>/dev/null || true; wait $p 2>/dev/null || true
 words=$(cat "$try/out" "$try/log" 2>/dev/null | tail -5); rm -rf "$try"
 if [ $up = no ]; then echo "the new configuration does not start, the old one stays: $words" >&2; exit 1; fi"""
+
+
+def old_data(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Without persistence no file may bring old values back at the next start."""
+    if site.bundle.knobs.redis_persistence != "off":
+        return
+    for name in ("dump.rdb", "appendonlydir"):
+        path = f"{site.bundle.engine.data_folder}/{name}"
+        if survey.file(path).kind:
+            yield Difference(f"{path} is there although redis_persistence is off", f"rm -rf {path}")
 
 
 def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -245,6 +257,7 @@ def drop_in_text(site: Site, survey: Survey) -> bytes:
     own = [address for address in listening if not ip_address(address).is_loopback]
     values = {
         "engine": site.bundle.engine,
+        "beyond_loopback": site.bundle.listens_beyond_loopback,
         "firewall": knobs.firewall and site.bundle.listens_beyond_loopback,
         "open_files": knobs.redis_maxclients + 1024,
         # Itself by its own address too: a packet from there to there carries it on both ends.
@@ -381,6 +394,7 @@ def server_files(site: Site) -> None:
 
 @deploy("Server")
 def server_running(site: Site) -> None:
+    converge(site, old_data, name="Remove data that nothing reads")
     converge(site, service, name="Start the service")
     converge(site, running_users, name="Apply the users to the running server")
     converge(site, running_settings, name="Apply the settings to the running server")
