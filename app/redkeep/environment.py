@@ -17,12 +17,15 @@ from redkeep.errors import ConfigurationError
 
 FLAGS: Final = frozenset({"redis_tls_enabled", "redis_protected_mode", "redis_dev_mode", "redis_read_legacy"})
 SECRETS: Final = frozenset(
-    {"redis_password", "redis_cache_password", "redis_health_password", "redis_encryption_key", "redis_encryption_keys"}
+    {
+        "redis_password", "redis_cache_password", "redis_health_password", "redis_janitor_password", "redis_encryption_key",
+        "redis_encryption_keys",
+    }
 )
 _TEXTS: Final = frozenset(
     {
         "environment", "redis_url", "redis_username", "redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file",
-        "redis_tls_min_version", "redis_namespace", "redis_compression",
+        "redis_tls_min_version", "redis_namespace", "redis_compression", "redis_client",
     }
 )
 VARIABLES: Final = {field.upper(): field for field in sorted(FLAGS | SECRETS | _TEXTS)}

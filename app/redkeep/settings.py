@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSe
 
 from redkeep.environment import collect, read_env_file
 from redkeep.errors import ConfigurationError
-from redkeep.target import DEFAULT_PORT, Target, build_target, parse_url, reconcile
+from redkeep.target import DEFAULT_PORT, FOR_THE_CACHE, Target, build_target, parse_url, reconcile
 
 
 class Settings(BaseSettings):
@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     redis_password: SecretStr | None = Field(default=None, description="Redis password for authentication")
     redis_cache_password: SecretStr | None = Field(default=None, description="Password of the user cache_service")
     redis_health_password: SecretStr | None = Field(default=None, description="Password of the user health_service")
+    redis_janitor_password: SecretStr | None = Field(
+        default=None, description="Password of the user cache_janitor; only for invalidation by a pattern of names"
+    )
     redis_tls_enabled: bool = Field(default=False, description="Enable TLS encryption for Redis connections")
     redis_tls_ca_file: Path | None = Field(default=None, description="The only CA that is trusted, PEM")
     redis_tls_cert_file: Path | None = Field(default=None, description="Client certificate, PEM")
@@ -48,13 +51,16 @@ class Settings(BaseSettings):
     )
     redis_namespace: str = Field(default="", description="Separates tenants; part of every key and sealed value")
     redis_compression: Literal["none", "lz4", "zstd"] = Field(default="none", description="Before sealing")
+    redis_client: Literal["redis-py", "transport"] = Field(default="redis-py", description="What carries the commands")
     redis_read_legacy: bool = Field(default=False, description="Read unencrypted entries: migration windows only")
     redis_protected_mode: bool = Field(default=True, description="Redis protected mode; production refuses false")
     redis_dev_mode: bool = Field(default=False, description="Development only: allows plaintext beyond this host")
 
     _target: Target = PrivateAttr()
+    _origin: dict[str, Any] = PrivateAttr()
 
     def __init__(self, **values: Any) -> None:
+        origin = dict(values)
         try:
             super().__init__(**values)
         except ValidationError as error:  # its text echoes inputs; ours names the setting
@@ -62,6 +68,7 @@ class Settings(BaseSettings):
             name = ".".join(str(part) for part in first["loc"]).upper() or "settings"
             problem = "is not a setting of Redkeep" if first["type"] == "extra_forbidden" else f"is wrong: {first['msg']}"
             raise ConfigurationError(f"{name} {problem}; correct it") from None
+        self._origin = origin
 
     @classmethod
     def load(cls, env_file: Path | None = None) -> Self:
@@ -107,7 +114,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         fields = {name: _plain(getattr(self, name)) for name in type(self).model_fields}
-        fields = {name: value for name, value in fields.items() if name not in ("redis_compression", "redis_read_legacy")}
+        fields = {name: value for name, value in fields.items() if name not in FOR_THE_CACHE}
         self._target = build_target(**fields)
         return self
 
@@ -115,6 +122,10 @@ class Settings(BaseSettings):
     def target(self) -> Target:
         """What a connection needs: the settings after every check, in plain types."""
         return self._target
+
+    def reread(self) -> Self:
+        """The settings as their sources are now: environment, env file, secret files. Raises ConfigurationError."""
+        return type(self)(**self._origin)
 
     @property
     def redis_security_enabled(self) -> bool:

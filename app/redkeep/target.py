@@ -33,6 +33,9 @@ OPTIONS: Final = frozenset(
 )
 """What the query of a Redis URL may set (the names are redis-py's); TLS and credentials have settings of their own."""
 
+FOR_THE_CACHE: Final = frozenset({"redis_client", "redis_compression", "redis_read_legacy"})
+"""Settings that say how the cache works, and nothing about the way to Redis."""
+
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -76,6 +79,8 @@ class Target(NamedTuple):
     namespace: str
     development: bool
     env_file: Path | None = None
+    janitor_password: str | None = None
+    health_password: str | None = None
 
     @property
     def host(self) -> str:
@@ -148,6 +153,7 @@ def build_target(
     redis_password: str | None = None,
     redis_cache_password: str | None = None,
     redis_health_password: str | None = None,
+    redis_janitor_password: str | None = None,
     redis_tls_enabled: bool | None = None,
     redis_tls_ca_file: Path | str | None = None,
     redis_tls_cert_file: Path | str | None = None,
@@ -191,6 +197,7 @@ def build_target(
         "REDIS_PASSWORD": redis_password,
         "REDIS_CACHE_PASSWORD": redis_cache_password,
         "REDIS_HEALTH_PASSWORD": redis_health_password,
+        "REDIS_JANITOR_PASSWORD": redis_janitor_password,
     }
     for field, secret in passwords.items():
         if secret is not None:
@@ -219,13 +226,15 @@ def build_target(
         namespace=redis_namespace,
         development=development,
         env_file=env_file,
+        janitor_password=redis_janitor_password,
+        health_password=redis_health_password,
     )
 
 
 def read_target(env_file: Path | None = None) -> Target:
     """The target of an env file, or of this process's environment when none is given. Raises ConfigurationError."""
     fields = collect(read_env_file(env_file) if env_file else os.environ)
-    for unneeded in ("redis_compression", "redis_read_legacy"):
+    for unneeded in FOR_THE_CACHE:
         fields.pop(unneeded, None)
     fields.setdefault("redis_url", f"redis://redis:{DEFAULT_PORT}")
     return build_target(**fields, env_file=env_file)  # type: ignore[arg-type]  # names are those of VARIABLES

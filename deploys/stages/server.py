@@ -75,9 +75,6 @@ def cli_address(site: Site) -> str:
     return "127.0.0.1" if not bind or "127.0.0.1" in bind or "0.0.0.0" in bind else bind[0]  # noqa: S104
 
 
-# --- What is wanted ------------------------------------------------------------------------------------------------
-
-
 def addresses(site: Site, survey: Survey) -> tuple[str, ...]:
     try:
         return site.bundle.bind_addresses(survey.addresses)
@@ -123,9 +120,6 @@ def _sections(site: Site, survey: Survey) -> tuple[Section, ...]:
         memory_bytes=survey.memory_bytes,
         certificates=certificate_folder(site, leaf(site, survey)),
     )
-
-
-# --- On disk -------------------------------------------------------------------------------------------------------
 
 
 def folders(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -268,9 +262,6 @@ def drop_in_text(site: Site, survey: Survey) -> bytes:
 
 
 DROP_IN = "etc/systemd/system/redis-server.service.d/redkeep.conf"
-
-
-# --- Running -------------------------------------------------------------------------------------------------------
 
 
 def service(site: Site, survey: Survey) -> Iterator[Difference]:

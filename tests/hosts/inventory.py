@@ -36,14 +36,15 @@ class Member:
 class Wanted:
     """What the inventory asks of one host.
 
-    ``clients`` are the networks that may reach Redis from elsewhere; ``service`` is the name or address by which the
-    host's app, or the apps of others, reach Redis.
+    ``clients`` are the networks that may reach Redis from elsewhere; ``service`` is the name or address by which others
+    reach this host's Redis, ``app_service`` the one by which this host's app reaches its own.
     """
 
     member: Member
     clients: frozenset[str]
     beyond_loopback: bool
     service: str
+    app_service: str
 
     def __getitem__(self, knob: str) -> Any:
         return self.member.data[knob]
@@ -115,19 +116,27 @@ def _group(value: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
 def _wanted(member: Member, members: list[Member]) -> Wanted:
     servers = [m for m in members if "redis" in m.groups]
     apps = [m for m in members if "app" in m.groups]
-    address = member.data["redis_address"]
-    server = member if member in servers else next((s for s in servers if address in (s.name, s.address)), servers[0])
-    # One Redis serves all apps; several serve each the app on its own machine.
-    remote = [a for a in apps if a is not server] if len(servers) == 1 else []
+    server = _server(member, servers)
+    # Each app uses the Redis on its own machine, or the one it names, or the only one there is.
+    remote = [app for app in apps if app is not server and _server(app, servers) is server]
     extra = list(server.data["allowed_clients"])
-    beyond = bool(remote or extra or any(not ipaddress.ip_address(a).is_loopback for a in server.data["redis_bind"]))
-    local = server is member and (not remote or server.is_local)
+    bind = server.data["redis_bind"]
+    beyond = bool(remote or extra or any(not ipaddress.ip_address(a).is_loopback for a in bind))
+    called = bool(remote or (extra and not bind))
+    service = server.data["redis_address"] or (server.address if called and not server.is_local else LOOPBACK[0])
+    inside = not bind or {LOOPBACK[0], "0.0.0.0"} & set(bind)
     return Wanted(
         member=member,
         clients=frozenset([*extra, *(a for app in remote for a in resolve(app.data["app_address"] or app.address))]),
         beyond_loopback=beyond,
-        service=server.data["redis_address"] or (LOOPBACK[0] if local else server.address),
+        service=service,
+        app_service=service if server is not member else LOOPBACK[0] if inside else bind[0],
     )
+
+
+def _server(app: Member, servers: list[Member]) -> Member:
+    named = app.data["redis_address"]
+    return app if app in servers else next((s for s in servers if named in (s.name, s.address)), servers[0])
 
 
 def resolve(name: str) -> frozenset[str]:

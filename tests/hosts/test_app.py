@@ -32,7 +32,7 @@ def test_environment_has_this_apps_names_only(app_host: Machine) -> None:
 def test_environment_is_of_the_cache_user_over_tls(app_host: Machine) -> None:
     """The app logs in as cache_service, over TLS, to the wanted address, in protected mode."""
     wanted = app_host.wanted
-    address = f"[{wanted.service}]" if ":" in wanted.service else wanted.service
+    address = f"[{wanted.app_service}]" if ":" in wanted.app_service else wanted.app_service
     expected = {
         "ENVIRONMENT": "production",
         "REDIS_URL": f"rediss://{address}:{wanted.port}/0",
@@ -78,8 +78,8 @@ cmp -s {OPERATOR}/client.key {APP_TLS}/client.key && echo same"""
 def test_app_gets_through_with_its_own_credentials(app_host: Machine) -> None:
     """openssl, with the app's certificate, CA and password alone, verifies the server by name and is let in as cache_service."""
     wanted = app_host.wanted
-    numeric = re.fullmatch(r"[0-9.]+|.*:.*", wanted.service)
-    verify = f"-verify_return_error -verify_{'ip' if numeric else 'hostname'} {shlex.quote(wanted.service)}"
+    numeric = re.fullmatch(r"[0-9.]+|.*:.*", wanted.app_service)
+    verify = f"-verify_return_error -verify_{'ip' if numeric else 'hostname'} {shlex.quote(wanted.app_service)}"
     url = app_host.out(f"sed -n 's|^REDIS_URL=rediss://\\(.*\\)/0$|\\1|p' {CACHE_ENV}").strip()
     said = app_host.run(
         f"""p=$(sed -n 's/^REDIS_PASSWORD=//p' {CACHE_ENV})

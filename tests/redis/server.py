@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -21,10 +19,7 @@ from redkeep.crypto.passwords import generate_password, password_hash
 from redkeep.crypto.pki import Authority
 from redkeep.monitoring.wire import Wire
 from redkeep.target import Target, build_target
-
-REDIS_SERVER = os.environ.get("REDKEEP_TEST_SERVER", "/usr/bin/redis-server")
-"""Also runs on Redis 8 and Valkey: REDKEEP_TEST_SERVER=/usr/bin/valkey-server."""
-
+from tests.redis.binary import redis_server
 
 @dataclass(frozen=True)
 class Files:
@@ -81,10 +76,8 @@ class Server:
 
 @functools.cache
 def engine_and_version() -> tuple[Engine, tuple[int, int]]:
-    """What REDIS_SERVER is, by its own word: `Redis server v=7.0.15 ...`, `Valkey server v=8.1.1 ...`."""
-    if shutil.which(REDIS_SERVER) is None:
-        pytest.fail(f"{REDIS_SERVER} is absent: apt-get install redis-server")
-    text = subprocess.run([REDIS_SERVER, "--version"], capture_output=True, text=True, check=True).stdout
+    """What the server is, by its own word: `Redis server v=7.0.15 ...`, `Valkey server v=8.1.1 ...`."""
+    text = subprocess.run([redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.match(r"(Redis|Valkey) server v=(\d+)\.(\d+)", text)
     assert found, text
     return ("valkey" if found[1] == "Valkey" else "redis"), (int(found[2]), int(found[3]))
@@ -113,7 +106,7 @@ def start_server(files: Files, folder: Path, **config: str) -> Server:
         "tls-protocols": '"TLSv1.3"', "databases": "2", **{name.replace("_", "-"): value for name, value in config.items()},
     }
     (folder / "redis.conf").write_text("".join(f"{name} {value}\n" for name, value in settings.items() if value))
-    process = subprocess.Popen([REDIS_SERVER, str(folder / "redis.conf")], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([redis_server(), str(folder / "redis.conf")], stdout=subprocess.DEVNULL)
     wait_for_port(port if settings["tls-port"] else int(settings["port"]), process, folder / "log")
     tls = bool(settings["tls-port"])
     client_cert, client_key = files.folder / "cache_service.crt", files.folder / "cache_service.key"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from deploys.bundle import Bundle, build
 from deploys.credentials import USERS
 from deploys.facts.survey import FileState, ServerState, Survey
 from deploys.knobs import Knobs
+from redkeep.crypto.pki import Authority, Leaf
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,16 +53,28 @@ def there(kind: str = "file") -> FileState:
     return FileState(kind, "0644", "root", "root")
 
 
+@cache
+def authority() -> Authority:
+    """A CA for the whole run of the tests."""
+    return Authority.create("redkeep test CA")
+
+
 @dataclass
 class FakeCredentials:
     """Secrets of the right shape that open nothing."""
 
-    trust_bundle: bytes = b"the CA\n"
+    trust_bundle: bytes = field(default_factory=lambda: authority().cert_pem)
     encryption_keys: tuple[str, ...] = ("first", "second")
     hashes: dict[str, tuple[str, ...]] = field(default_factory=lambda: {u: (f"{n:02d}" * 32,) for n, u in enumerate(USERS)})
 
     def password(self, user: str) -> str:
         return f"word-of-{user}"
+
+    def server(self, host: str, names: Sequence[str]) -> Leaf:
+        return authority().issue(list(names), use="server", days=60, common_name=host.lstrip("@"))
+
+    def client(self, service: str, host: str) -> Leaf:
+        return authority().issue([], use="client", days=60, common_name=service)
 
 
 @dataclass

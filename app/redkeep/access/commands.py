@@ -40,10 +40,11 @@ _FORBIDDEN: Final = (
     "XREADGROUP"
 )
 _CLIENT: Final = frozenset({"ID", "INFO", "LIST", "GETNAME", "TRACKINGINFO", "KILL"})
-_LISTS: Final = frozenset({"MGET", "EXEC"})
-_SCALARS: Final = frozenset(
-    ["GET", "SET", "DEL", "UNLINK", "EXISTS", "EXPIRE", "PEXPIRE", "EXPIREAT", "PEXPIREAT", "TTL", "PTTL", "TYPE", "STRLEN", "PERSIST", "PING", "SETEX", "PSETEX", "MULTI", "DISCARD"]
+_ONLY_LIST: Final = frozenset({"MGET", "EXEC"})
+_SCALARS: Final = (
+    "GET SET DEL UNLINK EXISTS EXPIRE PEXPIRE EXPIREAT PEXPIREAT TTL PTTL TYPE STRLEN PERSIST PING SETEX PSETEX MULTI DISCARD"
 )
+_NO_LIST: Final = frozenset(_SCALARS.split(" "))
 
 
 def _spellings(table: Iterable[tuple[str, int]]) -> dict[Argument, int]:
@@ -115,7 +116,7 @@ def may_answer(command: Sequence[Argument], reply: object) -> bool:
     if isinstance(reply, list):
         if name == "MGET":
             return len(reply) == len(command) - 1
-        return name not in _SCALARS
+        return name not in _NO_LIST
     if isinstance(reply, int) and not isinstance(reply, bool):
         return name not in ("GET", "SET", "TYPE", "MGET", "MULTI", "PING")
-    return name not in _SCALARS and name not in _LISTS
+    return name not in _NO_LIST and name not in _ONLY_LIST

@@ -7,6 +7,7 @@ out a connection on which a reply may still be under way.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -49,7 +50,9 @@ class RedisPyClient:
         self._credentials = credentials or credentials_of(self._target)
         self._client = new_client(self._target, timeout=timeout, max_connections=max_connections)
         self._idle: list[Any] = []
-        self._free = max_connections
+        self._max_connections = self._free = max_connections
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._born: dict[Any, float] = {}
         self._closed = False
@@ -142,12 +145,15 @@ class RedisPyClient:
     async def _enter(self) -> None:
         if self._closed:
             raise ServerUnavailableError(f"{self._where}: this client is closed")
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
         if self._free > 0:
             self._free -= 1
             return
         if len(self._waiting) >= MAX_WAITING:
             raise ServerUnavailableError(f"{self._where}: too many commands wait already")
-        turn = asyncio.get_running_loop().create_future()
+        turn = loop.create_future()
         self._waiting.append(turn)
         try:
             await turn
@@ -164,6 +170,13 @@ class RedisPyClient:
                 return
         self._free += 1
 
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin anew in another event loop, as after `asyncio.run` or a fork; what belongs to the other loop is left alone."""
+        if self._loop is not None and self._loop.is_running() and self._process == os.getpid():
+            raise ConfigurationError("this client belongs to another event loop that is running; make one client a loop")
+        self._loop, self._process = loop, os.getpid()
+        self._idle, self._born, self._waiting, self._free = [], {}, deque(), self._max_connections
+
     async def _take(self) -> Any:
         while self._idle:
             connection = self._idle.pop()
@@ -173,18 +186,18 @@ class RedisPyClient:
             await self._discard(connection)
         pool = self._client.connection_pool
         pool.connection_kwargs["username"], pool.connection_kwargs["password"] = self._credentials()
-        connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        fresh: Any = pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.connect()
+            await fresh.connect()
         except Exception as error:
-            await connection.disconnect(nowait=True)
+            await fresh.disconnect(nowait=True)
             raise await explain(error, self._target, timeout=self._timeout) from error
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await fresh.disconnect(nowait=True)
             raise
-        connection.socket_timeout = None  # from now on the deadline of each call is enough
-        self._born[connection] = time.monotonic()
-        return connection
+        fresh.socket_timeout = None  # from now on the deadline of each call is enough
+        self._born[fresh] = time.monotonic()
+        return fresh
 
     async def _lose(self, connection: Any) -> None:
         """Drop `connection` and the idle ones: they were made to the server that has just gone."""

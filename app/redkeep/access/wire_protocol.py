@@ -1,7 +1,7 @@
 """One live connection: bytes in and out, TLS in memory, replies handed to the calls that wait for them, in order.
 
-TLS runs here over `ssl.MemoryBIO` and not in asyncio's SSL layer: measured with 16 callers on CPython 3.11 that layer costs
-another 15-20 % of the operations (tests/performance/transport_ratio.py). It is the same OpenSSL object with the same checks.
+TLS runs here over `ssl.MemoryBIO` and not in asyncio's SSL layer. It is the same OpenSSL object with the same checks; measured on
+CPython 3.11 with 2 KB values it makes 1.15 times the operations for a lone caller, 1.09 times for 16, and as many for 64.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import asyncio
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError
@@ -20,7 +22,7 @@ from redkeep.access.failures import Peer, WireError, code_of, reply_error
 from redkeep.errors import RedkeepError
 
 RECEIVE_BYTES: Final = 128 * 1024
-RECORD_BYTES: Final = 64 * 1024
+RECORD_BYTES: Final = 32 * 1024
 """More than a TLS record holds (2^14 bytes, RFC 8446 section 5.1), so that no read leaves plaintext behind in OpenSSL."""
 
 _NOT_ENOUGH: Final = object()
@@ -86,6 +88,7 @@ class WireProtocol(asyncio.BufferedProtocol):
         self.paused = False
         self.adopted = False
         self.over = False
+        self._plain = memoryview(bytearray(RECORD_BYTES))
         self.last_arrival = loop.time()
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
@@ -127,10 +130,8 @@ class WireProtocol(asyncio.BufferedProtocol):
         self.over = True
         if transport is not None and not transport.is_closing():
             if self._tls is not None and not self._greeting:
-                try:
+                with suppress(ssl.SSLError):  # close_notify is out; the peer's own is not waited for (RFC 8446, 6.1)
                     self._tls.unwrap()
-                except ssl.SSLError:
-                    pass  # close_notify is out; the peer's own is not waited for (RFC 8446, 6.1 allows it)
                 transport.write(self._outgoing.read())
             transport.close()
 
@@ -153,7 +154,7 @@ class WireProtocol(asyncio.BufferedProtocol):
         else:
             self._greet()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # asyncio's signature
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -217,13 +218,14 @@ class WireProtocol(asyncio.BufferedProtocol):
         return True
 
     def _decrypt(self, tls: ssl.SSLObject) -> None:
-        incoming, feed, read = self._incoming, self._reader.feed, tls.read
+        incoming, plain, feed = self._incoming, self._plain, self._reader.feed
+        read = cast("Callable[[int, memoryview], int]", tls.read)
         try:
             while incoming.pending:
-                data = read(RECORD_BYTES)
-                if not data:
+                count = read(RECORD_BYTES, plain)
+                if not count:
                     break
-                feed(data)
+                feed(plain[:count])  # type: ignore[arg-type]  # any buffer will do; the stub is too narrow
         except ssl.SSLWantReadError:
             pass  # the rest of the record is still on its way
         except ssl.SSLZeroReturnError:

@@ -26,7 +26,7 @@ State = Literal["closed", "open", "half-open"]
 class Breaker:
     """Closed: everybody may. Open: nobody. Half-open: one probe may, and its outcome decides."""
 
-    __slots__ = ("_clock", "_failures", "_jitter", "_probe_ends", "_until", "_wait", "closed", "opened")
+    __slots__ = ("_clock", "_jitter", "_probe_ends", "_until", "_wait", "closed", "failures", "opened")
 
     def __init__(
         self, *, clock: Callable[[], float] = time.monotonic, jitter: Callable[[], float] = random.random
@@ -36,7 +36,8 @@ class Breaker:
         self.closed = True
         self.opened = 0
         """How often it has opened so far."""
-        self._failures = 0
+        self.failures = 0
+        """Failures since the last success."""
         self._wait = FIRST_WAIT
         self._until = 0.0
         self._probe_ends = 0.0
@@ -60,7 +61,7 @@ class Breaker:
 
     def success(self) -> bool:
         """A command was answered. Tells whether that closed the breaker."""
-        self._failures = 0
+        self.failures = 0
         if self.closed:
             return False
         self.closed = True
@@ -73,8 +74,8 @@ class Breaker:
 
         Tells whether that opened the breaker, which it does once however many callers report the same trouble.
         """
-        self._failures += 1
-        if self.closed and not connecting and not refused and self._failures < FAILURES:
+        self.failures += 1
+        if self.closed and not connecting and not refused and self.failures < FAILURES:
             return False
         now = self._clock()
         was_closed = self.closed
@@ -90,4 +91,4 @@ class Breaker:
 
     def reset(self) -> None:
         """Forget everything: there are new credentials, or somebody asked by hand."""
-        self.closed, self._failures, self._wait, self._until, self._probe_ends = True, 0, FIRST_WAIT, 0.0, 0.0
+        self.closed, self.failures, self._wait, self._until, self._probe_ends = True, 0, FIRST_WAIT, 0.0, 0.0

@@ -22,7 +22,7 @@ from redkeep.cache.compression import Preset, pack, unpack
 from redkeep.cache.document import from_json, to_json
 from redkeep.cache.legacy import inflate, is_pickle, load_plain_pickle
 from redkeep.crypto.envelope import is_envelope, seal, unseal
-from redkeep.errors import DecryptionError
+from redkeep.errors import ConfigurationError, DecryptionError
 
 if TYPE_CHECKING:
     from redkeep.crypto.keyring import KeyRing
@@ -78,7 +78,8 @@ class Codec:
 
     def seal(self, payload: bytes, *, name: str, expires_at_ms: int) -> bytes:
         """JSON compressed and sealed for the Redis key `name`. Needs a ring."""
-        assert self.ring is not None  # noqa: S101  # the callers are those that have one
+        if self.ring is None:
+            raise ConfigurationError("there is no encryption key to seal with; set REDIS_ENCRYPTION_KEY")
         return seal(
             pack(payload, preset=self.compression, threshold=self.threshold),
             key=name,

@@ -109,7 +109,8 @@ class MemoryTier:
 
     def get(self, key: str, default: Any = None) -> Any:
         """A fresh copy of the value under `key`, or `default`."""
-        return self[key] if key in self else default
+        stored = self.get_bytes(key)
+        return default if stored is None else self._decode(key, stored)
 
     def items(self) -> list[tuple[str, Any]]:
         """Keys and fresh copies of their values."""

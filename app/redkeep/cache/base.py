@@ -1,0 +1,403 @@
+"""What every part of the cache stands on: attributes, the way to Redis with its one place of degradation, and the hooks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+from redkeep.cache.breaker import Breaker
+from redkeep.cache.codec import Codec
+from redkeep.cache.interface import CacheInterface
+from redkeep.cache.keys import CacheKeyGenerator
+from redkeep.cache.memory import MAX_BYTES, MemoryTier
+from redkeep.errors import (
+    AuthenticationError,
+    CertificateError,
+    DecryptionError,
+    PermissionDeniedError,
+    RedkeepError,
+    ServerUnavailableError,
+    TLSError,
+)
+from redkeep.monitoring.performance import CachePerformanceMonitor
+
+if TYPE_CHECKING:
+    from redkeep.access.client import Argument, CacheClient, Command
+    from redkeep.cache.epochs import Epochs
+
+logger = logging.getLogger(__name__)
+
+MISS: Final = object()
+"""No value; None is a value that JSON can hold."""
+
+TIMEOUT_SECONDS: Final = 5.0
+"""For connecting and for each reply, as the old class had it (contract.md)."""
+
+MEMORY_SECONDS: Final = 300.0
+"""The longest that the memory tier serves an entry without asking Redis: what another process replaced is seen by then."""
+
+MAX_TTL: Final = 10 * 365 * 86_400
+_UNAVAILABLE: Final = "redis_connection_failed"
+_REFUSALS: Final = (AuthenticationError, TLSError, CertificateError)
+"""Errors that time alone does not mend; while connecting, a ConfigurationError is one too."""
+
+
+class OlderName(NamedTuple):
+    """Another name under which a value may lie; `legacy` when it is one of the old readable names."""
+
+    name: str
+    legacy: bool
+
+
+class CacheBase(CacheInterface):
+    """Not for use by itself; see AIResponseCache."""
+
+    _epochs: Epochs | None = None
+
+    def __init__(
+        self,
+        redis_url: str = "redis://redis:6379",
+        default_ttl: int = 3600,
+        text_hash_threshold: int = 1000,
+        hash_algorithm: Callable[[], Any] = hashlib.sha256,
+        compression_threshold: int = 1000,
+        compression_level: int = 6,
+        text_size_tiers: Mapping[str, int] | None = None,
+        memory_cache_size: int = 100,
+        performance_monitor: CachePerformanceMonitor | None = None,
+        *,
+        read_legacy: bool | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        memory_ttl: float = MEMORY_SECONDS,
+        memory_cache_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Nothing connects before it is needed. Times are in seconds, sizes in bytes or, for texts, in characters.
+
+        `read_legacy` reads the pickles of the old class, as plain data; by default on. Raises TypeError and ValueError naming
+        the argument.
+        """
+        self.redis: CacheClient | None = None
+        self.redis_url = _text(redis_url, "redis_url")
+        self.default_ttl = _seconds(default_ttl, "default_ttl")
+        self.operation_ttls: dict[str, int] = {
+            "summarize": 7200, "sentiment": 86400, "key_points": 7200, "questions": 3600, "qa": 1800,
+        }
+        self.text_size_tiers: dict[str, int] = dict(text_size_tiers or {"small": 500, "medium": 5000, "large": 50000})
+        self.performance_monitor = performance_monitor or CachePerformanceMonitor()
+        self.key_generator = CacheKeyGenerator(text_hash_threshold, hash_algorithm, self.performance_monitor)
+        self.read_legacy = True if read_legacy is None else read_legacy
+        self.timeout = timeout
+        self.memory_ttl = memory_ttl
+        self._codec = Codec(threshold=compression_threshold, zlib_level=compression_level)
+        self.memory_cache = MemoryTier(max_entries=memory_cache_size, max_bytes=memory_cache_bytes, decode=self._decode)
+        self._breaker = Breaker()
+        self._connecting = asyncio.Lock()
+        self.last_error: RedkeepError | None = None
+        """What the last failure was; None while all is well."""
+        self.error_counts: dict[str, int] = dict.fromkeys(
+            ("server_unavailable", "authentication", "permission_denied", "tls", "decryption", "configuration"), 0
+        )
+        """Failures by kind: security errors are told apart from "Redis is down"."""
+
+    @property
+    def compression_threshold(self) -> int:
+        """Bytes of JSON up to which nothing is compressed."""
+        return self._codec.threshold
+
+    @compression_threshold.setter
+    def compression_threshold(self, value: int) -> None:
+        self._codec.threshold = value
+
+    @property
+    def compression_level(self) -> int:
+        """zlib's level for what is not sealed, 1 to 9."""
+        return self._codec.zlib_level
+
+    @compression_level.setter
+    def compression_level(self, value: int) -> None:
+        self._codec.zlib_level = value
+
+    @property
+    def memory_cache_size(self) -> int:
+        """Entries that the memory tier holds at most."""
+        return self.memory_cache.max_entries
+
+    @memory_cache_size.setter
+    def memory_cache_size(self, value: int) -> None:
+        self.memory_cache.max_entries = value
+
+    @property
+    def memory_cache_order(self) -> list[str]:
+        """The keys in the memory tier, the next to go first."""
+        return self.memory_cache.keys()
+
+    # connecting
+
+    async def connect(self) -> bool:
+        """Connect unless it is done; True when Redis answers. Never raises: the reason is logged, counted and in `last_error`."""
+        if self.redis is not None:
+            return True
+        try:
+            await self._open()
+        except RedkeepError as error:
+            logger.warning("redis_not_connected", extra={"kind": type(error).__name__, "reason": str(error)})
+            return False
+        except ImportError:
+            logger.warning("redis_library_missing")
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End the connection and forget the memory tier; a second call is idle. The next call connects again."""
+        client, self.redis = self.redis, None
+        self.memory_cache.clear()
+        if client is not None:
+            await client.close()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _new_client(self) -> CacheClient:
+        from redkeep.access.redis_py import RedisPyClient
+        from redkeep.cache.plain_target import plain_target
+
+        return RedisPyClient(plain_target(self.redis_url), timeout=self.timeout)
+
+    async def _open(self) -> CacheClient:
+        waits = self._connecting.locked()
+        async with self._connecting:
+            if self.redis is not None:
+                return self.redis
+            if waits and not self._breaker.closed:  # whoever tried before us has just failed
+                raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
+            client: CacheClient | None = None
+            try:
+                client = self._new_client()
+                await client.execute("PING")
+            except RedkeepError as error:
+                self._note(error, connecting=True)
+                if client is not None:
+                    await client.close()
+                raise
+            self.redis = client
+            self._connected()
+            return client
+
+    def _connected(self) -> None:
+        """A hook: a connection was made and has answered."""
+        self.last_error = None
+        if self._breaker.success():
+            logger.info("redis_answers_again")
+
+    async def _reach(self) -> CacheClient:
+        if self._breaker.allow():
+            if self.redis is not None:
+                return self.redis
+            try:
+                return await self._open()
+            except ImportError:
+                raise ServerUnavailableError("the package redis is not installed; run `pip install redis`") from None
+        raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
+
+    async def _execute(self, *command: Argument) -> Any:
+        client = self.redis
+        if client is None or not self._breaker.closed:
+            client = await self._reach()
+        try:
+            reply = await client.execute(*command)
+        except RedkeepError as error:
+            self._note(error)
+            raise
+        if self._breaker.failures:
+            self._connected()
+        return reply
+
+    async def _execute_many(self, commands: list[Command]) -> list[Any]:
+        """Replies in order. Raises the first error among them, too: a batch is done or it is not."""
+        client = self.redis
+        if client is None or not self._breaker.closed:
+            client = await self._reach()
+        try:
+            replies = await client.execute_many(commands)
+            for reply in replies:
+                if isinstance(reply, RedkeepError):
+                    raise reply
+        except RedkeepError as error:
+            self._note(error)
+            raise
+        if self._breaker.failures:
+            self._connected()
+        return replies
+
+    def _note(self, error: RedkeepError, *, connecting: bool = False) -> None:
+        """Count a failure by its kind and tell the breaker."""
+        self.last_error = error
+        self.error_counts[_kind(error)] += 1
+        if isinstance(error, ServerUnavailableError):
+            if self._breaker.failure(connecting=connecting):
+                logger.warning("redis_unavailable", extra={"reason": str(error)})
+            return
+        if isinstance(error, _REFUSALS) or (connecting and not isinstance(error, DecryptionError)):
+            self._breaker.failure(refused=True)
+        self._note_security(error)
+
+    def _note_security(self, error: RedkeepError) -> None:
+        """A hook: what failed has to do with security."""
+        logger.error("redis_refused", extra={"kind": type(error).__name__, "reason": str(error)})
+
+    # naming, encoding and decoding
+
+    def _generate_cache_key(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None = None
+    ) -> str:
+        return self.key_generator.generate_cache_key(text, operation, options, question)
+
+    def _entry_name(self, key: str) -> str:
+        """A hook: the Redis key for a key of `get` and `set`."""
+        return _text(key, "key")
+
+    def _older_entry_names(self, key: str) -> list[OlderName]:
+        """A hook: where else the value for `key` may lie."""
+        return []
+
+    def _older_response_names(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None
+    ) -> list[OlderName]:
+        """A hook: where else the answer to a request may lie."""
+        return []
+
+    def _compress_data(self, data: Any) -> bytes:
+        return self._codec.wrap(self._codec.dump(data, field="data"))
+
+    def _decompress_data(self, data: bytes) -> Any:
+        return self._codec.read(data, name="", read_pickles=self.read_legacy)
+
+    def _encode(self, name: str, value: Any, seconds: float) -> bytes:
+        """A hook: what is stored under `name` for `seconds`."""
+        return self._compress_data(value)
+
+    def _decode(self, name: str, stored: bytes, legacy: bool = False) -> Any:
+        """A hook: the value of what is stored under `name`. Raises DecryptionError."""
+        return self._decompress_data(stored)
+
+    def _update_memory_cache(self, key: str, value: Any) -> None:
+        self.memory_cache.put_bytes(key, self._encode(key, value, self.memory_ttl), seconds=self.memory_ttl)
+
+    # reading and writing by name
+
+    async def _prepare(self, operation: str) -> str:
+        """Know the epochs that names of `operation` are made with. Returns why Redis cannot be used, or ""."""
+        if self._epochs is not None and self._epochs.due(operation):
+            try:
+                await self._epochs.refresh(operation)
+            except RedkeepError as error:
+                return reason_of(error)
+        return ""
+
+    async def _read(self, name: str, older: Callable[[], list[OlderName]] | None = None) -> tuple[Any, bytes, str]:
+        """The value under `name` as (value, stored bytes, reason). The value is MISS when there is none, with the reason."""
+        try:
+            stored = await self._execute("GET", wire_name(name))
+        except RedkeepError as error:
+            if "WRONGTYPE" not in str(error):
+                return MISS, b"", reason_of(error)
+            await self._reject(name, b"", DecryptionError("the key holds no plain value"))
+            return MISS, b"", "unreadable"
+        if stored is None:
+            if older is not None:
+                for other in older():
+                    found = await self._read_older(name, other)
+                    if found is not None:
+                        return found
+            return MISS, b"", "key_not_found"
+        try:
+            return self._decode(name, stored), stored, ""
+        except DecryptionError as error:
+            await self._reject(name, stored, error)
+            return MISS, b"", "unreadable"
+
+    async def _read_older(self, name: str, other: OlderName) -> tuple[Any, bytes, str] | None:
+        """The value under another name, moved to `name` with the time it has left; None when there is none."""
+        try:
+            stored, left = await self._execute_many([("GET", wire_name(other.name)), ("PTTL", wire_name(other.name))])
+        except RedkeepError:
+            return None
+        if stored is None or left == -2:
+            return None
+        try:
+            value = self._decode(other.name, stored, other.legacy)
+        except DecryptionError as error:
+            await self._reject(other.name, stored, error)
+            return None
+        seconds = left / 1000 if left > 0 else float(self.default_ttl)
+        try:
+            fresh = self._encode(name, value, seconds)
+            await self._execute("SET", wire_name(name), fresh, "PX", max(1, int(seconds * 1000)), "NX")
+        except (TypeError, ValueError):  # an old pickle with a NaN
+            return None
+        except RedkeepError:
+            logger.debug("cache_value_not_moved")  # it is read again from where it lies
+        return value, fresh, ""
+
+    async def _write(self, name: str, stored: bytes, seconds: float, older: list[OlderName]) -> str:
+        """Store under `name`, and leave nothing under other names. Returns why it was not stored, or ""."""
+        command: Command = ("SET", wire_name(name), stored, "PX", max(1, int(seconds * 1000)))
+        try:
+            if older:
+                await self._execute_many([command, *(("UNLINK", wire_name(other.name)) for other in older)])
+            else:
+                await self._execute(*command)
+        except RedkeepError as error:
+            return reason_of(error)
+        return ""
+
+    async def _reject(self, name: str, stored: bytes, error: DecryptionError) -> None:
+        """A hook: what lies under `name` cannot be read."""
+        self.error_counts["decryption"] += 1
+        logger.warning("cache_value_unreadable", extra={"reason": str(error)})
+
+    def _record(self, operation: str, start: float, hit: bool, length: int = 0, **data: Any) -> None:
+        self.performance_monitor.record_cache_operation_time(operation, time.perf_counter() - start, hit, length, data)
+
+
+def reason_of(error: RedkeepError) -> str:
+    """Why something was a miss or was dropped, in a word for the records."""
+    return _UNAVAILABLE if isinstance(error, ServerUnavailableError) else _kind(error)
+
+
+def wire_name(name: str) -> Argument:
+    """A key name as it goes to Redis: text, or bytes when it holds lone surrogates."""
+    return name if name.isascii() else name.encode("utf-8", "surrogatepass")
+
+
+def _kind(error: RedkeepError) -> str:
+    for leaf, kind in (
+        (ServerUnavailableError, "server_unavailable"), (AuthenticationError, "authentication"),
+        (PermissionDeniedError, "permission_denied"), (TLSError, "tls"), (CertificateError, "tls"),
+        (DecryptionError, "decryption"),
+    ):
+        if isinstance(error, leaf):
+            return kind
+    return "configuration"
+
+
+def _text(value: object, field: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{field} must be text (str), not {type(value).__name__}")
+    return value
+
+
+def _seconds(value: object, field: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{field} must be a whole number of seconds, not {type(value).__name__}")
+    if not 0 < value <= MAX_TTL:
+        raise ValueError(f"{field} must be 1 to {MAX_TTL} seconds")
+    return value

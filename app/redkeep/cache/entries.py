@@ -1,0 +1,211 @@
+"""Values under keys of the caller's own: one or many, and computed when absent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+from redkeep.cache.base import MISS, CacheBase, _seconds, _text, logger, reason_of, wire_name
+from redkeep.cache.flight import Flights
+from redkeep.cache.keys import ENTRY_OPERATION
+from redkeep.errors import DecryptionError, RedkeepError
+
+Value = TypeVar("Value")
+
+BATCH: Final = 500
+"""Keys a command: more would hold up everyone else on the server, and the reply must fit."""
+
+NEGATIVE_SECONDS: Final = 60
+_PAUSE_EVERY: Final = 100
+
+
+class Entries(CacheBase):
+    """The part of the cache that does not know what is cached."""
+
+    encryption_batch_size = _PAUSE_EVERY
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._flights = Flights(self._execute)
+
+    async def get(self, key: str) -> Any:
+        """The value under `key`, or None. Raises TypeError for a key that is no text; everything else is a miss."""
+        value = await self._get(key)
+        return None if value is MISS else value
+
+    async def set(self, key: str, value: Any, ttl: int | None = None) -> None:
+        """Keep `value` for `ttl` seconds, or `default_ttl`. Without Redis it is dropped, counted and logged.
+
+        Raises TypeError or ValueError that names the argument: `key` no text, `value` nothing that JSON holds, `ttl` no number
+        of seconds; then nothing was stored.
+        """
+        start = time.perf_counter()
+        _text(key, "key")
+        seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
+        self._codec.dump(value, field="value")
+        reason = await self._prepare(ENTRY_OPERATION)
+        if not reason:
+            name = self._entry_name(key)
+            stored = self._encode(name, value, seconds)
+            reason = await self._write(name, stored, seconds, self._older_entry_names(key))
+        self._done("set", start, reason)
+
+    async def delete(self, key: str) -> None:
+        """Forget what is under `key`. Without Redis it stays, and that is logged."""
+        await self.delete_many([key])
+
+    async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """What there is under `keys`, by key; misses are left out. One round trip for 500 keys."""
+        start = time.perf_counter()
+        wanted = list(dict.fromkeys(_text(key, "keys") for key in keys))
+        found: dict[str, Any] = {}
+        reason = await self._prepare(ENTRY_OPERATION)
+        for first in range(0, len(wanted) if not reason else 0, BATCH):
+            part = wanted[first : first + BATCH]
+            names = [self._entry_name(key) for key in part]
+            try:
+                replies = await self._execute("MGET", *map(wire_name, names))
+            except RedkeepError as error:
+                reason = reason_of(error)
+                break
+            for place, (key, name, stored) in enumerate(zip(part, names, replies, strict=True), 1):
+                if stored is not None:
+                    try:
+                        found[key] = self._decode(name, stored)
+                    except DecryptionError as error:
+                        await self._reject(name, stored, error)
+                elif older := self._older_entry_names(key):
+                    for other in older:
+                        moved = await self._read_older(name, other)
+                        if moved is not None:
+                            found[key] = moved[0]
+                            break
+                if not place % self.encryption_batch_size:
+                    await asyncio.sleep(0)
+        for key in wanted:
+            self._record("get", start, key in found, cache_tier="redis", **({"reason": reason} if reason else {}))
+        return found
+
+    async def set_many(self, values: Mapping[str, Any], ttl: int | None = None) -> None:
+        """Keep several values for `ttl` seconds, in one round trip for 500. Raises like `set`, before anything is stored."""
+        start = time.perf_counter()
+        seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
+        for key, value in values.items():
+            _text(key, "values (a key)")
+            self._codec.dump(value, field="values")
+        reason = await self._prepare(ENTRY_OPERATION)
+        batch: list[tuple[Any, ...]] = []
+        keys = list(values) if not reason else []
+        for place, key in enumerate(keys, 1):
+            name = self._entry_name(key)
+            batch.append(("SET", wire_name(name), self._encode(name, values[key], seconds), "PX", seconds * 1000))
+            batch.extend(("UNLINK", wire_name(other.name)) for other in self._older_entry_names(key))
+            if len(batch) >= BATCH or place == len(keys):
+                try:
+                    await self._execute_many(batch)
+                except RedkeepError as error:
+                    reason = reason_of(error)
+                    break
+                batch = []
+            if not place % self.encryption_batch_size:
+                await asyncio.sleep(0)
+        for _ in values:
+            self._done("set", start, reason)
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        """Forget what is under `keys`; returns how many were there. Without Redis they stay, and that is logged."""
+        start = time.perf_counter()
+        wanted = [_text(key, "keys") for key in keys]
+        reason = await self._prepare(ENTRY_OPERATION)
+        removed = 0
+        for first in range(0, len(wanted) if not reason else 0, BATCH):
+            names: list[Any] = []
+            for key in wanted[first : first + BATCH]:
+                name = self._entry_name(key)
+                self.memory_cache.pop(name)
+                names += [wire_name(name), *(wire_name(other.name) for other in self._older_entry_names(key))]
+            try:
+                removed += await self._execute("UNLINK", *names)
+            except RedkeepError as error:
+                reason = reason_of(error)
+                break
+        for _ in wanted:
+            self._done("delete", start, reason)
+        return removed
+
+    async def get_or_set(
+        self,
+        key: str,
+        compute: Callable[[], Awaitable[Value]],
+        ttl: int | None = None,
+        *,
+        negative_ttl: int | None = NEGATIVE_SECONDS,
+        early: float = 0.0,
+        lock_seconds: float = 10.0,
+    ) -> Value:
+        """The value under `key`; when there is none, `compute()` is awaited once, however many ask, and its result kept.
+
+        In a process concurrent callers share one computation. Across processes one computes and the others wait for its
+        value, `lock_seconds` at most (0: no lock). A result of None is kept for `negative_ttl` seconds (None: not kept).
+        With `early` between 0 and 1, a hit within that last part of its time starts a new computation in the background.
+
+        Raises what `compute` raises, to everyone who waited for it; nothing is kept then. Without Redis it computes.
+        """
+        seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
+        if negative_ttl is not None:
+            _seconds(negative_ttl, "negative_ttl")
+        if not 0 <= early < 1:
+            raise ValueError("early must be from 0 to less than 1")
+
+        async def work() -> Value:
+            value = await compute()
+            if value is not None:
+                await self.set(key, value, seconds)
+            elif negative_ttl is not None:
+                await self.set(key, None, negative_ttl)
+            return value
+
+        async def read() -> Any:
+            return await self._get(key)
+
+        found = await read()
+        lock = self._lock_name(self._entry_name(key))
+        if found is MISS:
+            result: Value = await self._flights.run(lock, work, read, miss=MISS, lock_seconds=lock_seconds)
+            return result
+        if early and await self._is_near_its_end(self._entry_name(key), seconds * early):
+            self._flights.run_in_background(lock, work, lock_seconds=lock_seconds or 10.0)
+        hit: Value = found
+        return hit
+
+    async def _get(self, key: str) -> Any:
+        start = time.perf_counter()
+        _text(key, "key")
+        reason = await self._prepare(ENTRY_OPERATION)
+        value = MISS
+        if not reason:
+            value, _, reason = await self._read(self._entry_name(key), lambda: self._older_entry_names(key))
+        if value is MISS:
+            self._record("get", start, False, cache_tier="redis", reason=reason)
+        else:
+            self._record("get", start, True, cache_tier="redis")
+        return value
+
+    async def _is_near_its_end(self, name: str, seconds: float) -> bool:
+        try:
+            left: int = await self._execute("PTTL", wire_name(name))
+        except RedkeepError:
+            return False
+        return 0 <= left < seconds * 1000
+
+    def _lock_name(self, name: str) -> str:
+        return f"ai_cache:lock:{name.removeprefix('ai_cache:')}"
+
+    def _done(self, operation: str, start: float, reason: str) -> None:
+        if reason:
+            logger.warning("cache_operation_dropped", extra={"operation": operation, "reason": reason})
+            self._record(operation, start, False, cache_tier="redis", reason=reason, status="failed")
+        else:
+            self._record(operation, start, False, cache_tier="redis", status="success")

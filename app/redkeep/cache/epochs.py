@@ -1,0 +1,103 @@
+"""Epochs: invalidation of an operation, or of everything, by one write instead of a scan.
+
+Every hashed name contains two random words that lie in Redis: one of the namespace, one of the operation. A new word makes all
+names new, and what lies under the old ones goes with its time. A process asks for the words again after a second, so that an
+invalidation reaches the others, and their memory tiers, within it; in the process that made it, it holds at once.
+
+A word that is absent is made anew, not assumed: a lost one (evicted, flushed) makes the cache cold, and never brings back what
+was invalid. A value computed before an invalidation and stored after it lands under the old name, where nobody looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from redkeep.errors import ServerUnavailableError
+
+REFRESH_SECONDS: Final = 1.0
+EVERYTHING: Final = ""
+_WORD: Final = re.compile(rb"[0-9a-f]{16}")
+_MAX_OPERATIONS: Final = 1_000
+
+Ask = Callable[..., Awaitable[Any]]
+
+
+class Epochs:
+    """The words of one namespace."""
+
+    def __init__(self, ask: Ask, namespace: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`ask` executes one Redis command."""
+        self._ask = ask
+        self._namespace = namespace
+        self._clock = clock
+        self._words: dict[str, str] = {}
+        self._pending: set[str] = set()
+        self._due = 0.0
+        self._lock = asyncio.Lock()
+        self._tags: dict[str, str] = {}
+
+    def tag(self, operation: str) -> str:
+        """What goes into the names of `operation`. Before the first refresh a word of this process alone."""
+        tag = self._tags.get(operation)
+        if tag is None:
+            tag = self._words.get(EVERYTHING, "-") + self._words.get(operation, "-")
+            self._tags[operation] = tag
+        return tag
+
+    def due(self, operation: str) -> bool:
+        """Whether `refresh` must come before the next name."""
+        return self._clock() >= self._due or operation not in self._words
+
+    async def refresh(self, operation: str) -> None:
+        """Ask for the words. Raises what `ask` raises; the words then stay as they were."""
+        async with self._lock:
+            if not self.due(operation):
+                return
+            if len(self._words) > _MAX_OPERATIONS:  # operations made from user input must not pile up
+                self._words.clear()
+            for pending in list(self._pending):
+                await self._put(pending, self._words[pending])
+            wanted = list({EVERYTHING: 0, operation: 0, **dict.fromkeys(self._words)})
+            found = await self._ask("MGET", *map(self._name, wanted))
+            for each, word in zip(wanted, found, strict=True):
+                self._words[each] = word.decode() if isinstance(word, bytes) and _WORD.fullmatch(word) else await self._make(each, word)
+            self._tags.clear()
+            self._due = self._clock() + REFRESH_SECONDS
+
+    async def renew(self, operation: str) -> None:
+        """Invalidate what was named for `operation`, or EVERYTHING. Raises what `ask` raises.
+
+        Also then: this process uses the new word at once, and writes it with the next refresh that succeeds.
+        """
+        word = secrets.token_hex(8)
+        self._words[operation] = word
+        self._tags.clear()
+        self._pending.add(operation)
+        await self._put(operation, word)
+
+    async def _put(self, operation: str, word: str) -> None:
+        await self._ask("SET", self._name(operation), word)
+        if self._words.get(operation) == word:
+            self._pending.discard(operation)
+
+    async def _make(self, operation: str, found: object) -> str:
+        """A new word in place of an absent one, or of what is none. Another process may have been first."""
+        word = secrets.token_hex(8)
+        if found is None:
+            await self._ask("SET", self._name(operation), word, "NX")
+        else:
+            await self._ask("SET", self._name(operation), word)
+        again = await self._ask("GET", self._name(operation))
+        if not isinstance(again, bytes) or not _WORD.fullmatch(again):
+            raise ServerUnavailableError("Redis does not keep the cache's epochs: is it out of memory?")
+        return again.decode()
+
+    def _name(self, operation: str) -> str:
+        scope = f"{len(self._namespace)}:{self._namespace}{operation}".encode("utf-8", "surrogatepass")
+        return f"ai_cache:epoch:{hashlib.sha256(scope).hexdigest()[:32]}"

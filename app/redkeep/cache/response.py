@@ -1,0 +1,197 @@
+"""AIResponseCache: the old class's interface, kept whole, its faults mended."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from redkeep.cache.base import MISS, _text
+from redkeep.cache.entries import Entries
+from redkeep.cache.invalidation import Invalidation
+from redkeep.cache.keys import canonical_request
+from redkeep.cache.reports import Reports
+from redkeep.errors import DecryptionError
+
+_PROOF: Final = "_redkeep"
+"""A field of stored answers, not of returned ones: whose answer it is, and until when, where the name does not say so."""
+
+
+class AIResponseCache(Entries, Invalidation, Reports):
+    """Answers of an AI by request, in Redis and, for small texts, in memory. Without Redis every call is a miss.
+
+    No security: values lie readable in Redis. See SecureAIResponseCache, a drop-in for this class.
+    """
+
+    def _get_text_tier(self, text: str) -> str:
+        length, tiers = len(text), self.text_size_tiers
+        if length < tiers["small"]:
+            return "small"
+        if length < tiers["medium"]:
+            return "medium"
+        return "large" if length < tiers["large"] else "xlarge"
+
+    async def get_cached_response(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None = None
+    ) -> dict[str, Any] | None:
+        """The answer to this very request, a copy of the caller's own, or None.
+
+        Raises TypeError or ValueError that names the argument: no text, or options that JSON cannot hold.
+        """
+        start = time.perf_counter()
+        _check_request(text, operation, options, question)
+        trouble = await self._prepare(operation)
+        name = self._generate_cache_key(text, operation, options, question)
+        tier = self._get_text_tier(text)
+        proof = self._proof(text, operation, options, question)
+        if tier == "small":
+            held = self.memory_cache.get_bytes(name)
+            if held is not None:
+                answer = self._from_memory(name, held, proof)
+                if answer is not None:
+                    self._record("get", start, True, len(text), cache_tier="memory", operation_type=operation, text_tier=tier)
+                    return answer
+        if trouble:
+            value, stored, reason = MISS, b"", trouble
+        else:
+            value, stored, reason = await self._read(
+                name, lambda: self._older_response_names(text, operation, options, question)
+            )
+        if value is not MISS:
+            answer = _unwrap(value, proof)
+            if answer is not None:
+                if tier == "small" and stored:
+                    self.memory_cache.put_bytes(name, stored, seconds=min(self.memory_ttl, self._ttl(operation)))
+                self._record("get", start, True, len(text), cache_tier="redis", operation_type=operation, text_tier=tier)
+                return answer
+            reason = "other_request"
+        self._record("get", start, False, len(text), cache_tier="redis", operation_type=operation, text_tier=tier, reason=reason)
+        return None
+
+    async def cache_response(
+        self,
+        text: str,
+        operation: str,
+        options: Mapping[str, Any] | None,
+        response: Mapping[str, Any],
+        question: str | None = None,
+    ) -> None:
+        """Keep `response` for the operation's time to live. Without Redis it is dropped (small texts stay in memory).
+
+        Raises TypeError or ValueError that names the argument; then nothing was stored.
+        """
+        start = time.perf_counter()
+        _check_request(text, operation, options, question)
+        if not isinstance(response, Mapping):
+            raise TypeError(f"response must be a dictionary, not {type(response).__name__}")
+        seconds = self._ttl(operation)
+        value: dict[str, Any] = {
+            **response,
+            "cached_at": datetime.now(UTC).isoformat(),
+            "cache_hit": True,
+            "text_length": len(text),
+            "compression_used": False,
+        }
+        proof = self._proof(text, operation, options, question)
+        if proof is not None:
+            value[_PROOF] = [proof, int((time.time() + seconds) * 1000)]
+        length = len(self._codec.dump(value, field="response"))
+        value["compression_used"] = length > self._codec.threshold
+        trouble = await self._prepare(operation)
+        name = self._generate_cache_key(text, operation, options, question)
+        packing = time.perf_counter()
+        stored = self._encode(name, value, seconds)
+        if value["compression_used"]:
+            self.performance_monitor.record_compression_ratio(
+                length, len(stored), time.perf_counter() - packing, operation
+            )
+        tier = self._get_text_tier(text)
+        if tier == "small":
+            self.memory_cache.put_bytes(name, stored, seconds=min(self.memory_ttl, seconds))
+        reason = trouble or await self._write(
+            name, stored, seconds, self._older_response_names(text, operation, options, question)
+        )
+        if reason:
+            self._record(
+                "set", start, False, len(text), operation_type=operation, text_tier=tier, reason=reason, status="failed"
+            )
+        else:
+            self._record("set", start, False, len(text), operation_type=operation, text_tier=tier, status="success")
+
+    async def get_or_compute_response(
+        self,
+        text: str,
+        operation: str,
+        options: Mapping[str, Any] | None,
+        compute: Callable[[], Awaitable[Mapping[str, Any]]],
+        question: str | None = None,
+        *,
+        lock_seconds: float = 30.0,
+    ) -> dict[str, Any]:
+        """The cached answer, or that of `compute()`, awaited once however many ask; see `get_or_set` for the lock.
+
+        A fresh answer has `cache_hit` False. Raises what `compute` raises.
+        """
+
+        async def read() -> Any:
+            found = await self.get_cached_response(text, operation, options, question)
+            return MISS if found is None else found
+
+        async def work() -> Mapping[str, Any]:
+            response = await compute()
+            await self.cache_response(text, operation, options, response, question)
+            return {**response, "cache_hit": False}
+
+        found = await read()
+        if found is not MISS:
+            return dict(found)
+        lock = self._lock_name(self._generate_cache_key(text, operation, options, question))
+        answer = await self._flights.run(lock, work, read, miss=MISS, lock_seconds=lock_seconds)
+        return _copy(self._codec.dump(answer, field="response"))
+
+    def _ttl(self, operation: str) -> int:
+        return self.operation_ttls.get(operation, self.default_ttl)
+
+    def _proof(self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None) -> str | None:
+        """A hook: what tells this request from others that may share its name; None where names are unique."""
+        request = canonical_request("", operation, text, options, question)
+        return hashlib.blake2b(request, digest_size=12).hexdigest()
+
+    def _from_memory(self, name: str, stored: bytes, proof: str | None) -> dict[str, Any] | None:
+        try:
+            answer = _unwrap(self._decode(name, stored), proof)
+        except DecryptionError:  # its time is over: the tier's clock and the envelope's differ
+            answer = None
+        if answer is None:
+            self.memory_cache.pop(name)
+        return answer
+
+
+def _check_request(text: object, operation: object, options: object, question: object) -> None:
+    _text(text, "text")
+    _text(operation, "operation")
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"options must be a dictionary, not {type(options).__name__}")
+    if question is not None:
+        _text(question, "question")
+
+
+def _unwrap(value: Any, proof: str | None) -> dict[str, Any] | None:
+    """The answer in a stored value, if it is one, to this request, and its time is not over."""
+    if not isinstance(value, dict):
+        return None
+    seal = value.pop(_PROOF, None)
+    if seal is None or proof is None:
+        return value
+    if not isinstance(seal, list) or len(seal) != 2 or seal[0] != proof or not isinstance(seal[1], int):
+        return None
+    return value if time.time() * 1000 < seal[1] else None
+
+
+def _copy(payload: bytes) -> dict[str, Any]:
+    from redkeep.cache.document import from_json
+
+    copied: dict[str, Any] = from_json(payload)
+    return copied

@@ -1,0 +1,152 @@
+"""Who may import whom, how long a module may be, and what the lock files hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.unit.wanted import ROOT
+
+# From the bottom up. A layer may import itself and the ones before it; those on one level do not know each other.
+LAYERS = (
+    *({"errors"}, {"crypto"}, {"environment"}, {"target"}, {"settings"}, {"access"}, {"monitoring"}, {"cache"}),
+    *({"migration", "api"}, {"cli", "__main__"}),
+)
+PACKAGE = ROOT / "app" / "redkeep"
+LINES = 400
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files of the repository, also those not committed yet, without the ignored ones."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *patterns]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
+    return sorted(ROOT / name for name in names if name and (ROOT / name).is_file())
+
+
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """The full names of the modules a file imports, relative ones resolved, wherever in the file."""
+    package = path.relative_to(ROOT / "app" if PACKAGE in path.parents else ROOT).with_suffix("").parts
+    return tuple(_imports(ast.parse(path.read_text()), package[:-1]))
+
+
+def _imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
+            yield start
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> int | None:
+    """The level of redkeep.<layer>...; None for the package itself and for what is not ours."""
+    parts = module.split(".")
+    if parts[0] != "redkeep" or len(parts) < 2:
+        return None
+    return next((number for number, names in enumerate(LAYERS) if parts[1] in names), None)
+
+
+MODULES = tracked("app/redkeep/*.py")
+SOURCES = tracked("app/redkeep/*.py", "deploys/*.py")
+
+
+def own_layer(path: Path) -> int | None:
+    relative = path.relative_to(PACKAGE)
+    return layer(f"redkeep.{relative.parts[0].removesuffix('.py')}")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_run_one_way(path: Path) -> None:
+    """A module imports its own layer and those below it."""
+    mine = own_layer(path)
+    if path == PACKAGE / "__init__.py":
+        return
+    assert mine is not None, f"{path.name}: not in LAYERS"
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    above = [
+        module
+        for module in imports(path)
+        if (other := layer(module)) is not None and (other > mine or (other == mine and module.split(".")[1] != name))
+    ]
+    assert [] == above
+
+
+@pytest.mark.parametrize("path", tracked("app/redkeep/*.py"), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_the_host_side_knows_nothing_of_the_operator_side(path: Path) -> None:
+    """redkeep imports neither deploys nor pyinfra nor the tests."""
+    assert not {"deploys", "pyinfra", "tests", "inventories", "group_data"} & {name.split(".")[0] for name in imports(path)}
+
+
+def test_the_dashboard_speaks_to_the_api_alone() -> None:
+    """It imports nothing of redkeep."""
+    assert [] == [name for path in tracked("app/redkeep/dashboard/*.py") for name in imports(path) if name.startswith("redkeep")]
+
+
+@pytest.mark.parametrize("path", tracked("tests/hosts/*.py"), ids=lambda path: path.name)
+def test_the_eyes_are_independent(path: Path) -> None:
+    """Checks of hosts share no code with what they check."""
+    assert not {"deploys", "redkeep", "pyinfra"} & {name.split(".")[0] for name in imports(path)}
+
+
+def test_deploy_code_neither_prints_nor_exits() -> None:
+    """What goes wrong is raised, what is said goes through the logger."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in tracked("deploys/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "exit", "quit")
+    ]
+    assert [] == found
+
+
+def test_every_operation_has_a_name() -> None:
+    """A call of an operation says in plain words what it does: without it pyinfra would print the arguments."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in tracked("deploys/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("converge", "mend", "prove", "drift")
+        and "name" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert [] == found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_is_short(path: Path) -> None:
+    """Before it has more than 400 lines it is two."""
+    assert len(path.read_text().splitlines()) <= LINES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_says_what_it_is(path: Path) -> None:
+    """Each begins with a docstring; an empty __init__ needs none."""
+    text = path.read_text()
+    assert not text or ast.get_docstring(ast.parse(text))
+
+
+@pytest.mark.parametrize("path", tracked("*.lock"), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_lock_file_has_hashes_and_no_address(path: Path) -> None:
+    """Each package has at least one SHA-256, and nothing says where it comes from."""
+    entries = re.split(r"\n(?=\S)", path.read_text().strip())
+    assert [] == [e.split()[0] for e in entries if not re.match(r"[a-z0-9._-]+(\[[a-z,]+\])?==\S+( ; [^\n]+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?(\n|$))+\Z", e)]
+    assert not re.search(r"https?:|file:|git\+|//|--index|--find-links|--trusted", path.read_text())
+
+
+def test_the_locks_agree() -> None:
+    """A package has one version in all lock files of this bundle."""
+    versions: dict[str, set[str]] = {}
+    for path in (p for p in tracked("*.lock") if "scanners" not in p.parts):
+        for name, version in re.findall(r"^([a-z0-9._-]+)==(\S+)", path.read_text(), re.MULTILINE):
+            versions.setdefault(name, set()).add(version)
+    assert {} == {name: found for name, found in versions.items() if len(found) > 1}

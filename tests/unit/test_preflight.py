@@ -1,0 +1,159 @@
+"""Refusals before anything is touched: each is one sentence with the next step. And what a removal leaves alone."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyinfra.api import DeployError
+
+from deploys.engine import ENGINES
+from deploys.facts.survey import FileState
+from deploys.stages import application, machine, preflight, removal
+from tests.unit.wanted import FakeSite, bundle, survey, there
+
+PACKAGE = {"redis-server": "5:7.0.15-1~deb12u5"}
+
+
+def site(*groups: str, answer: tuple[bool, list[str], list[str]] = (True, [], []), **knobs: Any) -> Any:
+    return FakeSite(bundle(*groups, **knobs), answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("host", "knobs", "part"),
+    [
+        ({"id": "debian", "release": "12"}, {}, ""),
+        ({"id": "debian", "release": "13"}, {"redis_engine": "valkey"}, ""),
+        ({"id": "debian", "release": ""}, {}, ""),
+        ({"id": "ubuntu", "like": "debian", "release": "24.04"}, {}, ""),
+        ({"id": "linuxmint", "like": "ubuntu debian", "release": "22"}, {}, ""),
+        ({"id": "debian", "release": "11"}, {}, "upgrade the host to Debian 12 or later"),
+        ({"id": "debian", "release": "12"}, {"redis_engine": "valkey"}, "or set redis_engine to redis"),
+        ({"id": "fedora", "like": "", "release": "41"}, {}, "the system is fedora, not Debian"),
+        ({"id": "x", "like": "notdebian", "release": "1"}, {}, "the system is x, not Debian"),
+        ({"id": "", "like": ""}, {}, "the system is unknown, not Debian"),
+    ],
+)
+def test_the_distribution(host: dict[str, str], knobs: dict[str, Any], part: str) -> None:
+    """Debian 12 and later and its children are taken; the rest is refused by name."""
+    said = preflight.distribution(site(**knobs), survey(host=host))
+    assert (bool(part), True) == (bool(said), part in said)
+
+
+@pytest.mark.parametrize(
+    ("mib", "knobs", "part"),
+    [
+        (200, {}, ""),
+        (199, {}, "199 MiB of memory are less than minimum_memory_mib (200)"),
+        (1000, {"redis_maxmemory": "90%"}, ""),
+        (1000, {"redis_maxmemory": "91%"}, "redis_maxmemory leaves too little of the host's 1000 MiB"),
+        (1000, {"redis_maxmemory": "2gb"}, "redis_maxmemory leaves too little"),
+    ],
+)
+def test_the_memory(mib: int, knobs: dict[str, Any], part: str) -> None:
+    """The host has enough, and Redis leaves the system its share."""
+    said = preflight.memory(site(**knobs), survey(host={"memory_kib": str(mib * 1024)}))
+    assert (bool(part), True) == (bool(said), part in said)
+
+
+def test_an_app_host_is_not_judged_by_redis_memory() -> None:
+    """maxmemory counts where Redis runs."""
+    app_alone = FakeSite(bundle("redis", redis_maxmemory="2gb"))
+    object.__setattr__(app_alone.bundle, "is_redis", False)
+    assert preflight.memory(app_alone, survey(host={"memory_kib": str(300 * 1024)})) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "part"), [(0, ""), (290, ""), (-290, ""), (7200, "2.0 hours ahead"), (-3600, "1.0 hours behind")]
+)
+def test_the_clock(seconds: int, part: str) -> None:
+    """Five minutes either way are the tolerance of our certificates."""
+    said = preflight.clock(site(), survey(host={"time": str(int(time.time()) + seconds)}))
+    assert (bool(part), True) == (bool(said), part in said)
+
+
+@pytest.mark.parametrize(
+    ("sockets", "part"),
+    [
+        ((), ""),
+        ((("0.0.0.0:6380", "redis-server"),), ""),
+        ((("0.0.0.0:6380", "nginx"),), "0.0.0.0:6380 is in use by nginx: stop it, or choose another redis_tls_port."),
+        ((("127.0.0.1:6380", "redis-server"), ("[::]:6380", "nc")), "[::]:6380 is in use by nc"),
+    ],
+)
+def test_the_port(sockets: tuple[tuple[str, str], ...], part: str) -> None:
+    """Nobody but our server holds the port."""
+    said = preflight.port(site(), survey(sockets=sockets))
+    assert (bool(part), True) == (bool(said), part in said)
+
+
+@pytest.mark.parametrize(
+    ("packages", "files", "answer", "part"),
+    [
+        ({}, {}, (True, ["it holds keys"], []), ""),
+        (PACKAGE, {machine.MANAGED: there()}, (True, ["it holds keys"], []), ""),
+        (PACKAGE, {}, (True, ["", " "], []), ""),
+        (PACKAGE, {}, (True, ["it holds keys", "clients are connected"], []), "(it holds keys; clients are connected)"),
+        (PACKAGE, {}, (False, [], []), "(it could not be asked)"),
+        (PACKAGE, {}, (False, ["it holds keys"], []), "(it could not be asked)"),
+    ],
+)
+def test_a_redis_that_somebody_uses(packages: Any, files: Any, answer: Any, part: str) -> None:
+    """Any sign of use, or no answer, and it is not ours to change; an unused one or our own is."""
+    said = preflight.foreign_server(site(answer=answer), survey(packages=packages, files=files))
+    assert (bool(part), True) == (bool(said), part in said)
+
+
+@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+def test_the_question_for_signs_of_use_is_valid_shell(engine: Any) -> None:
+    """Both engines; run for real where neither is installed it finds no data and does not fail on the way."""
+    script = preflight.USAGE.format(engine=engine)
+    assert 0 == subprocess.run(["dash", "-n"], input=script, text=True, check=False).returncode
+
+
+def test_every_check_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first refusal stops the host, with its name before the sentence."""
+    here = site()
+    here.survey = lambda: survey(host={"id": "fedora"})
+    with pytest.raises(DeployError, match=r"\A@local: the system is fedora"):
+        preflight.preflight(here)
+    here.survey = lambda: survey(host={"time": str(int(time.time()))})
+    preflight.preflight(here)
+
+
+def groups(*names: str) -> dict[str, tuple[str, ...]]:
+    return {name: () for name in names}
+
+
+def test_a_group_that_was_there_stays() -> None:
+    """A removal takes away the group it made, never one that the host had: docker, adm, www-data."""
+    ours = {f"{machine.STATE}/group-web": FileState("file", "0644", "root", "root"), machine.MANAGED: there()}
+    made = removal.files_gone(site(app_group="web"), survey(groups=groups("web"), files=ours))
+    assert ["group web is there"] == [difference.what for difference in made]
+    kept = removal.files_gone(site(app_group="adm"), survey(groups=groups("adm"), files={machine.MANAGED: there()}))
+    assert [] == [difference.what for difference in kept]
+
+
+def test_a_group_is_noted_when_it_is_made() -> None:
+    """The note is written in the same step; for an existing group there is neither step nor note."""
+    (made,) = application.account(site(app_group="web"), survey())
+    assert f"groupadd --system web\ntouch {machine.STATE}/group-web" == made.script
+    assert [] == list(application.account(site(app_group="adm"), survey(groups=groups("adm"))))
+
+
+def test_a_removal_must_be_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only the name of the environment confirms; the refusal says what to add."""
+
+    class Host:
+        data: dict[str, str] = {}  # noqa: RUF012
+
+    monkeypatch.setattr(removal, "host", Host)
+    for given in ({}, {"confirm": ""}, {"confirm": "yes"}, {"confirm": "Test"}):
+        Host.data = given
+        with pytest.raises(DeployError, match="--data confirm=test"):
+            removal.confirm(site())
+    Host.data = {"confirm": "test"}
+    removal.confirm(site())

@@ -1,0 +1,230 @@
+"""Every file as a host gets it, judged by the program that reads it."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import UndefinedError
+
+from deploys.bundle import Bundle, build
+from deploys.rendering import ROOT, render
+from deploys.stages import application, machine, network, server, watch
+from redkeep.environment import read_env_file
+from tests.unit.wanted import FakeSite, authority, data, survey
+
+CONCERNS: tuple[Callable[..., Any], ...] = (
+    *(machine.kernel_files, machine.log_rotation, server.operator_access, server.configuration, server.drop_in),
+    *(network.firewall_files, watch.watch_files, application.environment),
+)
+
+# Secrets, certificates and the ACL file, where Redis takes no comment.
+BARE = re.compile(r".*(\.crt|\.key|/password|/users\.acl)")
+
+
+def _bundles() -> dict[str, Bundle]:
+    """This machine alone, and a Valkey that other hosts use, with every knob that changes a file."""
+    other = {
+        **{"redis_engine": "valkey", "tls_minimum_version": "1.2", "redis_persistence": "aof", "cache_namespace": "tenant"},
+        **{"allowed_clients": ["10.0.0.0/8", "10.1.0.0/16", "10.1.0.5", "2001:db8::/32", "::1"], "app_group": "web"},
+    }
+    alone = build([("@local", frozenset({"redis", "app"}), data())])["@local"]
+    both = [("10.0.0.5", frozenset({"redis", "app"}), data(**other)), ("10.0.0.9", frozenset({"app"}), data(**other))]
+    return {"alone": alone, "others": build(both)["10.0.0.5"]}
+
+
+@cache
+def files(kind: str) -> dict[str, bytes]:
+    """All files of one host by path."""
+    site = FakeSite(_bundles()[kind])
+    found: dict[str, bytes] = {}
+    for concern in CONCERNS:
+        for difference in concern(site, survey(addresses=("127.0.0.1", "::1", "10.0.0.5"))):
+            if difference.what.startswith("file "):
+                found[difference.what.split(" ")[1]] = base64.b64decode(difference.stdin)
+    return found
+
+
+def text(kind: str, path: str) -> str:
+    return files(kind)[path].decode()
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=os.environ | environment)
+
+
+KINDS = ("alone", "others")
+HOSTED = [(kind, path) for kind in KINDS for path in files(kind)]
+
+
+def test_every_template_reaches_a_host() -> None:
+    """No template is left over: each is the source of a file that some host gets."""
+    headers = {re.search(rb"from (templates/\S+\.j2)", content) for kind in KINDS for content in files(kind).values()}
+    named = {found[1].decode() for found in headers if found}
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "templates").rglob("*.j2")} == named
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "templates").rglob("*.j2")), ids=lambda p: p.relative_to(ROOT / "templates").as_posix())
+def test_a_template_says_where_it_comes_from(path: Path) -> None:
+    """The first line (after #!) names the manager and the template itself."""
+    lines = path.read_text().splitlines()
+    first = lines[1] if lines[0].startswith("#!") else lines[0]
+    assert re.fullmatch(rf"# Managed by redkeep from {re.escape(path.relative_to(ROOT).as_posix())}: do not edit.*", first)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "templates").rglob("*.j2")), ids=lambda p: p.relative_to(ROOT / "templates").as_posix())
+def test_a_name_that_is_not_given_is_an_error(path: Path) -> None:
+    """No template with a value renders an empty word in its place."""
+    if "{{" in path.read_text():
+        with pytest.raises(UndefinedError):
+            render(path.relative_to(ROOT / "templates").as_posix().removesuffix(".j2"))
+
+
+@pytest.mark.parametrize(("kind", "path"), HOSTED)
+def test_a_file_is_clean(kind: str, path: str) -> None:
+    """It begins with the notice, ends with one line end, and has no trailing blanks nor leftovers of the template."""
+    if BARE.fullmatch(path):
+        return
+    content = text(kind, path)
+    assert re.match(r"(#!/bin/sh\n)?# Managed by redkeep", content)
+    assert re.search(r"[^\n]\n\Z", content)
+    assert [] == [line for line in content.splitlines() if line != line.rstrip() or re.search(r"{{|{%|Undefined|None|MASKED", line)]
+    assert "\n\n\n" not in content
+
+
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, path in HOSTED if path.startswith("/usr/local/sbin/")])
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_a_script_is_valid_shell(kind: str, path: str, shell: str) -> None:
+    """It parses and stops at the first unset name."""
+    done = subprocess.run([shell, "-n"], input=text(kind, path), capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert re.search(r"^set -e?u$", text(kind, path), re.MULTILINE)
+
+
+def test_the_firewall_is_made_only_where_it_is_needed() -> None:
+    """A Redis on loopback has none."""
+    assert [False, True] == ["/etc/redkeep/firewall.nft" in files(kind) for kind in KINDS]
+
+
+@pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
+def test_nftables_takes_the_rules(tmp_path: Path) -> None:
+    """nft checks them in a network namespace of its own; overlapping networks and both families are in them."""
+    path = tmp_path / "firewall.nft"
+    path.write_bytes(files("others")["/etc/redkeep/firewall.nft"])
+    alone = ("unshare", "-n") if os.geteuid() == 0 else ("unshare", "-rn")
+    done = run(*alone, "/usr/sbin/nft", "-c", "-f", str(path))
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_the_rules_let_in_the_listed_and_drop_the_rest() -> None:
+    """Other ports are left alone, loopback is let in, then each family's list, and the last word is drop."""
+    chain = [line.strip() for line in text("others", "/etc/redkeep/firewall.nft").splitlines() if line.startswith("        ")]
+    assert [
+        "type filter hook input priority filter - 10; policy accept;",
+        "tcp dport != 6380 return",
+        'iif "lo" accept',
+        "ip saddr { 10.0.0.0/8, 10.0.0.9, 10.1.0.0/16, 10.1.0.5 } accept",
+        "ip6 saddr { 2001:db8::/32, ::1 } accept",
+        "counter drop",
+    ] == chain
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_systemd_takes_the_units(kind: str, tmp_path: Path) -> None:
+    """systemd-analyze verify has no complaint about the units nor about the sandbox on top of a service."""
+    for path, content in files(kind).items():
+        if path.startswith("/etc/systemd/system/"):
+            there = tmp_path / path.removeprefix("/etc/systemd/system/")
+            there.parent.mkdir(exist_ok=True)
+            there.write_bytes(re.sub(rb"/usr/(local/)?sbin/\S+", b"/bin/true", content))
+    unit = _bundles()[kind].engine.unit
+    (tmp_path / unit).write_text("[Service]\nExecStart=/bin/true\n")
+    units = [str(path) for path in tmp_path.iterdir() if path.is_file()]
+    done = run("systemd-analyze", "verify", "--man=no", *units, SYSTEMD_UNIT_PATH=f"{tmp_path}:/lib/systemd/system")
+    complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "redkeep" in line or unit in line]
+    assert (2 if kind == "alone" else 3, []) == (len(units) - 1, complaints)
+
+
+def test_the_sandbox_lets_in_whom_the_firewall_lets_in() -> None:
+    """IPAddressAllow= names loopback, the host itself and the same clients; everyone else is denied."""
+    lines = text("others", "/etc/systemd/system/valkey-server.service.d/redkeep.conf").splitlines()
+    assert "IPAddressDeny=any" in lines
+    allowed = next(line for line in lines if line.startswith("IPAddressAllow=")).removeprefix("IPAddressAllow=").split()
+    assert {"localhost", "10.0.0.5", "10.0.0.9", "10.0.0.0/8", "10.1.0.0/16", "10.1.0.5", "2001:db8::/32", "::1"} == set(allowed)
+
+
+def test_the_sandbox_s_mark_changes_with_its_text() -> None:
+    """Each text has a digest of its own, so that a deploy sees which one systemd has loaded."""
+    marks = [re.findall(r"REDKEEP_SANDBOX=([0-9a-f]{16})", text(kind, path)) for kind, path in HOSTED if path.endswith("d/redkeep.conf")]
+    sandboxes = [found for found in marks if found]
+    assert [1, 1] == [len(found) for found in sandboxes]
+    assert sandboxes[0] != sandboxes[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_app_s_environment_reads_as_it_was_meant(kind: str, tmp_path: Path) -> None:
+    """The package's own reader finds every value unchanged, and the address the app can reach."""
+    path = tmp_path / "cache.env"
+    path.write_bytes(files(kind)["/etc/redkeep/cache.env"])
+    assert application.values(FakeSite(_bundles()[kind])) == dict(read_env_file(path))  # type: ignore[arg-type]
+    assert "rediss://127.0.0.1:6380/0" == read_env_file(path)["REDIS_URL"]
+
+
+def test_the_environment_holds_the_app_s_secrets_and_no_others() -> None:
+    """One user's password and the keys; nothing of the operator or of another service."""
+    content = text("alone", "/etc/redkeep/cache.env")
+    assert ["cache_service"] == re.findall(r"word-of-(\w+)", content)
+
+
+def test_no_password_in_clear_reaches_the_server_s_files() -> None:
+    """redis.conf and users.acl hold hashes; the operator's own word is in its one file."""
+    holders = [path for path, content in files("alone").items() if b"word-of-" in content]
+    assert ["/etc/redkeep/operator/password", "/etc/redkeep/cache.env"] == holders
+
+
+@pytest.mark.parametrize(("kind", "minimum"), [("alone", "TLSv1.3"), ("others", "TLSv1.2")])
+def test_openssl_is_told_groups_and_version(kind: str, minimum: str) -> None:
+    """The file is the one that OpenSSL's parser reads, section by section."""
+    parser = configparser.ConfigParser(strict=True)
+    parser.read_string("[top]\n" + text(kind, "/etc/redis/openssl.cnf" if kind == "alone" else "/etc/valkey/openssl.cnf"))
+    assert ("redkeep", "ssl", "policy") == (parser["top"]["openssl_conf"], parser["redkeep"]["ssl_conf"], parser["ssl"]["system_default"])
+    assert ("X25519:P-256:P-384", minimum) == (parser["policy"]["Groups"], parser["policy"]["MinProtocol"])
+
+
+def test_kernel_settings_are_the_knob_s() -> None:
+    """One line each, as sysctl reads them."""
+    lines = text("alone", "/etc/sysctl.d/90-redkeep.conf").splitlines()[1:]
+    assert ["vm.overcommit_memory = 1", "net.core.somaxconn = 1024"] == lines
+
+
+@pytest.mark.parametrize(("days", "code"), [(60, 0), (10, 1)])
+def test_the_daily_check_alarms_before_expiry(days: int, code: int, tmp_path: Path) -> None:
+    """Run for real: silent for a certificate with 60 days left, an alarm with its path and date for one with 10."""
+    (tmp_path / "server.crt").write_bytes(authority().issue(["a.example"], use="server", days=days, common_name="a").cert_pem)
+    script = render("usr/local/sbin/redkeep-certificates", certificates=[f"{tmp_path}/*.crt", "/nonexistent/*.crt"], alarm_days=14)
+    done = subprocess.run(["sh"], input=script.decode(), capture_output=True, text=True, check=False)
+    assert code == done.returncode
+    assert bool(code) == bool(re.fullmatch(rf"<3>{tmp_path}/server.crt expires on .* GMT: run the deploy to renew it\n", done.stderr))
+
+
+def test_the_operator_s_password_is_no_argument(tmp_path: Path) -> None:
+    """Run for real with a client that shows how it was called: the word is in its environment alone."""
+    (tmp_path / "password").write_text("canary-5f1")
+    client = tmp_path / "client"
+    client.write_text('#!/bin/sh\nprintf "%s|" "$@"; echo "$REDISCLI_AUTH"\n')
+    client.chmod(0o700)
+    script = text("alone", server.CLI).replace("/etc/redkeep/operator", str(tmp_path)).replace("/usr/bin/redis-cli", str(client))
+    done = subprocess.run(["sh", "-s", "CONFIG", "GET a b"], input=script, capture_output=True, text=True, check=True)
+    words = done.stdout.rstrip("\n").split("|")
+    assert ("canary-5f1", ["127.0.0.1", "-p", "6380", "CONFIG", "GET a b"]) == (words[-1], words[-6:-1])
+    assert "canary-5f1" not in words[:-1]
