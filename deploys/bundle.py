@@ -13,6 +13,7 @@ from deploys.knobs import Knobs, is_host
 from redkeep.errors import ConfigurationError
 
 LOOPBACK = ("127.0.0.1", "::1")
+UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104 # nosec B104 - compared, never bound here
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _server_of(app: Neighbour, redis: Sequence[Neighbour]) -> Neighbour:
 
 def _own_address(knobs: Knobs) -> str:
     """Where the Redis host reaches itself, by a name of its certificate."""
-    if not knobs.redis_bind or {LOOPBACK[0], "0.0.0.0"} & set(knobs.redis_bind):  # noqa: S104 - read, not bound
+    if not knobs.redis_bind or {LOOPBACK[0], UNSPECIFIED[0]} & set(knobs.redis_bind):
         return LOOPBACK[0]
     return "localhost" if ipaddress.ip_address(knobs.redis_bind[0]).is_unspecified else knobs.redis_bind[0]
 

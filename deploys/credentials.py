@@ -11,8 +11,12 @@ from pathlib import Path
 
 from deploys.rendering import ROOT
 from redkeep.cli.passphrase import passphrase_from_environment
+from redkeep.crypto.keyring import decode_key
+from redkeep.crypto.leaf import Use
+from redkeep.crypto.passwords import validate_password
 from redkeep.crypto.pki import Leaf, check_leaf
 from redkeep.crypto.store import SecretStore
+from redkeep.errors import CertificateError
 
 # Every user that has a password. `default` has none: it is off.
 USERS = (
@@ -39,6 +43,11 @@ class Credentials:
             self.hashes = {user: store.password_hashes(user) for user in USERS}
             self.encryption_keys = store.encryption_keys()
             store.authority()
+        # A file edited by hand may hold what would add lines to the files it is written to.
+        for user, password in self._passwords.items():
+            validate_password(password, field=f"the password of {user}")
+        for key in self.encryption_keys:
+            decode_key(key, field="an encryption key of the secrets")
         self.trust_bundle = store.trust_bundle()
 
     def password(self, user: str) -> str:
@@ -52,9 +61,13 @@ class Credentials:
         """The certificate by which one service on one host shows itself to Redis."""
         return self._leaf(label(service, host), [f"{service}.redkeep"], "client")
 
-    def _leaf(self, name: str, names: Sequence[str], use: str) -> Leaf:
-        leaf = self._store.leaf(name, sorted(set(names)), use=use, renew_within_days=self._renew_days)  # type: ignore[arg-type]
-        check_leaf(leaf, trust=[self.trust_bundle], names=names, use=use)  # type: ignore[arg-type]
+    def _leaf(self, name: str, names: Sequence[str], use: Use) -> Leaf:
+        leaf = self._store.leaf(name, sorted(set(names)), use=use, renew_within_days=self._renew_days)
+        try:
+            check_leaf(leaf, trust=[self.trust_bundle], names=names, use=use)
+        except CertificateError as error:
+            folder = self._store.path
+            raise CertificateError(f"the certificate {name} in {folder}: {error}") from None
         return leaf
 
 
@@ -62,6 +75,10 @@ def label(service: str, host: str) -> str:
     """The certificate's name in the store and its subject: at most the 64 characters X.509 allows a common name."""
     name = f"{service}@{re.sub('[^A-Za-z0-9._:-]+', '-', host.lstrip('@'))}"
     return name if len(name) <= 64 else f"{name[:47]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+# Kept until the run ends: each removes its folder then.
+_throwaway: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
@@ -72,8 +89,8 @@ def open_credentials(folder: Path, renew_days: int, *, keep: bool = True) -> Cre
     Raises SecretStoreError: loose modes, a wrong or missing passphrase, a damaged file.
     """
     if not keep and not (folder / "secrets.json").exists():
-        folder = Path(tempfile.mkdtemp(prefix="redkeep-dry-"))
-        folder.chmod(0o700)
+        _throwaway.append(tempfile.TemporaryDirectory(prefix="redkeep-dry-"))
+        folder = Path(_throwaway[-1].name)
     return Credentials(SecretStore.open(folder, passphrase=passphrase_from_environment(), create=True), renew_days)
 
 

@@ -20,7 +20,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         # These are configuration files of root's making, not pages; values are validated before they come here.
-        autoescape=False,  # noqa: S701
+        autoescape=False,  # noqa: S701 # nosec B701 - see above
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from paramiko import SSHException
 from pyinfra import host, inventory, logger, state
 from pyinfra.api import DeployError, StringCommand
 
@@ -65,12 +66,15 @@ class Site:
         return self._run(command, sudo=self.sudo or bool(state.config.SUDO))
 
     def _run(self, command: str, *, sudo: bool) -> tuple[bool, list[str], list[str]]:
-        ok, output = host.run_shell_command(
-            StringCommand(command),
-            print_output=state.print_fact_output,
-            print_input=state.print_fact_input,
-            _sudo=sudo,
-        )
+        try:
+            ok, output = host.run_shell_command(
+                StringCommand(command),
+                print_output=state.print_fact_output,
+                print_input=state.print_fact_input,
+                _sudo=sudo,
+            )
+        except (OSError, EOFError, SSHException) as error:
+            raise DeployError(f"{self.bundle.name}: the connection broke ({error or type(error).__name__}): run again.") from None
         return ok, output.stdout_lines, output.stderr_lines
 
     def changed(self) -> None:

@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from redkeep.cache.interface import CacheInterface
+    from redkeep.cache.keys import CacheKeyGenerator
+    from redkeep.cache.layer import EncryptedCacheLayer
+    from redkeep.cache.response import AIResponseCache
+    from redkeep.cache.secure import SecureAIResponseCache
     from redkeep.errors import (
         AuthenticationError,
         CertificateError,
@@ -20,30 +25,54 @@ if TYPE_CHECKING:
         ServerUnavailableError,
         TLSError,
     )
+    from redkeep.monitoring.events import SecurityMonitor
+    from redkeep.monitoring.metrics import SecurityMetricsCollector
+    from redkeep.monitoring.performance import CachePerformanceMonitor
+    from redkeep.optimization import SecurityOptimizationConfig
     from redkeep.settings import Settings
 
 __all__ = [
+    "AIResponseCache",
     "AuthenticationError",
+    "CacheInterface",
+    "CacheKeyGenerator",
+    "CachePerformanceMonitor",
     "CertificateError",
     "ConfigurationError",
     "DecryptionError",
+    "EncryptedCacheLayer",
     "PermissionDeniedError",
     "RedkeepError",
     "SecretStoreError",
+    "SecureAIResponseCache",
     "SecurityError",
+    "SecurityMetricsCollector",
+    "SecurityMonitor",
+    "SecurityOptimizationConfig",
     "ServerUnavailableError",
     "Settings",
     "TLSError",
 ]
 
 # Loaded at first use: `import redkeep` costs a few milliseconds, Settings (pydantic) some 150.
-_HOMES = {name: "redkeep.settings" if name == "Settings" else "redkeep.errors" for name in __all__}
+_HOMES = {
+    "CacheInterface": "redkeep.cache.interface",
+    "CacheKeyGenerator": "redkeep.cache.keys",
+    "EncryptedCacheLayer": "redkeep.cache.layer",
+    "AIResponseCache": "redkeep.cache.response",
+    "SecureAIResponseCache": "redkeep.cache.secure",
+    "SecurityMonitor": "redkeep.monitoring.events",
+    "SecurityMetricsCollector": "redkeep.monitoring.metrics",
+    "CachePerformanceMonitor": "redkeep.monitoring.performance",
+    "SecurityOptimizationConfig": "redkeep.optimization",
+    "Settings": "redkeep.settings",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'redkeep' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES.get(name, "redkeep.errors")), name)
 
 
 def __dir__() -> list[str]:

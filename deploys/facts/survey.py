@@ -136,7 +136,8 @@ def command(question: Question) -> str:
     script = "\n".join(["export LC_ALL=C", WAIT, *_sections(question, mark), f"echo '{mark}end'"])
     return (
         f"S={shlex.quote(script)}; echo '{mark}login'; u=$(id -u); echo \"uid $u\"; "
-        'if [ "$u" = 0 ]; then sh -c "$S"; else sudo -n sh -c "$S"; fi'
+        'if [ "$u" = 0 ]; then sh -c "$S"; elif sudo -n true 2>/dev/null; then sudo -n sh -c "$S"; '
+        'else echo "no root, and no sudo without a password" >&2; exit 1; fi'
     )
 
 

@@ -37,7 +37,13 @@ def mend(site: Site, concern: Concern) -> Generator[StringCommand, None, None]:
     under ``set -eu`` as root; secrets travel on standard input only.
     """
     executing = state.current_stage == StateStage.Execute
-    differences = differences_of(site, concern)
+    try:
+        differences = differences_of(site, concern)
+    except DeployError as error:
+        if not executing:
+            raise
+        yield fail(str(error))
+        return
     for difference in differences:
         if not executing:
             site.say(f"would mend: {difference.what}")

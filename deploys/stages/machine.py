@@ -19,6 +19,7 @@ THP = "/sys/kernel/mm/transparent_hugepage/enabled"
 STATE = "/var/lib/redkeep"
 MANAGED = f"{STATE}/managed"
 PACKAGES = f"{STATE}/packages"
+BEFORE = f"{STATE}/packages-before"
 
 
 def question(site: Site) -> Question:
@@ -89,6 +90,7 @@ def _install(site: Site, survey: Survey, missing: list[str]) -> str:
     install = f"apt-get {options} install --no-install-recommends {shlex.join(missing)}"
     lines += [
         # Noted first: a removal must know of them even if this is interrupted.
+        f"[ -e {BEFORE} ] || {{ dpkg-query -W -f '${{Package}}\\n' | LC_ALL=C sort > {BEFORE}.new; mv {BEFORE}.new {BEFORE}; }}",
         f"printf '%s\\n' {shlex.join(missing)} >> {PACKAGES}",
         # Only apt-get waits for another one to end; dpkg itself would fail at once.
         f"{install} >/dev/null 2>&1 || {{ dpkg --configure -a --force-confold >/dev/null 2>&1 || true",

@@ -9,6 +9,7 @@ from pyinfra.api import DeployError
 from deploys.facts.survey import Question, Survey
 from deploys.site import Site
 from deploys.stages import application, machine, network, server, watch
+from redkeep.errors import RedkeepError
 
 # Certificates are backdated by five minutes; a clock further off makes them invalid, or its own times worthless.
 CLOCK_SECONDS = 300
@@ -27,9 +28,24 @@ def question(site: Site) -> Question:
 def preflight(site: Site) -> None:
     """Raise DeployError for a host that cannot be deployed to as it is."""
     survey = site.survey()
-    for check in (distribution, memory, clock, port, foreign_server):
+    for check in (distribution, memory, clock, port, foreign_server, wanted):
         if problem := check(site, survey):
             raise DeployError(f"{site.bundle.name}: {problem}")
+
+
+def wanted(site: Site, survey: Survey) -> str:
+    """Work out what will be written: a wrong address or certificate is found here, not half way."""
+    try:
+        if site.bundle.is_redis:
+            server.settings(site, survey)
+            server.users(site, survey)
+            site.credentials.client("operator", site.bundle.name)
+        if site.bundle.is_app:
+            site.credentials.client("cache_service", site.bundle.name)
+            application.values(site)
+    except RedkeepError as error:
+        return str(error)
+    return ""
 
 
 def distribution(site: Site, survey: Survey) -> str:
@@ -94,6 +110,7 @@ was=$(dpkg-query -W -f '${{Conffiles}}' {engine.package} | awk '$1 == "{engine.c
 [ "$was" = "$(md5sum < {engine.config} | cut -d' ' -f1)" ] || echo 'its configuration was changed'
 size=$(find {engine.data_folder} -type f -size +256c -printf x 2>/dev/null | wc -c)
 [ "$size" = 0 ] || echo 'it keeps data on disk'
+[ "$(pgrep -cx {engine.package})" -le 1 ] || echo 'more than one server runs'
 if pgrep -x {engine.package} >/dev/null; then
     if [ "$({engine.cli} PING 2>/dev/null)" != PONG ]; then echo 'it runs and does not answer on its stock port'; else
     keys=$({engine.cli} INFO keyspace | grep -c '^db'); [ "$keys" = 0 ] || echo 'it holds keys'

@@ -8,7 +8,7 @@ from pyinfra import host
 from pyinfra.api import DeployError, deploy
 
 from deploys.difference import Difference
-from deploys.facts.survey import Question, Survey
+from deploys.facts.survey import LOCK, Question, Survey
 from deploys.operations.converge import converge
 from deploys.site import Site
 from deploys.stages import application, machine, network, preflight, server, watch
@@ -66,14 +66,19 @@ def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
 
 
 def packages_gone(site: Site, survey: Survey) -> Iterator[Difference]:
-    """Packages that came with Redkeep and that nothing else needs."""
-    if survey.file(machine.STATE).kind:
-        yield Difference(
-            f"folder {machine.STATE} is there",
-            f"export DEBIAN_FRONTEND=noninteractive\n"
-            f"if [ -s {machine.PACKAGES} ]; then sort -u {machine.PACKAGES} | xargs -r apt-mark auto >/dev/null 2>&1 || true\n"
-            f"apt-get -q -y -o DPkg::Lock::Timeout=300 autoremove --purge >/dev/null; fi\nrm -rf {machine.STATE}",
-        )
+    """Packages that came with Redkeep and that nothing else needs. A suggestion is no need; and what was there before,
+    or is left over from something else, is not ours to remove."""
+    if not survey.file(machine.STATE).kind:
+        return
+    options = "-o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::RecommendsImportant=false"
+    script = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+if [ -s {machine.PACKAGES} ] && [ -s {machine.BEFORE} ]; then
+    sort -u {machine.PACKAGES} | xargs -r apt-mark auto >/dev/null 2>&1 || true
+    gone=$(apt-get -s {options} autoremove | awk '$1 == "Remv" {{print $2}}' | sort | comm -23 - {machine.BEFORE})
+    [ -z "$gone" ] || apt-get -q -y -o DPkg::Lock::Timeout=300 purge $gone >/dev/null
+fi
+rm -rf {machine.STATE} {LOCK}"""
+    yield Difference(f"folder {machine.STATE} is there", script)
 
 
 @deploy("Removal")

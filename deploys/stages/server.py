@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from pyinfra.api import DeployError, deploy
 
+from deploys.bundle import UNSPECIFIED
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.engine import Engine
 from deploys.facts.survey import Question, Survey, UnitState
@@ -72,7 +73,7 @@ def question(site: Site) -> Question:
 def cli_address(site: Site) -> str:
     """Where the host itself reaches its Redis."""
     bind = site.bundle.knobs.redis_bind
-    return "127.0.0.1" if not bind or "127.0.0.1" in bind or "0.0.0.0" in bind else bind[0]  # noqa: S104
+    return "127.0.0.1" if not bind or "127.0.0.1" in bind or UNSPECIFIED[0] in bind else bind[0]
 
 
 def addresses(site: Site, survey: Survey) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ def leaf(site: Site, survey: Survey) -> Leaf:
     """The server's certificate: every name and address it is reached by."""
     bundle = site.bundle
     names = {"localhost", "127.0.0.1", survey.host.get("hostname", ""), bundle.redis_address, *bundle.knobs.tls_names}
-    names |= {address for address in addresses(site, survey) if address not in ("0.0.0.0", "::")}  # noqa: S104
+    names |= {address for address in addresses(site, survey) if address not in UNSPECIFIED}
     if not bundle.is_local:
         names.add(bundle.name)
     return site.credentials.server(bundle.name, sorted(filter(None, names)))
@@ -245,9 +246,8 @@ def sandbox_digest(site: Site, survey: Survey) -> str:
 
 def drop_in_text(site: Site, survey: Survey) -> bytes:
     knobs = site.bundle.knobs
-    unspecified = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
     bound = addresses(site, survey)
-    listening = survey.addresses if set(unspecified) & set(bound) else bound
+    listening = survey.addresses if set(UNSPECIFIED) & set(bound) else bound
     own = [address for address in listening if not ip_address(address).is_loopback]
     values = {
         "engine": site.bundle.engine,

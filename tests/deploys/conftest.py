@@ -39,16 +39,6 @@ KINDS: dict[str, dict[str, object]] = {
 }
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--soak", action="store_true", help="run the long form of each test")
-
-
-@pytest.fixture(scope="session")
-def soak(request: pytest.FixtureRequest) -> bool:
-    """Whether the long form was asked for."""
-    return bool(request.config.getoption("--soak"))
-
-
 @pytest.fixture(scope="session")
 def prepare(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Deployment]:
     """Make bare hosts and an inventory for one kind of deployment, without deploying."""

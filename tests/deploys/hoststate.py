@@ -44,6 +44,8 @@ def settled(host: Host) -> list[str]:
     """Everything a deploy is responsible for, on disk and in what runs."""
     lines = host.run(_SERVER).out.splitlines()
     assert any(line.startswith("acl|") for line in lines), lines
+    # Redis lists a user's commands in no particular order.
+    lines = [" ".join(sorted(line.split())) if line.startswith("acl|") else line for line in lines]
     return tree(host, "/etc", "/opt", "/usr/local", "/var/lib/redkeep", "/var/lib/redis") + lines
 
 

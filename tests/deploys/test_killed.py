@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from deploys.difference import ManagedFile, encode, locked, place
+from deploys.facts.survey import LOCK
+from deploys.stages.server import CLI, COMMAND_SCRIPT
 from tests.deploys.hoststate import leftovers, settled
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host
@@ -113,8 +119,8 @@ def bare(undisturbed: list[str], single: Callable[..., Deployment], secrets: Pat
 def compare(host: Host, undisturbed: list[str]) -> None:
     """Fail with what is more and what is less than after an undisturbed run."""
     now = settled(host)
-    more, less = sorted(set(now) - set(undisturbed)), sorted(set(undisturbed) - set(now))
-    assert (more, less) == ([], [])
+    wrong = [f"more: {x}" for x in sorted(set(now) - set(undisturbed))] + [f"less: {x}" for x in sorted(set(undisturbed) - set(now))]
+    assert not wrong, "\n".join(wrong)
     assert leftovers(host) == []
 
 
@@ -127,3 +133,56 @@ def test_the_same_command_again_makes_the_host_whole(
     bare.run().ok()
     compare(lab[NAME], undisturbed)
     assert bare.run("status").ok().drift == {}
+
+
+def shell(script: str, stdin: bytes) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["sh", "-c", f"set -eu\n{script}"], input=stdin, capture_output=True, timeout=20)
+
+
+def test_a_file_that_arrives_cut_short_is_not_put_in_place(tmp_path: Path) -> None:
+    """The operator's side dies while it sends: whatever part of a file came, what is in place stays, and nothing else."""
+    me = (pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name)
+    file = ManagedFile(str(tmp_path / "users.acl"), b"user default off\n" * 20, owner=me[0], group=me[1], mode="0600")
+    Path(file.path).write_bytes(b"old")
+    sent = encode(file.content).encode()
+    for length in (0, 4, 76, 77, 200, len(sent) - 20):
+        assert shell(place(file), sent[:length]).returncode != 0
+        assert Path(file.path).read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["users.acl"]
+    assert shell(place(file), sent).returncode == 0
+    assert Path(file.path).read_bytes() == file.content
+
+
+def test_a_command_that_arrives_cut_short_is_not_given_to_redis() -> None:
+    """Half an ACL SETUSER could be a user with more rights: it is the whole line or nothing."""
+    script = COMMAND_SCRIPT.replace(f"{CLI} -e >/dev/null", "cat")
+    whole = b'ACL "SETUSER" "monitor" "reset" "on" "%R~x\\\\y" "-@all"\n'
+    for length in (0, 10, len(whole) - 1):
+        done = shell(script, whole[:length])
+        assert (done.returncode != 0, done.stdout) == (True, b"")
+    assert shell(script, whole).stdout == whole
+
+
+def test_two_deploys_at_once_do_not_disturb_each_other(undisturbed: list[str], single: Callable[..., Deployment], secrets: Path, lab: Lab, soak: bool) -> None:
+    """Two operators press the button at the same moment, on a bare host: one script runs at a time, and the next run
+    finds the host as after a single deploy."""
+    if not soak:
+        pytest.skip("only with --soak")
+    deployment = single(NAME, secrets=secrets)
+    runs = [deployment.start(), deployment.start()]
+    for run in runs:
+        run.communicate(timeout=900)
+    deployment.run().ok()
+    compare(lab[NAME], undisturbed)
+    assert deployment.run("status").ok().drift == {}
+
+
+def test_the_lock_is_not_inherited(tmp_path: Path) -> None:
+    """What a script starts and leaves running does not hold the lock; the script's own exit code is kept."""
+    script = locked("sleep 30 >/dev/null 2>&1 & echo $!; exit 3").replace(LOCK, str(tmp_path / "lock"))
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=20)
+    try:
+        assert done.returncode == 3
+        assert subprocess.run(["flock", "-n", str(tmp_path / "lock"), "true"]).returncode == 0
+    finally:
+        os.kill(int(done.stdout), signal.SIGKILL)

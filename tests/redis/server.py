@@ -21,6 +21,7 @@ from redkeep.monitoring.wire import Wire
 from redkeep.target import Target, build_target
 from tests.redis.binary import redis_server
 
+
 @dataclass(frozen=True)
 class Files:
     """Certificates as files: ours, a foreign client's of another CA, and one server certificate a fault."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -134,6 +135,28 @@ def test_a_peer_that_never_answers_costs_no_more_than_its_time() -> None:
     assert "no answer in time" in str(error)
 
 
+def test_after_a_failed_attempt_nobody_waits_for_the_next_one() -> None:
+    """Behind a peer that accepts and is silent, the first caller waits for the attempt, and later ones a moment."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(10)
+
+    async def main() -> list[float]:
+        took = []
+        async with peer(silent) as target, Transport(target, limits=Limits(connect_seconds=0.6)) as transport:
+            for _ in range(30):
+                began = time.monotonic()
+                with pytest.raises(ServerUnavailableError, match="no answer in time"):
+                    await transport.execute("GET", "ai_cache:a")
+                took.append(time.monotonic() - began)
+                await asyncio.sleep(0.02)
+        return took
+
+    first, *later = asyncio.run(main())
+    assert first > 0.55
+    assert max(later) < 0.35
+
+
 @pytest.mark.parametrize(
     ("reply", "kind", "words"),
     [
@@ -208,8 +231,7 @@ def test_replies_cut_at_every_byte(start: Callable[..., Server]) -> None:
     login = stream.index(b"$13\r\nvalue")
     cuts = range(1, len(stream))
 
-    async def work() -> int:
-        hung = 0
+    async def work() -> None:
         for hang_up in (False, True):
             for cut in cuts:
 
@@ -238,9 +260,8 @@ def test_replies_cut_at_every_byte(start: Callable[..., Server]) -> None:
                         assert value == wants
                     else:
                         assert isinstance(value, ServerUnavailableError)
-        return hung
 
-    assert asyncio.run(work()) == 0
+    asyncio.run(work())
 
 
 def test_tls_byte_by_byte(server: Server) -> None:

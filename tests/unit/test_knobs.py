@@ -169,8 +169,8 @@ def test_a_wrong_type_is_one_sentence_without_the_value(name: str) -> None:
 def test_no_refusal_shows_the_value() -> None:
     """A secret pasted into the wrong knob is not repeated on the screen."""
     for name, good in TEXTS.items():
-        secret = "canary 5f1"
-        value = [secret] if isinstance(good, list) else {secret: 1} if isinstance(good, dict) else secret
+        slip = "canary 5f1"
+        value = [slip] if isinstance(good, list) else {slip: 1} if isinstance(good, dict) else slip
         assert "canary" not in _refusal(**{name: value})
 
 

@@ -125,7 +125,7 @@ def test_every_check_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def groups(*names: str) -> dict[str, tuple[str, ...]]:
-    return {name: () for name in names}
+    return dict.fromkeys(names, ())
 
 
 def test_a_group_that_was_there_stays() -> None:

@@ -136,7 +136,7 @@ def test_valkey_has_its_own_places() -> None:
         ("save", "3600 1 300 100", "save 3600 1 300 100"),
         ("bind", "127.0.0.1 ::1", "bind 127.0.0.1 ::1"),
         ("tls-protocols", "TLSv1.2 TLSv1.3", 'tls-protocols "TLSv1.2 TLSv1.3"'),
-        ("client-output-buffer-limit", "normal 4 2 60 slave 2 1 60", "client-output-buffer-limit normal 4 2 60\nclient-output-buffer-limit slave 2 1 60"),
+        ("client-output-buffer-limit", "a 4 2 60 b 2 1 60", "client-output-buffer-limit a 4 2 60\nclient-output-buffer-limit b 2 1 60"),
     ],
 )
 def test_a_line_of_the_file(name: str, value: str, expected: str) -> None:

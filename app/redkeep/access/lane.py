@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 _GRAIN_SECONDS: Final = 0.001
 """Deadlines that fall into one millisecond are served together."""
 
+_GRACE_SECONDS: Final = 0.1
+"""When the last attempt failed, callers wait so long for the next one, and not until it is over: enough for one that succeeds."""
+
 _RENEW_SECONDS: Final = 10.0
 """A server that has become a replica is looked up anew, at most so often."""
 
@@ -52,6 +55,7 @@ class Lane:
         self._flush_planned = False
         self._timer: asyncio.TimerHandle | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._grace: asyncio.TimerHandle | None = None
         self._closed = False
         self._up_since = 0.0
         # read a million times a minute: bound once
@@ -229,14 +233,24 @@ class Lane:
     # Connecting.
 
     def _begin_connecting(self) -> None:
-        if self._connecting is not None or self._closed:
+        if self._closed:
             return
-        if self._reconnect.delay() and self._reconnect.gives_up():
-            assert self._reconnect.error is not None  # gives_up says so
-            self._fail_waiting(self._reconnect.error)
+        if self._reconnect.gives_up():
+            if self._connecting is None and self._reconnect.delay():
+                self._fail_while_down()
+                return
+            if self._grace is None:
+                self._grace = self._loop.call_later(_GRACE_SECONDS, self._fail_while_down)
+        if self._connecting is not None:
             return
         self._connecting = self._loop.create_task(self._connect(), name="redkeep-connect")
         self._connecting.add_done_callback(self._connected)
+
+    def _fail_while_down(self) -> None:
+        self._grace = None
+        error = self._reconnect.error
+        if self.wire is None and error is not None:
+            self._fail_waiting(error)
 
     async def _connect(self) -> None:
         while self._waiting:
@@ -300,9 +314,10 @@ class Lane:
         while self._sent and self.wire is not None and self._time() < end:
             await asyncio.sleep(0.005)
         wire, self.wire = self.wire, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._grace):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._grace = None
         if self._tracking:
             self._tracking.end()
         while self._sent:

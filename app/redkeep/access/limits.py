@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -37,8 +38,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if not isinstance(value, str) and value < (0 if name == "replays" else 1e-3):
-                raise ConfigurationError(f"{name} must be greater than zero")
+            least = 0 if name == "replays" else 1e-3
+            if not isinstance(value, str) and not least <= value < math.inf:  # NaN fails too
+                raise ConfigurationError(f"{name} must be greater than zero, and finite")
         if not self.client_name.isascii() or not self.client_name.isprintable() or " " in self.client_name:
             raise ConfigurationError("client_name must be printable ASCII without spaces")
 

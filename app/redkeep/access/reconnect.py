@@ -16,8 +16,11 @@ REFUSED_SECONDS: Final = 1.0
 PATIENCE_SECONDS: Final = 1.0
 """A connection that was lost may be away so long before callers are told: a restarted Redis is back within it."""
 
+LOST_CAP_SECONDS: Final = 0.2
+"""The longest first delay after a connection that was logged in: the server was there a moment ago."""
+
 STABLE_SECONDS: Final = 1.0
-"""A connection that lived so long was a good one: the count of failures begins anew."""
+"""A connection that lived so long was a good one: the count of losses begins anew."""
 
 
 class Reconnect:
@@ -27,11 +30,11 @@ class Reconnect:
     (AWS Architecture Blog, 2015), so that many clients of a restarted server do not come at once.
     """
 
-    __slots__ = ("_clock", "_failures", "_lost_at", "_up_at", "error", "not_before")
+    __slots__ = ("_clock", "_failures", "_losses", "_lost_at", "_up_at", "error", "not_before")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._failures = 0
+        self._failures = self._losses = 0
         self._lost_at: float | None = None
         self._up_at = 0.0
         self.not_before = 0.0
@@ -43,21 +46,25 @@ class Reconnect:
 
     def up(self) -> None:
         """A connection is logged in."""
-        self._up_at, self._lost_at, self.error = self._clock(), None, None
+        self._up_at, self._lost_at, self.error, self._failures = self._clock(), None, None, 0
 
     def lost(self) -> None:
         """A connection that was up is gone."""
         now = self._clock()
         if now - self._up_at >= STABLE_SECONDS:
-            self._failures = 0
+            self._losses = 0
         self._lost_at = now
-        self.not_before = now + self._jitter(BASE_SECONDS)
+        self.not_before = now + _jitter(BASE_SECONDS, self._losses, LOST_CAP_SECONDS)
+        self._losses += 1
 
     def failed(self, error: RedkeepError) -> None:
         """An attempt failed."""
         self.error = error
-        unavailable = isinstance(error, ServerUnavailableError)
-        wait = self._jitter(BASE_SECONDS) if unavailable else max(REFUSED_SECONDS, self._jitter(REFUSED_SECONDS))
+        if isinstance(error, ServerUnavailableError):
+            wait = _jitter(BASE_SECONDS, self._failures, CAP_SECONDS)
+        else:
+            wait = max(REFUSED_SECONDS, _jitter(REFUSED_SECONDS, self._failures, CAP_SECONDS))
+        self._failures += 1
         self.not_before = self._clock() + wait
 
     def gives_up(self) -> bool:
@@ -70,9 +77,9 @@ class Reconnect:
 
     def forget(self) -> None:
         """Try at once: something was changed that gives hope."""
-        self._failures, self.not_before = 0, 0.0
+        self._failures = self._losses = 0
+        self.not_before = 0.0
 
-    def _jitter(self, base: float) -> float:
-        ceiling = min(CAP_SECONDS, base * 2.0 ** min(self._failures, 16))
-        self._failures += 1
-        return random.uniform(0, ceiling)  # noqa: S311  # spreads load, keeps no secret
+
+def _jitter(base: float, times: int, cap: float) -> float:
+    return random.uniform(0, min(cap, base * 2.0 ** min(times, 16)))  # noqa: S311  # spreads load, keeps no secret

@@ -86,9 +86,10 @@ class RedisPyClient:
     async def close(self) -> None:
         """End all connections; a second call is idle."""
         self._closed = True
-        for connection in list(self._born):
-            await self._discard(connection)
-        self._idle.clear()
+        if self._loop is asyncio.get_running_loop() and self._process == os.getpid():
+            for connection in list(self._born):
+                await self._discard(connection)
+        self._idle, self._born = [], {}
 
     @property
     def connected(self) -> bool:

@@ -1,32 +1,25 @@
-"""What every part of the cache stands on: attributes, the way to Redis with its one place of degradation, and the hooks."""
+"""What every part of the cache stands on: attributes, hooks, and reading and writing by name."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from redkeep.cache.breaker import Breaker
 from redkeep.cache.codec import Codec
-from redkeep.cache.interface import CacheInterface
 from redkeep.cache.keys import CacheKeyGenerator
+from redkeep.cache.link import TIMEOUT_SECONDS, Link, reason_of
 from redkeep.cache.memory import MAX_BYTES, MemoryTier
 from redkeep.errors import (
-    AuthenticationError,
-    CertificateError,
     DecryptionError,
-    PermissionDeniedError,
     RedkeepError,
-    ServerUnavailableError,
-    TLSError,
 )
 from redkeep.monitoring.performance import CachePerformanceMonitor
 
 if TYPE_CHECKING:
-    from redkeep.access.client import Argument, CacheClient, Command
+    from redkeep.access.client import Argument, Command
     from redkeep.cache.epochs import Epochs
 
 logger = logging.getLogger(__name__)
@@ -34,16 +27,10 @@ logger = logging.getLogger(__name__)
 MISS: Final = object()
 """No value; None is a value that JSON can hold."""
 
-TIMEOUT_SECONDS: Final = 5.0
-"""For connecting and for each reply, as the old class had it (contract.md)."""
-
 MEMORY_SECONDS: Final = 300.0
 """The longest that the memory tier serves an entry without asking Redis: what another process replaced is seen by then."""
 
 MAX_TTL: Final = 10 * 365 * 86_400
-_UNAVAILABLE: Final = "redis_connection_failed"
-_REFUSALS: Final = (AuthenticationError, TLSError, CertificateError)
-"""Errors that time alone does not mend; while connecting, a ConfigurationError is one too."""
 
 
 class OlderName(NamedTuple):
@@ -53,7 +40,7 @@ class OlderName(NamedTuple):
     legacy: bool
 
 
-class CacheBase(CacheInterface):
+class CacheBase(Link):
     """Not for use by itself; see AIResponseCache."""
 
     _epochs: Epochs | None = None
@@ -80,8 +67,7 @@ class CacheBase(CacheInterface):
         `read_legacy` reads the pickles of the old class, as plain data; by default on. Raises TypeError and ValueError naming
         the argument.
         """
-        self.redis: CacheClient | None = None
-        self.redis_url = _text(redis_url, "redis_url")
+        super().__init__(_text(redis_url, "redis_url"), timeout)
         self.default_ttl = _seconds(default_ttl, "default_ttl")
         self.operation_ttls: dict[str, int] = {
             "summarize": 7200, "sentiment": 86400, "key_points": 7200, "questions": 3600, "qa": 1800,
@@ -90,18 +76,9 @@ class CacheBase(CacheInterface):
         self.performance_monitor = performance_monitor or CachePerformanceMonitor()
         self.key_generator = CacheKeyGenerator(text_hash_threshold, hash_algorithm, self.performance_monitor)
         self.read_legacy = True if read_legacy is None else read_legacy
-        self.timeout = timeout
         self.memory_ttl = memory_ttl
         self._codec = Codec(threshold=compression_threshold, zlib_level=compression_level)
         self.memory_cache = MemoryTier(max_entries=memory_cache_size, max_bytes=memory_cache_bytes, decode=self._decode)
-        self._breaker = Breaker()
-        self._connecting = asyncio.Lock()
-        self.last_error: RedkeepError | None = None
-        """What the last failure was; None while all is well."""
-        self.error_counts: dict[str, int] = dict.fromkeys(
-            ("server_unavailable", "authentication", "permission_denied", "tls", "decryption", "configuration"), 0
-        )
-        """Failures by kind: security errors are told apart from "Redis is down"."""
 
     @property
     def compression_threshold(self) -> int:
@@ -135,123 +112,10 @@ class CacheBase(CacheInterface):
         """The keys in the memory tier, the next to go first."""
         return self.memory_cache.keys()
 
-    # connecting
-
-    async def connect(self) -> bool:
-        """Connect unless it is done; True when Redis answers. Never raises: the reason is logged, counted and in `last_error`."""
-        if self.redis is not None:
-            return True
-        try:
-            await self._open()
-        except RedkeepError as error:
-            logger.warning("redis_not_connected", extra={"kind": type(error).__name__, "reason": str(error)})
-            return False
-        except ImportError:
-            logger.warning("redis_library_missing")
-            return False
-        return True
-
     async def close(self) -> None:
         """End the connection and forget the memory tier; a second call is idle. The next call connects again."""
-        client, self.redis = self.redis, None
         self.memory_cache.clear()
-        if client is not None:
-            await client.close()
-
-    async def __aenter__(self) -> Self:
-        await self.connect()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    def _new_client(self) -> CacheClient:
-        from redkeep.access.redis_py import RedisPyClient
-        from redkeep.cache.plain_target import plain_target
-
-        return RedisPyClient(plain_target(self.redis_url), timeout=self.timeout)
-
-    async def _open(self) -> CacheClient:
-        waits = self._connecting.locked()
-        async with self._connecting:
-            if self.redis is not None:
-                return self.redis
-            if waits and not self._breaker.closed:  # whoever tried before us has just failed
-                raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
-            client: CacheClient | None = None
-            try:
-                client = self._new_client()
-                await client.execute("PING")
-            except RedkeepError as error:
-                self._note(error, connecting=True)
-                if client is not None:
-                    await client.close()
-                raise
-            self.redis = client
-            self._connected()
-            return client
-
-    def _connected(self) -> None:
-        """A hook: a connection was made and has answered."""
-        self.last_error = None
-        if self._breaker.success():
-            logger.info("redis_answers_again")
-
-    async def _reach(self) -> CacheClient:
-        if self._breaker.allow():
-            if self.redis is not None:
-                return self.redis
-            try:
-                return await self._open()
-            except ImportError:
-                raise ServerUnavailableError("the package redis is not installed; run `pip install redis`") from None
-        raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
-
-    async def _execute(self, *command: Argument) -> Any:
-        client = self.redis
-        if client is None or not self._breaker.closed:
-            client = await self._reach()
-        try:
-            reply = await client.execute(*command)
-        except RedkeepError as error:
-            self._note(error)
-            raise
-        if self._breaker.failures:
-            self._connected()
-        return reply
-
-    async def _execute_many(self, commands: list[Command]) -> list[Any]:
-        """Replies in order. Raises the first error among them, too: a batch is done or it is not."""
-        client = self.redis
-        if client is None or not self._breaker.closed:
-            client = await self._reach()
-        try:
-            replies = await client.execute_many(commands)
-            for reply in replies:
-                if isinstance(reply, RedkeepError):
-                    raise reply
-        except RedkeepError as error:
-            self._note(error)
-            raise
-        if self._breaker.failures:
-            self._connected()
-        return replies
-
-    def _note(self, error: RedkeepError, *, connecting: bool = False) -> None:
-        """Count a failure by its kind and tell the breaker."""
-        self.last_error = error
-        self.error_counts[_kind(error)] += 1
-        if isinstance(error, ServerUnavailableError):
-            if self._breaker.failure(connecting=connecting):
-                logger.warning("redis_unavailable", extra={"reason": str(error)})
-            return
-        if isinstance(error, _REFUSALS) or (connecting and not isinstance(error, DecryptionError)):
-            self._breaker.failure(refused=True)
-        self._note_security(error)
-
-    def _note_security(self, error: RedkeepError) -> None:
-        """A hook: what failed has to do with security."""
-        logger.error("redis_refused", extra={"kind": type(error).__name__, "reason": str(error)})
+        await super().close()
 
     # naming, encoding and decoding
 
@@ -368,25 +232,9 @@ class CacheBase(CacheInterface):
         self.performance_monitor.record_cache_operation_time(operation, time.perf_counter() - start, hit, length, data)
 
 
-def reason_of(error: RedkeepError) -> str:
-    """Why something was a miss or was dropped, in a word for the records."""
-    return _UNAVAILABLE if isinstance(error, ServerUnavailableError) else _kind(error)
-
-
 def wire_name(name: str) -> Argument:
     """A key name as it goes to Redis: text, or bytes when it holds lone surrogates."""
     return name if name.isascii() else name.encode("utf-8", "surrogatepass")
-
-
-def _kind(error: RedkeepError) -> str:
-    for leaf, kind in (
-        (ServerUnavailableError, "server_unavailable"), (AuthenticationError, "authentication"),
-        (PermissionDeniedError, "permission_denied"), (TLSError, "tls"), (CertificateError, "tls"),
-        (DecryptionError, "decryption"),
-    ):
-        if isinstance(error, leaf):
-            return kind
-    return "configuration"
 
 
 def _text(value: object, field: str) -> str:

@@ -58,7 +58,7 @@ def unpack(packed: bytes, *, limit: int) -> bytes:
             inflated = _engines()[1].decompress(body)
         else:
             raise DecryptionError("the value is compressed in a way this release does not know")
-    except (struct.error, zstandard.ZstdError, ValueError, MemoryError, RuntimeError):
+    except (struct.error, zstandard.ZstdError, lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
         raise DecryptionError("the compressed value is damaged") from None
     if len(inflated) != size:
         raise DecryptionError("the compressed value is damaged")

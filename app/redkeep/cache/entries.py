@@ -7,9 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from redkeep.cache.base import MISS, CacheBase, _seconds, _text, logger, reason_of, wire_name
+from redkeep.cache.base import MISS, CacheBase, _seconds, _text, logger, wire_name
 from redkeep.cache.flight import Flights
 from redkeep.cache.keys import ENTRY_OPERATION
+from redkeep.cache.link import reason_of
 from redkeep.errors import DecryptionError, RedkeepError
 
 Value = TypeVar("Value")
@@ -47,10 +48,11 @@ class Entries(CacheBase):
         self._codec.dump(value, field="value")
         reason = await self._prepare(ENTRY_OPERATION)
         if not reason:
-            name = self._entry_name(key)
-            stored = self._encode(name, value, seconds)
-            reason = await self._write(name, stored, seconds, self._older_entry_names(key))
+            reason = await self._set_at(self._entry_name(key), key, value, seconds)
         self._done("set", start, reason)
+
+    async def _set_at(self, name: str, key: str, value: Any, seconds: int) -> str:
+        return await self._write(name, self._encode(name, value, seconds), seconds, self._older_entry_names(key))
 
     async def delete(self, key: str) -> None:
         """Forget what is under `key`. Without Redis it stays, and that is logged."""
@@ -85,7 +87,10 @@ class Entries(CacheBase):
                 if not place % self.encryption_batch_size:
                     await asyncio.sleep(0)
         for key in wanted:
-            self._record("get", start, key in found, cache_tier="redis", **({"reason": reason} if reason else {}))
+            if key in found:
+                self._record("get", start, True, cache_tier="redis")
+            else:
+                self._record("get", start, False, cache_tier="redis", reason=reason or "key_not_found")
         return found
 
     async def set_many(self, values: Mapping[str, Any], ttl: int | None = None) -> None:
@@ -160,11 +165,14 @@ class Entries(CacheBase):
             raise ValueError("early must be from 0 to less than 1")
 
         async def work() -> Value:
+            trouble = await self._prepare(ENTRY_OPERATION)
+            name = self._entry_name(key)  # of this moment: what is invalidated meanwhile must not come back
             value = await compute()
-            if value is not None:
-                await self.set(key, value, seconds)
-            elif negative_ttl is not None:
-                await self.set(key, None, negative_ttl)
+            kept = seconds if value is not None else negative_ttl
+            if kept is not None:
+                start = time.perf_counter()
+                self._codec.dump(value, field="the computed value")
+                self._done("set", start, trouble or await self._set_at(name, key, value, kept))
             return value
 
         async def read() -> Any:

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from redkeep.cache.base import CacheBase, _text, logger, reason_of
+from redkeep.cache.base import CacheBase, _text, logger
+from redkeep.cache.link import reason_of
 from redkeep.errors import RedkeepError
 
 if TYPE_CHECKING:

@@ -82,6 +82,19 @@ class AIResponseCache(Entries, Invalidation, Reports):
 
         Raises TypeError or ValueError that names the argument; then nothing was stored.
         """
+        await self._keep_response(text, operation, options, response, question, None, "")
+
+    async def _keep_response(
+        self,
+        text: str,
+        operation: str,
+        options: Mapping[str, Any] | None,
+        response: Mapping[str, Any],
+        question: str | None,
+        name: str | None,
+        trouble: str,
+    ) -> None:
+        """Keep an answer under `name`, or under the name of this moment."""
         start = time.perf_counter()
         _check_request(text, operation, options, question)
         if not isinstance(response, Mapping):
@@ -99,8 +112,9 @@ class AIResponseCache(Entries, Invalidation, Reports):
             value[_PROOF] = [proof, int((time.time() + seconds) * 1000)]
         length = len(self._codec.dump(value, field="response"))
         value["compression_used"] = length > self._codec.threshold
-        trouble = await self._prepare(operation)
-        name = self._generate_cache_key(text, operation, options, question)
+        if name is None:
+            trouble = await self._prepare(operation)
+            name = self._generate_cache_key(text, operation, options, question)
         packing = time.perf_counter()
         stored = self._encode(name, value, seconds)
         if value["compression_used"]:
@@ -140,8 +154,10 @@ class AIResponseCache(Entries, Invalidation, Reports):
             return MISS if found is None else found
 
         async def work() -> Mapping[str, Any]:
+            trouble = await self._prepare(operation)
+            name = self._generate_cache_key(text, operation, options, question)  # see get_or_set
             response = await compute()
-            await self.cache_response(text, operation, options, response, question)
+            await self._keep_response(text, operation, options, response, question, name, trouble)
             return {**response, "cache_hit": False}
 
         found = await read()

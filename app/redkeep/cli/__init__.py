@@ -1,4 +1,4 @@
-"""The command line: `redkeep secrets`, `redkeep certs`, `redkeep status`.
+"""The command line: `redkeep secrets`, `redkeep keys`, `redkeep certs`, `redkeep status`.
 
 A sub-command is a module with `register(subparsers)`, which adds its parser and sets `func`, a callable from
 the parsed arguments to an exit code. Only the module that is asked for is imported.
@@ -17,6 +17,7 @@ from redkeep.errors import RedkeepError
 
 COMMANDS = {
     "secrets": ("redkeep.cli.secrets", "make, show, seal and hand out the operator's secrets"),
+    "keys": ("redkeep.cli.keys", "generate, list, add, promote and retire encryption keys"),
     "certs": ("redkeep.cli.certs", "list, inspect, renew and export certificates"),
     "status": ("redkeep.cli.status", "probe the running system: are we safe?"),
 }

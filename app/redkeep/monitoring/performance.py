@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_QUIET_SECONDS: Final = 1.0
+"""Between two warnings of slow operations: a slow server makes all of them slow."""
 
 
 class _Timed(Protocol):
@@ -66,6 +68,7 @@ class CachePerformanceMonitor:
         self.total_operations = 0
         self.total_invalidations = 0
         self.total_keys_invalidated = 0
+        self._quiet_until = 0.0
 
     def record_key_generation_time(
         self, duration: float, text_length: int, operation_type: str = "", additional_data: dict[str, Any] | None = None
@@ -91,7 +94,8 @@ class CachePerformanceMonitor:
                 self.cache_hits += 1
             else:
                 self.cache_misses += 1
-        if duration > self.cache_operation_threshold:
+        if duration > self.cache_operation_threshold and time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + _QUIET_SECONDS
             logger.warning("slow_cache_operation", extra={"operation": operation, "seconds": round(duration, 4)})
 
     def record_compression_ratio(

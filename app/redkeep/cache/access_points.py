@@ -1,0 +1,141 @@
+"""The ways into Redis that a secure cache has: its own user, and, where their passwords are known, janitor and health user."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from redkeep.cache.plain_target import tls_files
+from redkeep.errors import ConfigurationError
+from redkeep.target import DEFAULT_USERNAME, Target, build_target
+
+if TYPE_CHECKING:
+    from redkeep.access.client import CacheClient
+    from redkeep.optimization import SecurityOptimizationConfig
+    from redkeep.settings import Settings
+
+JANITOR = "cache_janitor"
+REPORTER = "health_service"
+
+
+class Access:
+    """One validated configuration, and the clients that it allows."""
+
+    def __init__(self, target: Target, *, client: str, tuned: SecurityOptimizationConfig, settings: Settings | None) -> None:
+        self.target = target
+        self._client = client
+        self._tuned = tuned
+        self._settings = settings
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings | None,
+        *,
+        encrypted: bool,
+        namespace: str,
+        tuned: SecurityOptimizationConfig,
+        redis_tls_enabled: bool,
+        **fields: Any,
+    ) -> Access | None:
+        """The access that settings or constructor arguments describe; None when no argument asks for security.
+
+        Raises ConfigurationError, also when the environment demands TLS or encryption and the arguments do not.
+        """
+        if settings is not None:
+            _check_dev_mode(settings, tuned)
+            return cls(settings.target, client=settings.redis_client, tuned=tuned, settings=settings)
+        _refuse_downgrade(tls=redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://"), encrypted=encrypted)
+        if not (fields["redis_password"] or fields["redis_username"] or redis_tls_enabled):
+            return None
+        given = {name: value for name, value in fields.items() if value is not None}
+        known = {name: Path(value) if name.endswith("_file") else value for name, value in given.items()}
+        found = tls_files() if redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://") else {}
+        target = build_target(
+            **{**found, **known},
+            redis_tls_enabled=redis_tls_enabled or None,
+            redis_namespace=namespace,
+            environment="development" if os.environ.get("ENVIRONMENT", "").strip().lower() == "development" else "production",
+        )
+        return cls(target, client=os.environ.get("REDIS_CLIENT", "redis-py"), tuned=tuned, settings=None)
+
+    @property
+    def may_scan(self) -> bool:
+        """Whether somebody here may be asked to SCAN."""
+        return self.target.janitor_password is not None or self.target.username != DEFAULT_USERNAME
+
+    @property
+    def may_ask_info(self) -> bool:
+        """Whether the cache's own user may be asked for INFO: our ACL gives it to others."""
+        return self.target.username != DEFAULT_USERNAME
+
+    def client(self, *, timeout: float) -> CacheClient:
+        """The cache's own client, connected to nothing yet. Its credentials are read again at each connect."""
+        if self._client == "transport":
+            from redkeep.access.limits import limits_of
+            from redkeep.access.transport import Transport
+
+            return Transport(self.target, limits=limits_of(self.target), credentials=self._credentials)
+        from redkeep.access.redis_py import RedisPyClient
+
+        return RedisPyClient(
+            self.target,
+            timeout=timeout,
+            max_connections=self._tuned.connection_pool_size,
+            max_age=self._tuned.connection_max_age,
+            credentials=self._credentials,
+        )
+
+    def janitor(self, *, timeout: float) -> CacheClient | None:
+        """A client that may scan; None when the cache's own user is asked instead. Raises ConfigurationError when nobody may."""
+        if self.target.janitor_password is None:
+            if self.may_scan:
+                return None
+            raise ConfigurationError("the cache user may not scan key names; set REDIS_JANITOR_PASSWORD, or invalidate by operation")
+        return self._other(JANITOR, self.target.janitor_password, timeout)
+
+    def reporter(self, *, timeout: float) -> CacheClient | None:
+        """A client that may ask INFO, when its password is known."""
+        if self.target.health_password is None:
+            return None
+        return self._other(REPORTER, self.target.health_password, timeout)
+
+    def _other(self, user: str, password: str, timeout: float) -> CacheClient:
+        from redkeep.access.redis_py import RedisPyClient
+
+        target = self.target._replace(username=user, password=password, env_file=None)
+        return RedisPyClient(target, timeout=timeout, max_connections=1)
+
+    def _credentials(self) -> tuple[str | None, str | None]:
+        if self._settings is not None:
+            try:
+                now = self._settings.reread().target
+            except ConfigurationError:  # half written, or moved away: what worked before may still
+                now = self.target
+            return now.username, now.password
+        return self.target.username, self.target.password
+
+
+def _refuse_downgrade(*, tls: bool, encrypted: bool) -> None:
+    from redkeep.environment import parse_flag
+
+    demanded = os.environ.get("REDIS_TLS_ENABLED", "").strip()
+    demands_tls = os.environ.get("REDIS_URL", "").startswith("rediss://") or (
+        bool(demanded) and parse_flag(demanded, field="REDIS_TLS_ENABLED")
+    )
+    if demands_tls and not tls:
+        raise ConfigurationError(
+            "the environment demands TLS (REDIS_TLS_ENABLED) and the arguments do not; use SecureAIResponseCache.from_settings()"
+        )
+    names = ("REDIS_ENCRYPTION_KEY", "REDIS_ENCRYPTION_KEYS", "REDIS_ENCRYPTION_KEY_FILE", "REDIS_ENCRYPTION_KEYS_FILE")
+    if any(os.environ.get(name) for name in names) and not encrypted:
+        raise ConfigurationError(
+            "the environment demands encryption (REDIS_ENCRYPTION_KEY) and the arguments do not; "
+            "use SecureAIResponseCache.from_settings()"
+        )
+
+
+def _check_dev_mode(settings: Settings, tuned: SecurityOptimizationConfig) -> None:
+    if settings.redis_dev_mode and not tuned.dev_mode_skip_tls and not settings.redis_tls_enabled:
+        raise ConfigurationError("REDIS_TLS_ENABLED is off and dev_mode_skip_tls is false; use rediss://")

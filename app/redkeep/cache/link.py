@@ -1,0 +1,186 @@
+"""The link to Redis: connected when first needed, behind a breaker, with every failure counted by its kind.
+
+This and `CacheBase._read` and `_write` are the one place where the cache degrades: to a miss, never to less security.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from redkeep.cache.breaker import Breaker
+from redkeep.cache.interface import CacheInterface
+from redkeep.errors import (
+    AuthenticationError,
+    CertificateError,
+    DecryptionError,
+    PermissionDeniedError,
+    RedkeepError,
+    ServerUnavailableError,
+    TLSError,
+)
+
+if TYPE_CHECKING:
+    from redkeep.access.client import Argument, CacheClient, Command
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS: Final = 5.0
+"""For connecting and for each reply, as the old class had it (contract.md)."""
+
+_UNAVAILABLE: Final = "redis_connection_failed"
+_REFUSALS: Final = (AuthenticationError, TLSError, CertificateError)
+"""Errors that time alone does not mend; while connecting, a ConfigurationError is one too."""
+
+
+class Link(CacheInterface):
+    """What speaks to Redis; not for use by itself."""
+
+    def __init__(self, redis_url: str, timeout: float) -> None:
+        """Connects to nothing yet."""
+        self.redis: CacheClient | None = None
+        self.redis_url = redis_url
+        self.timeout = timeout
+        self._breaker = Breaker()
+        self._connecting = asyncio.Lock()
+        self.last_error: RedkeepError | None = None
+        """What the last failure was; None while all is well."""
+        self.error_counts: dict[str, int] = dict.fromkeys(
+            ("server_unavailable", "authentication", "permission_denied", "tls", "decryption", "configuration"), 0
+        )
+        """Failures by kind: security errors are told apart from "Redis is down"."""
+
+    async def connect(self) -> bool:
+        """Connect unless it is done; True when Redis answers. Never raises: the reason is logged, counted and in `last_error`."""
+        if self.redis is not None:
+            return True
+        try:
+            await self._open()
+        except RedkeepError as error:
+            logger.warning("redis_not_connected", extra={"kind": type(error).__name__, "reason": str(error)})
+            return False
+        except ImportError:
+            logger.warning("redis_library_missing")
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End the connection; a second call is idle. The next command connects again."""
+        client, self.redis = self.redis, None
+        if client is not None:
+            await client.close()
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def _new_client(self) -> CacheClient:
+        from redkeep.access.redis_py import RedisPyClient
+        from redkeep.cache.plain_target import plain_target
+
+        return RedisPyClient(plain_target(self.redis_url), timeout=self.timeout)
+
+    async def _open(self) -> CacheClient:
+        waits = self._connecting.locked()
+        async with self._connecting:
+            if self.redis is not None:
+                return self.redis
+            if waits and not self._breaker.closed:  # whoever tried before us has just failed
+                raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
+            client: CacheClient | None = None
+            try:
+                client = self._new_client()
+                await client.execute("PING")
+            except RedkeepError as error:
+                self._note(error, connecting=True)
+                if client is not None:
+                    await client.close()
+                raise
+            self.redis = client
+            self._connected()
+            self._logged_in()
+            return client
+
+    def _logged_in(self) -> None:
+        """A hook: a client was made, and the server let it in."""
+
+    def _connected(self) -> None:
+        self.last_error = None
+        if self._breaker.success():
+            logger.info("redis_answers_again")
+
+    async def _reach(self) -> CacheClient:
+        if self._breaker.allow():
+            if self.redis is not None:
+                return self.redis
+            try:
+                return await self._open()
+            except ImportError:
+                raise ServerUnavailableError("the package redis is not installed; run `pip install redis`") from None
+        raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
+
+    async def _execute(self, *command: Argument) -> Any:
+        client = self.redis
+        if client is None or not self._breaker.closed:
+            client = await self._reach()
+        try:
+            reply = await client.execute(*command)
+        except RedkeepError as error:
+            self._note(error)
+            raise
+        if self._breaker.failures:
+            self._connected()
+        return reply
+
+    async def _execute_many(self, commands: list[Command]) -> list[Any]:
+        """Replies in order. Raises the first error among them, too: a batch is done or it is not."""
+        client = self.redis
+        if client is None or not self._breaker.closed:
+            client = await self._reach()
+        try:
+            replies = await client.execute_many(commands)
+            for reply in replies:
+                if isinstance(reply, RedkeepError):
+                    raise reply
+        except RedkeepError as error:
+            self._note(error)
+            raise
+        if self._breaker.failures:
+            self._connected()
+        return replies
+
+    def _note(self, error: RedkeepError, *, connecting: bool = False) -> None:
+        """Count a failure by its kind and tell the breaker."""
+        self.last_error = error
+        self.error_counts[_kind(error)] += 1
+        if isinstance(error, ServerUnavailableError):
+            if self._breaker.failure(connecting=connecting):
+                logger.warning("redis_unavailable", extra={"reason": str(error)})
+            return
+        if isinstance(error, _REFUSALS) or (connecting and not isinstance(error, DecryptionError)):
+            self._breaker.failure(refused=True)
+        self._note_security(error)
+
+    def _note_security(self, error: RedkeepError) -> None:
+        """A hook: what failed has to do with security."""
+        logger.error("redis_refused", extra={"kind": type(error).__name__, "reason": str(error)})
+
+
+def reason_of(error: RedkeepError) -> str:
+    """Why something was a miss or was dropped, in a word for the records."""
+    return _UNAVAILABLE if isinstance(error, ServerUnavailableError) else _kind(error)
+
+
+def _kind(error: RedkeepError) -> str:
+    for leaf, kind in (
+        (ServerUnavailableError, "server_unavailable"), (AuthenticationError, "authentication"),
+        (PermissionDeniedError, "permission_denied"), (TLSError, "tls"), (CertificateError, "tls"),
+        (DecryptionError, "decryption"),
+    ):
+        if isinstance(error, leaf):
+            return kind
+    return "configuration"

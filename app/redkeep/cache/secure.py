@@ -1,0 +1,331 @@
+"""SecureAIResponseCache: AIResponseCache behind TLS and a login, with every value sealed and every name hashed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from redkeep.cache.access_points import Access
+from redkeep.cache.base import OlderName, logger
+from redkeep.cache.compression import Preset
+from redkeep.cache.epochs import EVERYTHING, Epochs
+from redkeep.cache.keys import ENTRY_OPERATION, HashedNames, is_hashed_name, operation_prefix
+from redkeep.cache.layer import EncryptedCacheLayer
+from redkeep.cache.link import reason_of
+from redkeep.cache.reports import parse_info
+from redkeep.cache.response import AIResponseCache
+from redkeep.crypto.envelope import is_envelope
+from redkeep.crypto.keyring import KeyRing
+from redkeep.errors import ConfigurationError, DecryptionError, PermissionDeniedError, RedkeepError
+from redkeep.monitoring.events import MAX_EVENTS, SecurityMonitor
+from redkeep.monitoring.metrics import SecurityMetricsCollector
+from redkeep.optimization import SecurityOptimizationConfig
+
+if TYPE_CHECKING:
+    from redkeep.access.client import CacheClient
+    from redkeep.settings import Settings
+
+
+class SecureAIResponseCache(AIResponseCache):
+    """With security arguments: TLS, a login, values sealed for their key, namespace and time, names that show nothing.
+
+    Once there is an encryption key, whatever does not open is a miss, is counted, raises a security event and is deleted.
+    Without any security argument it is its parent.
+    """
+
+    def __init__(
+        self,
+        redis_url: str = "redis://redis:6379",
+        default_ttl: int = 3600,
+        redis_password: str | None = None,
+        redis_tls_enabled: bool = False,
+        encryption_key: str | Sequence[str] | KeyRing | None = None,
+        *,
+        redis_username: str | None = None,
+        redis_tls_ca_file: str | os.PathLike[str] | None = None,
+        redis_tls_cert_file: str | os.PathLike[str] | None = None,
+        redis_tls_key_file: str | os.PathLike[str] | None = None,
+        namespace: str = "",
+        compression: Preset = "none",
+        read_legacy: bool | None = None,
+        security_monitor: SecurityMonitor | None = None,
+        optimization: SecurityOptimizationConfig | None = None,
+        settings: Settings | None = None,
+        **options: Any,
+    ) -> None:
+        """`options` are those of AIResponseCache. `redis_tls_enabled` needs a CA file, here or in REDIS_TLS_CA_FILE.
+
+        `read_legacy` reads, at the old readable names only, what the old class and the PRD's wrote: migration windows.
+        Raises ConfigurationError for a weak password, a key that will not do, and arguments that are less secure than the
+        environment demands (mistake 26).
+        """
+        tuned = optimization or SecurityOptimizationConfig(connection_pool_size=64)
+        access = Access.of(
+            settings,
+            redis_url=redis_url,
+            redis_username=redis_username,
+            redis_password=redis_password,
+            redis_tls_enabled=redis_tls_enabled,
+            redis_tls_ca_file=redis_tls_ca_file,
+            redis_tls_cert_file=redis_tls_cert_file,
+            redis_tls_key_file=redis_tls_key_file,
+            encrypted=bool(encryption_key),
+            namespace=namespace,
+            tuned=tuned,
+        )
+        sealed = bool(encryption_key)
+        super().__init__(
+            redis_url=access.target.address.url(tls=access.target.tls) if access else redis_url,
+            default_ttl=default_ttl,
+            read_legacy=(not sealed) if read_legacy is None else read_legacy,
+            **options,
+        )
+        self.redis_tls_enabled = bool(access and access.target.tls)
+        events = MAX_EVENTS if optimization is None else tuned.security_event_buffer_size
+        self.security_monitor = security_monitor or SecurityMonitor(events)
+        self.security_metrics = SecurityMetricsCollector()
+        self.optimization = tuned
+        self.encryption_batch_size = tuned.encryption_batch_size
+        self.metrics_collection_interval = tuned.metrics_collection_interval if access else 0.0
+        self.encryption: EncryptedCacheLayer | None = None
+        self._access = access
+        self._names: HashedNames | None = None
+        self._info_refused = False
+        if encryption_key:
+            self.encryption = EncryptedCacheLayer(
+                encryption_key,
+                namespace=namespace,
+                compression=compression,
+                compression_threshold=self._codec.threshold,
+                read_legacy=self.read_legacy,
+            )
+            self._codec = self.encryption.codec
+            self._names = HashedNames(self.encryption.ring, namespace)
+            self._epochs = Epochs(self._execute, namespace)
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings | None = None, *, optimization: SecurityOptimizationConfig | None = None, **options: Any
+    ) -> Self:
+        """The cache that `settings` (by default the environment) describe. Raises ConfigurationError."""
+        if settings is None:
+            from redkeep.settings import Settings
+
+            settings = Settings()
+        target = settings.target
+        return cls(
+            redis_url=settings.redis_url,
+            encryption_key=target.keys or None,
+            namespace=target.namespace,
+            compression=settings.redis_compression,
+            read_legacy=settings.redis_read_legacy if target.keys else None,
+            optimization=optimization,
+            settings=settings,
+            **options,
+        )
+
+    # connecting
+
+    def _new_client(self) -> CacheClient:
+        return super()._new_client() if self._access is None else self._access.client(timeout=self.timeout)
+
+    def _logged_in(self) -> None:
+        if self._access is not None:
+            self.security_monitor.record("auth_attempt", success=True, username=self._access.target.username)
+            self.security_metrics.record_auth_attempt(True)
+            self.security_metrics.set_connection_count(1)
+
+    def _note_security(self, error: RedkeepError) -> None:
+        event = self.security_monitor.record_error(error, username=self._access.target.username if self._access else None)
+        if event is not None:
+            self.security_metrics.record_security_event(event.severity)
+            if event.type == "auth_attempt":
+                self.security_metrics.record_auth_attempt(False)
+
+    # names
+
+    def _generate_cache_key(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None = None
+    ) -> str:
+        names, epochs = self._names, self._epochs
+        if names is None or epochs is None:
+            return super()._generate_cache_key(text, operation, options, question)
+        start = time.perf_counter()
+        name = names.name(operation, names.request(operation, text, options, question, epochs.tag(operation)))
+        self.performance_monitor.record_key_generation_time(time.perf_counter() - start, len(text), operation)
+        return name
+
+    def _older_response_names(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None
+    ) -> list[OlderName]:
+        names, epochs = self._names, self._epochs
+        if names is None or epochs is None or not (names.several or self.read_legacy):
+            return []
+        request = names.request(operation, text, options, question, epochs.tag(operation))
+        older = [OlderName(name, False) for name in names.older(operation, request)]
+        if self.read_legacy:
+            older.append(OlderName(self.key_generator.generate_cache_key(text, operation, options, question), True))
+        return older
+
+    def _entry_name(self, key: str) -> str:
+        name = super()._entry_name(key)
+        names, epochs = self._names, self._epochs
+        if names is None or epochs is None or is_hashed_name(name):
+            return name
+        return names.name(ENTRY_OPERATION, self._entry_request(names, epochs, name))
+
+    def _older_entry_names(self, key: str) -> list[OlderName]:
+        names, epochs = self._names, self._epochs
+        if names is None or epochs is None or not (names.several or self.read_legacy) or is_hashed_name(key):
+            return []
+        older = [OlderName(name, False) for name in names.older(ENTRY_OPERATION, self._entry_request(names, epochs, key))]
+        return [*older, OlderName(key, True)] if self.read_legacy and key.startswith("ai_cache:") else older
+
+    @staticmethod
+    def _entry_request(names: HashedNames, epochs: Epochs, key: str) -> bytes:
+        return names.request(ENTRY_OPERATION, key, None, None, epochs.tag(ENTRY_OPERATION))
+
+    def _proof(self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None) -> str | None:
+        if self._names is not None and not self.read_legacy:
+            return None
+        return super()._proof(text, operation, options, question)
+
+    # values
+
+    def _compress_data(self, data: Any) -> bytes:
+        if self.encryption is None:
+            return super()._compress_data(data)
+        return self.encryption.encrypt_cache_data(data)
+
+    def _decompress_data(self, data: bytes) -> Any:
+        if self.encryption is None:
+            return super()._decompress_data(data)
+        return self.encryption.decrypt_cache_data(data)
+
+    def _encode(self, name: str, value: Any, seconds: float) -> bytes:
+        if self.encryption is None:
+            return super()._encode(name, value, seconds)
+        payload = self._codec.dump(value, field="value")
+        try:
+            stored = self._codec.seal(payload, name=name, expires_at_ms=int((time.time() + seconds) * 1000))
+        except ConfigurationError:
+            self.security_metrics.record_encryption_operation("encrypt", False)
+            raise
+        self.security_metrics.record_encryption_operation("encrypt", True)
+        return stored
+
+    def _decode(self, name: str, stored: bytes, legacy: bool = False) -> Any:
+        if self.encryption is None:
+            return super()._decode(name, stored)
+        codec = self._codec
+        value = codec.read(stored, name=name, read_pickles=True) if legacy else codec.open(stored, name=name)
+        self.security_metrics.record_encryption_operation("decrypt", True)
+        return value
+
+    async def _reject(self, name: str, stored: bytes, error: DecryptionError) -> None:
+        if self.encryption is None:
+            await super()._reject(name, stored, error)
+            return
+        self.error_counts["decryption"] += 1
+        self.security_metrics.record_encryption_operation("decrypt", False)
+        if not is_envelope(stored):
+            event = self.security_monitor.record("downgrade_refused", severity="error", key=name, reason=str(error))
+        elif self._is_only_late(name, stored):
+            event = self.security_monitor.record("expired_value", severity="info", key=name, reason=str(error))
+        else:
+            event = self.security_monitor.record("decryption_failure", severity="error", key=name, reason=str(error))
+        self.security_metrics.record_security_event(event.severity)
+        try:
+            await self._execute("UNLINK", name)
+        except RedkeepError as failed:
+            logger.warning("cache_value_not_deleted", extra={"reason": reason_of(failed)})
+
+    def _is_only_late(self, name: str, stored: bytes) -> bool:
+        """Whether a value is ours and merely past its time: two clocks differ, or somebody plays it back."""
+        try:
+            self._codec.open(stored, name=name, clock=lambda: 0.0)
+        except DecryptionError:
+            return False
+        return True
+
+    # invalidation
+
+    async def invalidate_pattern(self, pattern: str, operation_context: str = "") -> int:
+        """Invalidate an operation (`op:NAME`) or everything ("") by its epoch, at once and without a scan.
+
+        Any other pattern can only find readable names, as before the migration: hashed ones hold no text. That needs
+        REDIS_JANITOR_PASSWORD. Returns how many readable entries and memory entries were removed.
+        """
+        if self._epochs is None or not isinstance(pattern, str):
+            return await super().invalidate_pattern(pattern, operation_context)
+        if pattern and (not pattern.startswith("op:") or "|" in pattern):
+            logger.warning("pattern_of_hashed_names", extra={"pattern": pattern})
+            return await super().invalidate_pattern(pattern, operation_context)
+        start = time.perf_counter()
+        operation = pattern.removeprefix("op:") if pattern else EVERYTHING
+        prefix = operation_prefix(operation) if pattern else ""
+        removed = self.memory_cache.pop_where(lambda name: name.startswith(prefix))
+        data: dict[str, Any] = {"status": "success", "method": "epoch"}
+        try:
+            await self._epochs.renew(operation)
+            if self.read_legacy and self._access is not None and self._access.may_scan:
+                glob = "ai_cache:op:*" if not pattern else f"ai_cache:{pattern}|*"
+                removed += await self._scan_and_unlink(glob)
+        except RedkeepError as error:
+            logger.warning("cache_not_invalidated", extra={"pattern": pattern, "reason": str(error)})
+            data |= {"status": "failed", "reason": reason_of(error)}
+        self.performance_monitor.record_invalidation_event(
+            pattern, removed, time.perf_counter() - start, "manual", operation_context, data
+        )
+        return removed
+
+    @asynccontextmanager
+    async def _janitor(self) -> AsyncIterator[CacheClient]:
+        if self._access is None:
+            async with super()._janitor() as own:
+                yield own
+            return
+        janitor = self._access.janitor(timeout=self.timeout)
+        if janitor is None:
+            async with super()._janitor() as own:  # the URL's own user, who may scan
+                yield own
+            return
+        try:
+            yield janitor
+        finally:
+            await janitor.close()
+
+    # reports
+
+    async def get_cache_stats(self) -> dict[str, Any]:
+        """The parent's shape; with security on, a section `security` more."""
+        found = await super().get_cache_stats()
+        if self._access is not None or self.encryption is not None:
+            found["security"] = {
+                "tls": self.redis_tls_enabled,
+                "encryption": self.encryption is not None,
+                "errors": dict(self.error_counts),
+                **self.security_metrics.get_security_summary(),
+            }
+        return found
+
+    async def _ask_info(self) -> dict[str, str]:
+        if self._access is None:
+            return await super()._ask_info()
+        await self._execute("PING")
+        reporter = self._access.reporter(timeout=self.timeout)
+        if reporter is not None:
+            try:
+                return parse_info(await reporter.execute("INFO"))
+            finally:
+                await reporter.close()
+        if self._info_refused or not self._access.may_ask_info:  # a refused command is a line in the server's ACL LOG
+            raise PermissionDeniedError("the cache user may not ask INFO; set REDIS_HEALTH_PASSWORD")
+        try:
+            return parse_info(await self._execute("INFO"))
+        except PermissionDeniedError:
+            self._info_refused = True
+            raise

@@ -1,0 +1,114 @@
+"""`redkeep keys`: the key ring in the operator's secrets: see it, and change keys without losing a cached value.
+
+add, deploy everywhere; promote, deploy; wait for the longest time to live; retire, deploy.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from redkeep.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from redkeep.crypto.store import SecretStore
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add `keys` and its verbs."""
+    from redkeep.cli.passphrase import add_folder_option
+
+    parser = subparsers.add_parser("keys", help="generate a key; list, add, promote and retire those of the ring")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    generate = verbs.add_parser("generate", help="print a new encryption key, for those who use only the package")
+    generate.set_defaults(func=_generate)
+
+    show = verbs.add_parser("list", help="list the ring: key ids and ages, never keys")
+    show.set_defaults(func=_list)
+    add = verbs.add_parser("add", help="add a key that opens but does not seal yet")
+    add.set_defaults(func=_add)
+    promote = verbs.add_parser("promote", help="let a key seal from now on; the others go on opening")
+    promote.add_argument("key_id", nargs="?", metavar="KEY-ID", help="as `list` shows it (default: the newest)")
+    promote.set_defaults(func=_promote)
+    retire = verbs.add_parser("retire", help="forget all keys but the sealing one; what they sealed is lost")
+    retire.add_argument("--keep", type=int, default=1, metavar="N", help="how many to keep (default: 1)")
+    retire.set_defaults(func=_retire)
+    for verb in (show, add, promote, retire):
+        add_folder_option(verb)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    from redkeep.crypto.keyring import generate_key
+
+    print(generate_key())
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    from redkeep.cli.passphrase import open_store
+    from redkeep.cli.table import age, render
+
+    store = open_store(args.secrets)
+    made = [entry.made for entry in store.entries() if entry.kind in ("encryption key", "old encryption key")]
+    ids = _ids(store) if made else []
+    rows = [
+        ("seals and opens" if place == 0 else "opens", key_id, age(moment))
+        for place, (key_id, moment) in enumerate(zip(ids, made, strict=True))
+    ]
+    print(render(("USE", "KEY ID", "MADE"), rows))
+    return 0
+
+
+def _add(args: argparse.Namespace) -> int:
+    from redkeep.cli.passphrase import open_store
+
+    store = open_store(args.secrets)
+    with store.transaction():
+        store.encryption_keys()  # a ring without a key gets its sealing one first
+        store.add_encryption_key(sealing=False)
+    print(f"added key {_ids(store)[-1]}, which opens; deploy it everywhere, then `redkeep keys promote`")
+    return 0
+
+
+def _promote(args: argparse.Namespace) -> int:
+    from redkeep.cli.passphrase import open_store
+
+    store = open_store(args.secrets)
+    ids = _ids(store)
+    wanted = args.key_id or _newest(store)
+    found = [place for place, key_id in enumerate(ids) if key_id.startswith(wanted.lower())] if wanted else []
+    if len(found) != 1:
+        raise ConfigurationError(f"the ring has {len(found)} keys with that id; see `redkeep keys list`")
+    if found[0] == 0:
+        print(f"key {ids[0]} seals already; nothing was changed")
+        return 0
+    store.promote_encryption_key(store.encryption_keys()[found[0]])
+    print(f"key {ids[found[0]]} seals now; deploy, wait for the longest time to live, then `redkeep keys retire`")
+    return 0
+
+
+def _retire(args: argparse.Namespace) -> int:
+    from redkeep.cli.passphrase import open_store
+
+    store = open_store(args.secrets)
+    before = _ids(store)
+    store.retire_encryption_keys(keep=args.keep)
+    gone = before[args.keep :]
+    print(f"forgot {', '.join(gone)}; deploy to make it so" if gone else "there is no key to forget; nothing was changed")
+    return 0
+
+
+def _ids(store: SecretStore) -> list[str]:
+    from redkeep.crypto.keyring import KeyRing
+
+    return [key.key_id.hex() for key in KeyRing.from_strings(store.encryption_keys()).keys]
+
+
+def _newest(store: SecretStore) -> str:
+    """The id of the key made last; of several made in the same second the one further back, which `add` has put there."""
+    made = [entry.made for entry in store.entries() if entry.kind in ("encryption key", "old encryption key")]
+    latest = max(made, default="")
+    return _ids(store)[max(place for place, moment in enumerate(made) if moment == latest)] if made else ""

@@ -1,0 +1,51 @@
+#!/bin/sh
+# Every test, tier by tier; a tier that fails ends the run, for what comes after it stands on it.
+#
+#   tests/run.sh [fast]     fast: lint, and the tests that start at most a server of their own
+#
+# Makes .venv. Installs the Debian packages a tier needs, as root or with sudo: redis-tools brings the server's binary
+# without the distribution's service; the lab installs its engine itself.
+set -eu
+cd "$(dirname "$0")/.."
+case "${1:-}" in
+'' | fast) ;;
+*) echo 'usage: tests/run.sh [fast]' >&2; exit 2 ;;
+esac
+began=$(date +%s)
+
+# Runs the folders of a tier that are there, together; the last line shown is pytest's own summary.
+pytest_tier() {
+    name=$1
+    shift
+    for folder in "$@"; do
+        shift
+        [ ! -d "$folder" ] || set -- "$@" "$folder"
+    done
+    [ $# = 0 ] || tier "$name" .venv/bin/python -m pytest -q --durations=3 --durations-min=2 "$@"
+}
+
+tier() {
+    name=$1
+    shift
+    start=$(date +%s)
+    echo "--- $name: $*"
+    if "$@"; then
+        echo "--- $name passed in $(($(date +%s) - start)) s"
+    else
+        code=$?
+        echo "--- $name FAILED after $(($(date +%s) - start)) s: the tiers after it did not run" >&2
+        exit $code
+    fi
+}
+
+deploys/bootstrap.sh tests/requirements.lock git openssl redis-tools nftables
+tier lint tests/lint.sh
+pytest_tier unit tests/unit tests/templates
+if [ "${1:-}" != fast ]; then
+    pytest_tier redis tests/redis tests/api
+    pytest_tier dashboard tests/dashboard
+    # One session: the lab's hosts serve both. tests/hosts and tests/scanners look at hosts that are deployed already, by
+    # `--inventory FILE`: tests/deploys runs the former on its own hosts.
+    pytest_tier lab tests/lab tests/deploys
+fi
+echo "--- everything passed in $(($(date +%s) - began)) s"
