@@ -9,6 +9,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from redkeep.errors import ConfigurationError
@@ -127,7 +128,7 @@ class Knobs:
 
         Raises ConfigurationError for an unknown name (with the nearest known one), a missing one or a wrong type.
         """
-        fields = typing.get_type_hints(cls)
+        fields = _types()
         for name in data:
             if name not in fields and name not in _VERB_ARGUMENTS and not _FOREIGN.match(name):
                 close = difflib.get_close_matches(name, fields, n=1)
@@ -137,6 +138,11 @@ class Knobs:
         if missing:
             raise ConfigurationError(f"The knob {missing[0]} has no value: run from the folder that holds group_data/all.py.")
         return cls(**{name: _typed(name, data[name], wanted) for name, wanted in fields.items()})
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return typing.get_type_hints(Knobs)
 
 
 def _typed(name: str, value: Any, wanted: Any) -> Any:

@@ -161,7 +161,8 @@ ip -o addr show 2>/dev/null | awk '{{split($4, a, "/"); print a[1]}}' || hostnam
     if q.files or q.globs:
         paths = " ".join([_words(q.files), *q.globs])
         yield f"""echo '{mark}files'
-for f in {paths}; do stat -c '%a|%U|%G|%Y|%F|%n' "$f" 2>/dev/null; [ -L "$f" ] && printf '%s|%s\\n' "$f" "$(readlink "$f")"; done
+stat -c '%a|%U|%G|%Y|%F|%n' {paths} 2>/dev/null
+for f in {paths}; do [ -L "$f" ] && printf '%s|%s\\n' "$f" "$(readlink "$f")"; done
 echo '{mark}sums'
 for f in {paths}; do [ -f "$f" ] && echo "$f"; done | xargs -r -d '\\n' sha256sum 2>/dev/null"""
     if q.units:
@@ -192,7 +193,7 @@ if [ -x {q.cli} ]; then timeout 10 {q.cli} --no-raw 2>&1 <<'redkeep'
 redkeep
 else echo "no {q.cli} yet"; fi
 echo '{mark}certificate'
-[ -x {q.cli} ] && echo | timeout 5 openssl s_client -connect {address}:{q.port} \\
+[ -x {q.cli} ] && echo | timeout 5 openssl s_client -no-CAfile -no-CApath -no-CAstore -connect {address}:{q.port} \\
     -cert {q.identity}.crt -key {q.identity}.key 2>/dev/null | openssl x509 -noout -fingerprint -sha256 2>/dev/null"""
 
 
