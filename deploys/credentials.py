@@ -38,6 +38,7 @@ class Credentials:
     def __init__(self, store: SecretStore, renew_days: int) -> None:
         self._store = store
         self._renew_days = renew_days
+        self._leaves: dict[tuple[str, tuple[str, ...]], Leaf] = {}
         with store.transaction():
             self._passwords = {user: store.password(user) for user in USERS}
             self.hashes = {user: store.password_hashes(user) for user in USERS}
@@ -62,12 +63,15 @@ class Credentials:
         return self._leaf(label(service, host), [f"{service}.redkeep"], "client")
 
     def _leaf(self, name: str, names: Sequence[str], use: Use) -> Leaf:
+        if (known := self._leaves.get((name, tuple(names)))) is not None:
+            return known
         leaf = self._store.leaf(name, sorted(set(names)), use=use, renew_within_days=self._renew_days)
         try:
             check_leaf(leaf, trust=[self.trust_bundle], names=names, use=use)
         except CertificateError as error:
             folder = self._store.path
             raise CertificateError(f"the certificate {name} in {folder}: {error}") from None
+        self._leaves[name, tuple(names)] = leaf
         return leaf
 
 

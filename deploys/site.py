@@ -11,7 +11,7 @@ from paramiko import SSHException
 from pyinfra import host, inventory, logger, state
 from pyinfra.api import DeployError, StringCommand
 
-from deploys import transport
+from deploys import pace
 from deploys.bundle import Bundle, build
 from deploys.credentials import Credentials, open_credentials, secrets_folder
 from deploys.difference import Difference
@@ -102,7 +102,7 @@ def open_site(question: Callable[[Site], Question], *, reporting: bool = False) 
         credentials = open_credentials(folder, bundle.knobs.tls_renew_days, keep=not invocation().dry)
     except RedkeepError as error:
         raise DeployError(str(error)) from None
-    transport.send_without_delay(host)
+    pace.send_without_delay(host)
     site = Site(bundle, credentials, environment, reporting=reporting)
     site.question = question(site)
     return site

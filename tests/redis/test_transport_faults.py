@@ -50,7 +50,6 @@ class Load:
     transport: Transport
     served: int = 0
     failed: int = 0
-    cancelled: int = 0
     longest: float = 0.0
     wrong: list[object] = field(default_factory=list)
     pushed: set[bytes] = field(default_factory=set)
@@ -249,6 +248,26 @@ def test_a_frozen_server(start: Callable[..., Server], soak: bool) -> None:
             load.judge(server)
 
     asyncio.run(main())
+
+
+def test_a_connection_that_fell_silent_is_replaced(server: Server) -> None:
+    """When the way to the server swallows everything without an end, calls fail at their deadline, and soon after a new
+    connection serves: nobody waits for TCP to give up."""
+
+    async def main() -> float:
+        limits = Limits(seconds=0.4, connect_seconds=1.0, stall_seconds=0.3)
+        async with proxy(server.port) as between, Transport(as_operator(server, between), limits=limits) as transport:
+            await transport.execute("SET", "ai_cache:s", "v", "EX", 60)
+            between.swallow()
+            began = time.monotonic()
+            while True:
+                try:
+                    assert await transport.execute("GET", "ai_cache:s") == b"v"
+                    return time.monotonic() - began
+                except ServerUnavailableError:
+                    assert time.monotonic() - began < 5
+
+    assert 0.4 < asyncio.run(main()) < 1.8
 
 
 def test_memory_stays_flat(server: Server, soak: bool) -> None:

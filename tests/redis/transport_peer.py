@@ -23,6 +23,7 @@ class Proxy:
     port: int = 0
     chunk: int = 65_536
     accepted: int = 0
+    swallowed: int = 0
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     def cut(self) -> int:
@@ -31,15 +32,21 @@ class Proxy:
             writer.transport.abort()
         return len(self.writers)
 
+    def swallow(self) -> None:
+        """From now on hand on nothing over the connections there are, and end none: the other host has vanished."""
+        self.swallowed = self.accepted
+
 
 @asynccontextmanager
 async def proxy(server_port: int, *, chunk: int = 65_536) -> AsyncIterator[Proxy]:
     """A proxy that hands on at most `chunk` bytes at a time."""
     made = Proxy(chunk=chunk)
 
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pump(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
+                if number <= made.swallowed:
+                    continue
                 for start in range(0, len(data), made.chunk):
                     writer.write(data[start : start + made.chunk])
                     if made.chunk < len(data):
@@ -49,10 +56,11 @@ async def proxy(server_port: int, *, chunk: int = 65_536) -> AsyncIterator[Proxy
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         made.accepted += 1
+        number = made.accepted
         with contextlib.suppress(OSError):
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", server_port)
             made.writers |= {writer, up_writer}
-            await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+            await asyncio.gather(pump(number, reader, up_writer), pump(number, up_reader, writer))
             made.writers -= {writer, up_writer}
         writer.close()
 

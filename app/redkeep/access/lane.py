@@ -159,7 +159,8 @@ class Lane:
         if self._tracking:
             self._tracking.end()
         reason = network_error(error, self.peer)
-        logger.warning("connection_lost", extra={"peer": str(self.peer), "reason": str(reason)})
+        level = logging.WARNING if self._sent else logging.INFO  # an idle one that a server ends is nothing
+        logger.log(level, "connection_lost", extra={"peer": str(self.peer), "reason": str(reason)})
         now, kept = self._time(), list[Call]()
         while self._sent:
             waiter, deadline, size, command, times = self._sent.popleft()
@@ -331,11 +332,14 @@ class Lane:
             except TimeoutError:
                 wire.kill()
 
-    def abandon(self) -> None:
-        """Close the socket of this process and touch nothing else: after a fork the event loop and TLS are the parent's."""
+    def abandon(self, *, loop_usable: bool) -> None:
+        """Drop the connection without a word. When the event loop is closed, or after a fork the parent's, only this process's
+        socket is closed: a shutdown, a goodbye of TLS or a change to the loop's selector would reach into the parent."""
         self._closed = True
         wire, self.wire = self.wire, None
-        if wire is not None:
+        if wire is not None and loop_usable:
+            wire.kill()
+        elif wire is not None:
             wire.socket.close()
         if self._tracking:
             self._tracking.end()

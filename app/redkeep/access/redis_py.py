@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import redis.exceptions as refused
 
@@ -45,10 +46,11 @@ class RedisPyClient:
         Raises ConfigurationError and CertificateError for settings and files that cannot be used.
         """
         self._target = settings if isinstance(settings, Target) else settings.target
-        self._timeout = timeout
+        self._client = new_client(self._target, timeout=timeout, max_connections=max_connections)
+        said = dict(parse_qsl(self._target.address.query)).get("socket_timeout")
+        self._timeout = float(said) if said else timeout  # new_client has refused what is no number
         self._max_age = max_age
         self._credentials = credentials or credentials_of(self._target)
-        self._client = new_client(self._target, timeout=timeout, max_connections=max_connections)
         self._idle: list[Any] = []
         self._max_connections = self._free = max_connections
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -101,16 +101,21 @@ class Transport:
 
         The callback runs on the event loop while replies are handed out: it must be short and must not await. It may come
         between the reply of a GET and the moment its caller goes on, so remember a value only if its key was not named since
-        the GET was sent. While `tracking` is False, and after each None, nothing remembered may be used.
+        the GET was sent. While `tracking` is False, and after each None, nothing remembered may be used. A key that expires is
+        named when Redis finds it, which can be seconds later: keep the expiry too.
 
         Raises PermissionDeniedError when the ACL does not grant `client|tracking`, and what `execute` raises.
         """
         self._tracking.want(on_invalidate)
-        lane = self._lane or self._enter()
-        if lane.wire is None:
-            await self.execute("PING")
-        if not self._tracking.active and await lane.submit(ARM, pack(ARM)) == b"OK":
-            self._tracking.begin()
+        lane = self._enter()
+        try:
+            if lane.wire is None:
+                await self.execute("PING")
+            if not self._tracking.active and await lane.submit(ARM, pack(ARM)) == b"OK":
+                self._tracking.begin()
+        except BaseException:  # else each login would ask again, and fill ACL LOG with refusals
+            self._tracking.wanted = False
+            raise
 
     async def reauthenticate(self) -> None:
         """Log in again with the credentials of this moment, on each connection that is up; after a rotation.
@@ -134,10 +139,15 @@ class Transport:
         lanes = [lane for lane in (self._lane, self._second) if lane is not None]
         self._lane = self._second = None
         for lane in lanes:
-            if self._loop is asyncio.get_running_loop() and os.getpid() == self._process:
-                await lane.close(seconds=min(1.0, self._limits.seconds))
+            ours = os.getpid() == self._process and self._loop is not None and not self._loop.is_closed()
+            ending = lane.close(seconds=min(1.0, self._limits.seconds))
+            if ours and self._loop is asyncio.get_running_loop():
+                await ending
+            elif ours and self._loop is not None and self._loop.is_running():  # in another thread
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ending, self._loop))
             else:
-                lane.abandon()
+                ending.close()
+                lane.abandon(loop_usable=ours)
 
     @property
     def connected(self) -> bool:
@@ -172,7 +182,7 @@ class Transport:
             raise ConfigurationError("this client belongs to another event loop that is still open; make one client a loop")
         for lane in (self._lane, self._second):
             if lane is not None:
-                lane.abandon()
+                lane.abandon(loop_usable=False)
         self._loop, self._process, self._second = loop, process, None
         self._lane = Lane(loop, self._dialer, self._limits, tracking=self._tracking)
         return self._lane

@@ -160,7 +160,7 @@ class WireProtocol(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self.over:
             return
-        self.last_arrival = self._time()
+        self.last_arrival, ended = self._time(), False
         try:
             if self._tls is None:
                 self._reader.feed(self._buffer[:nbytes])  # type: ignore[arg-type]  # any buffer will do; the stub is too narrow
@@ -168,8 +168,10 @@ class WireProtocol(asyncio.BufferedProtocol):
                 self._incoming.write(self._buffer[:nbytes])
                 if self._greeting and not self._greet():
                     return
-                self._decrypt(self._tls)
+                ended = self._decrypt(self._tls)
             self._hand_out(nbytes)
+            if ended:
+                self._end(None)
         except (RedkeepError, ssl.SSLError) as error:
             self._end(error)
         except (ProtocolError, TypeError, ValueError, MemoryError) as error:  # all that hiredis was seen to raise
@@ -217,21 +219,25 @@ class WireProtocol(asyncio.BufferedProtocol):
             self.opened.set_result(None)
         return True
 
-    def _decrypt(self, tls: ssl.SSLObject) -> None:
+    def _decrypt(self, tls: ssl.SSLObject) -> bool:
+        """Give what arrived to the reader; True when the peer has said that nothing more will come."""
+        ended = False
         incoming, plain, feed = self._incoming, self._plain, self._reader.feed
         read = cast("Callable[[int, memoryview], int]", tls.read)
         try:
             while incoming.pending:
                 count = read(RECORD_BYTES, plain)
                 if not count:
+                    ended = True
                     break
                 feed(plain[:count])  # type: ignore[arg-type]  # any buffer will do; the stub is too narrow
         except ssl.SSLWantReadError:
             pass  # the rest of the record is still on its way
         except ssl.SSLZeroReturnError:
-            pass  # close_notify: the end of the socket follows
+            ended = True
         if self._outgoing.pending and self._transport is not None:  # an answer of TLS itself, such as to a key update
             self._transport.write(self._outgoing.read())
+        return ended
 
     def _hand_out(self, nbytes: int) -> None:
         gets, sent = self._reader.gets, self.sent

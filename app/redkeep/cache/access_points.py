@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from redkeep.cache.plain_target import tls_files
 from redkeep.errors import ConfigurationError
@@ -72,11 +74,17 @@ class Access:
 
     def client(self, *, timeout: float) -> CacheClient:
         """The cache's own client, connected to nothing yet. Its credentials are read again at each connect."""
+        query = dict(parse_qsl(self.target.address.query))  # what the URL says comes first, as with redis-py
         if self._client == "transport":
             from redkeep.access.limits import limits_of
             from redkeep.access.transport import Transport
 
-            return Transport(self.target, limits=limits_of(self.target), credentials=self._credentials)
+            limits = limits_of(self.target)
+            seconds = limits.seconds if "socket_timeout" in query else timeout
+            connecting = limits.connect_seconds if "socket_connect_timeout" in query else timeout
+            return Transport(
+                self.target, limits=replace(limits, seconds=seconds, connect_seconds=connecting), credentials=self._credentials
+            )
         from redkeep.access.redis_py import RedisPyClient
 
         return RedisPyClient(

@@ -20,6 +20,7 @@ BATCH: Final = 500
 
 NEGATIVE_SECONDS: Final = 60
 _PAUSE_EVERY: Final = 100
+_QUIET_SECONDS: Final = 5.0
 
 
 class Entries(CacheBase):
@@ -30,6 +31,7 @@ class Entries(CacheBase):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._flights = Flights(self._execute)
+        self._quiet_until = 0.0
 
     async def get(self, key: str) -> Any:
         """The value under `key`, or None. Raises TypeError for a key that is no text; everything else is a miss."""
@@ -213,7 +215,10 @@ class Entries(CacheBase):
 
     def _done(self, operation: str, start: float, reason: str) -> None:
         if reason:
-            logger.warning("cache_operation_dropped", extra={"operation": operation, "reason": reason})
+            now = time.monotonic()
+            if now >= self._quiet_until:  # an outage drops thousands; that there is one is logged by the link
+                self._quiet_until = now + _QUIET_SECONDS
+                logger.warning("cache_operation_dropped", extra={"operation": operation, "reason": reason})
             self._record(operation, start, False, cache_tier="redis", reason=reason, status="failed")
         else:
             self._record(operation, start, False, cache_tier="redis", status="success")

@@ -40,6 +40,7 @@ class Epochs:
         self._pending: set[str] = set()
         self._due = 0.0
         self._lock = asyncio.Lock()
+        self._failures = 0
         self._tags: dict[str, str] = {}
 
     def tag(self, operation: str) -> str:
@@ -55,20 +56,33 @@ class Epochs:
         return self._clock() >= self._due or operation not in self._words
 
     async def refresh(self, operation: str) -> None:
-        """Ask for the words. Raises what `ask` raises; the words then stay as they were."""
+        """Ask for the words. Raises what `ask` raises, to everyone who waited for it; the words then stay as they were."""
+        failures = self._failures
         async with self._lock:
             if not self.due(operation):
                 return
-            if len(self._words) > _MAX_OPERATIONS:  # operations made from user input must not pile up
-                self._words.clear()
-            for pending in list(self._pending):
-                await self._put(pending, self._words[pending])
-            wanted = list({EVERYTHING: 0, operation: 0, **dict.fromkeys(self._words)})
-            found = await self._ask("MGET", *map(self._name, wanted))
-            for each, word in zip(wanted, found, strict=True):
-                self._words[each] = word.decode() if isinstance(word, bytes) and _WORD.fullmatch(word) else await self._make(each, word)
-            self._tags.clear()
-            self._due = self._clock() + REFRESH_SECONDS
+            if self._failures != failures:  # whoever asked while we waited got no answer: a queue of such would take for ever
+                raise ServerUnavailableError("Redis did not say the cache's epochs a moment ago")
+            try:
+                await self._ask_for(operation)
+            except BaseException:
+                self._failures += 1
+                raise
+
+    async def _ask_for(self, operation: str) -> None:
+        if len(self._words) > _MAX_OPERATIONS:  # operations made from user input must not pile up
+            self._words = {each: self._words[each] for each in self._pending}
+        for pending in list(self._pending):
+            await self._put(pending, self._words[pending])
+        wanted = list({EVERYTHING: 0, operation: 0, **dict.fromkeys(self._words)})
+        before = dict(self._words)
+        found = await self._ask("MGET", *map(self._name, wanted))
+        for each, word in zip(wanted, found, strict=True):
+            known = word.decode() if isinstance(word, bytes) and _WORD.fullmatch(word) else await self._make(each, word)
+            if self._words.get(each) == before.get(each):  # else it was renewed while we asked
+                self._words[each] = known
+        self._tags.clear()
+        self._due = self._clock() + REFRESH_SECONDS
 
     async def renew(self, operation: str) -> None:
         """Invalidate what was named for `operation`, or EVERYTHING. Raises what `ask` raises.
