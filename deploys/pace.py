@@ -44,7 +44,7 @@ def operation_order(state: State) -> list[int]:
         frame = frame.f_back
     frames.reverse()
     deploy_file = state.current_deploy_filename
-    missing = len(frames) - 1 if deploy_file else 0
+    missing = len(frames) if deploy_file else 0
     first = next((i for i, (name, _) in enumerate(frames) if deploy_file and name == deploy_file), missing)
     lines = [line for name, line in frames[first:] if not name.startswith(_PYINFRA)]
     return [state.current_op_file_number, *lines] if pyinfra.is_cli else lines

@@ -28,10 +28,13 @@ getent group redkeep redis | sed 's/:[0-9]*:/:/; s/^/group|/'
 nft list table inet redkeep 2>/dev/null | sed 's/^/nft|/'"""
 
 # What an interrupted run could leave behind; none of it may be there when a run has succeeded.
-LEFTOVERS = """find /etc /opt /usr/local /var/lib/redkeep /run /usr/sbin -xdev \\( -name '.redkeep.*' -o -name 'redkeep-try.*' \
--o -name '.install.*' -o -name '*.new' -o -name 'policy-rc.d' -o -name '*.dpkg-new' -o -name '*.dpkg-tmp' \\) 2>/dev/null
-find /etc/systemd/system -lname /dev/null -name 'redis*'; dpkg --audit
-pgrep -af '127[.]83[.]7[.]' ; find /var/lib/redis -name 'temp-*' 2>/dev/null; ls -A /tmp /var/tmp | grep -v -e : -e '^$' -e systemd-private -e '^\\.[A-Z0-9a-z]*-unix$'"""
+LEFTOVERS = r"""find /etc /opt /usr/local /var/lib/redkeep /run /usr/sbin -xdev \( -name '.redkeep.*' -o -name 'redkeep-try.*' \
+    -o -name '.install.*' -o -name '*.new' -o -name 'policy-rc.d' -o -name '*.dpkg-new' -o -name '*.dpkg-tmp' \) 2>/dev/null
+find /etc/systemd/system -lname /dev/null -name 'redis*'
+find /var/lib/redis -name 'temp-*' 2>/dev/null
+find /tmp /var/tmp -mindepth 1 -maxdepth 1 ! -name 'systemd-private-*' ! -name '.*-unix'
+dpkg --audit
+pgrep -af '127[.]83[.]7[.]'"""
 
 
 def tree(host: Host, *folders: str) -> list[str]:
@@ -57,5 +60,7 @@ def leftovers(host: Host) -> list[str]:
 def untouched(host: Host) -> list[str]:
     """What a refusal must leave as it was: files, packages and units."""
     packages = host.run("dpkg-query -W -f 'package|${Package} ${Version} ${db:Status-Status}\\n'").out.splitlines()
-    units = host.run("systemctl list-unit-files --no-legend 2>/dev/null; getent group; nft list ruleset 2>/dev/null").out.splitlines()
+    units = host.run(
+        "systemctl list-unit-files --no-legend 2>/dev/null; getent group; nft list ruleset 2>/dev/null"
+    ).out.splitlines()
     return tree(host, "/etc", "/opt", "/usr/local", "/var/lib/redkeep", "/var/lib/redis", "/run/redkeep*") + packages + units

@@ -8,7 +8,7 @@ import pwd
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,22 +111,22 @@ def undisturbed(single: Callable[..., Deployment], secrets: Path, lab: Lab) -> l
 
 
 @pytest.fixture
-def bare(undisturbed: list[str], single: Callable[..., Deployment], secrets: Path) -> Iterator[Deployment]:
+def bare(undisturbed: list[str], single: Callable[..., Deployment], secrets: Path) -> Deployment:
     """The same host, bare again."""
-    yield single(NAME, secrets=secrets)
+    return single(NAME, secrets=secrets)
 
 
 def compare(host: Host, undisturbed: list[str]) -> None:
     """Fail with what is more and what is less than after an undisturbed run."""
     now = settled(host)
-    wrong = [f"more: {x}" for x in sorted(set(now) - set(undisturbed))] + [f"less: {x}" for x in sorted(set(undisturbed) - set(now))]
+    wrong = [f"more: {x}" for x in sorted(set(now) - set(undisturbed))] + [
+        f"less: {x}" for x in sorted(set(undisturbed) - set(now))
+    ]
     assert not wrong, "\n".join(wrong)
     assert leftovers(host) == []
 
 
-def test_the_same_command_again_makes_the_host_whole(
-    kill: Kill, bare: Deployment, undisturbed: list[str], lab: Lab
-) -> None:
+def test_the_same_command_again_makes_the_host_whole(kill: Kill, bare: Deployment, undisturbed: list[str], lab: Lab) -> None:
     """Killed there, with whatever still runs on the host, the next run succeeds at once, and files, users, settings,
     units and packages are those of an undisturbed run; nothing temporary is left."""
     run_and_kill(bare, kill)
@@ -163,7 +163,9 @@ def test_a_command_that_arrives_cut_short_is_not_given_to_redis() -> None:
     assert shell(script, whole).stdout == whole
 
 
-def test_two_deploys_at_once_do_not_disturb_each_other(undisturbed: list[str], single: Callable[..., Deployment], secrets: Path, lab: Lab, soak: bool) -> None:
+def test_two_deploys_at_once_do_not_disturb_each_other(
+    undisturbed: list[str], single: Callable[..., Deployment], secrets: Path, lab: Lab, soak: bool
+) -> None:
     """Two operators press the button at the same moment, on a bare host: one script runs at a time, and the next run
     finds the host as after a single deploy."""
     if not soak:

@@ -185,9 +185,7 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(
-    single: Callable[..., Deployment], folder: Path, lab: Lab, tmp_path_factory: pytest.TempPathFactory
-) -> Stage:
+def stage(single: Callable[..., Deployment], folder: Path, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """A host deployed to from bare with all that pyinfra can say, while all processes were sampled."""
     (ROOT / "pyinfra-debug.log").unlink(missing_ok=True)
     stage = Stage(single(NAME, secrets=folder, user="operator"), lab[NAME], tmp_path_factory.mktemp("leaks"))
@@ -287,7 +285,9 @@ def test_secrets_are_where_they_belong_on_the_host_and_nowhere_else(stage: Stage
             " | xargs -0 grep -lFaf /run/needles 2>/dev/null; find /tmp /var/tmp /run /dev/shm -xdev -type f"
             " ! -name needles -print0 | xargs -0 -r grep -lFaf /run/needles 2>/dev/null"
         ).out.splitlines()
-        readable = stage.host.run("find / -xdev -type f -perm -o=r -cnewer /proc/1 -print0 | xargs -0 grep -lFaf /run/needles").out
+        readable = stage.host.run(
+            "find / -xdev -type f -perm -o=r -cnewer /proc/1 -print0 | xargs -0 grep -lFaf /run/needles"
+        ).out
     finally:
         stage.host.check("rm /run/needles")
     assert readable == ""

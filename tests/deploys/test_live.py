@@ -130,7 +130,7 @@ def site(kind: str, deployed: Callable[[str], Deployment]) -> Iterator[Deploymen
         deployment.run().ok()
 
 
-def test_nobody_is_dropped(kind: str, site: Deployment, lab: Lab, record_property: Callable[[str, object], None]) -> None:
+def test_nobody_is_dropped(kind: str, site: Deployment, lab: Lab) -> None:
     """Through a repaired user, a changed setting, a renewed certificate, a second authority and an idle deploy, five
     clients lose no connection and no command; the process stays the same, and each change is in force at the end."""
     host: Host = lab[KINDS[kind]["groups"]["redis"][0]]  # type: ignore[index]
@@ -152,15 +152,14 @@ def test_nobody_is_dropped(kind: str, site: Deployment, lab: Lab, record_propert
 
         store.add_authority()
         site.run().ok()
-        assert host.check(f"grep -c BEGIN /etc/redkeep/operator/ca.crt") == "2"
+        assert host.check("grep -c BEGIN /etc/redkeep/operator/ca.crt") == "2"
         assert served(host) == renewed
 
         assert site.run().ok().changed_operations == 0
-    record_property("commands", load.commands)
-    record_property("slowest_ms", round(load.slowest * 1000))
     assert load.failed == ()
     assert load.dropped == 0
     assert load.commands > 100
+    assert load.slowest < 5
     assert run_id(host) == before
 
 

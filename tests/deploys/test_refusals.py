@@ -17,8 +17,8 @@ from redkeep.crypto.pki import Authority
 from redkeep.crypto.store import SecretStore
 from tests.deploys.hoststate import untouched
 from tests.deploys.runner import Deployment
-from tests.lab.hosts import Host
 from tests.lab.access import _keypair
+from tests.lab.hosts import Host
 from tests.lab.inventory import ssh_data, write_inventory
 from tests.lab.lab import Lab
 
@@ -82,7 +82,7 @@ def expired(document: dict[str, object]) -> None:
 
 
 def newline(document: dict[str, object]) -> None:
-    value = "Fk39dkP2mQz7Lw81\nREDIS_DEV_MODE=true"
+    value = "four-plain-words-here\nREDIS_DEV_MODE=true"
     document["passwords"]["cache_service"]["values"] = [value]  # type: ignore[index]
 
 
@@ -149,7 +149,9 @@ CASES = {
     "a yes that is no truth": Case(("The knob firewall must be True or False",), data={"firewall": "yes"}),
     "nobody in group redis": Case(('no host in the group "redis"',), groups=("app",)),
     "a foreign address": Case(("does not have the address 192.0.2.7 of redis_bind",), data={"redis_bind": ["192.0.2.7"]}),
-    "an address that resolves to nothing": Case(("redis_address",), data={"redis_address": "nowhere.invalid", "allowed_clients": ["192.0.2.9"]}),
+    "an address that resolves to nothing": Case(
+        ("redis_address",), data={"redis_address": "nowhere.invalid", "allowed_clients": ["192.0.2.9"]}
+    ),
     # The secrets
     "a newline in a password": Case(("the password of cache_service", "line break"), secrets=edited(newline)),
     "a key of another certificate": Case(("the certificate server@refuser", "key"), secrets=edited(foreign_key)),
@@ -160,9 +162,7 @@ CASES = {
     "a folder by a symlink": Case(("is a symlink", "name the folder itself"), secrets=symlink),
     "a file by a symlink": Case(("is a symlink", "put the file itself there"), secrets=linked_file),
     "sealed without passphrase": Case(("is sealed", "REDKEEP_PASSPHRASE_FILE"), secrets=sealed),
-    "a wrong passphrase": Case(
-        ("passphrase",), secrets=sealed, environment={"REDKEEP_PASSPHRASE": "another four random words"}
-    ),
+    "a wrong passphrase": Case(("passphrase",), secrets=sealed, environment={"REDKEEP_PASSPHRASE": "another four random words"}),
     "a passphrase for open secrets": Case(("is not sealed",), environment={"REDKEEP_PASSPHRASE": PASSPHRASE}),
     "damaged secrets": Case(("is not JSON", "restore it from a backup"), secrets=damaged),
 }
@@ -246,7 +246,9 @@ def test_a_refusal_is_one_sentence_and_changes_nothing(name: str, bare: Deployme
 def invented(path: Path, groups: dict[str, list[str]], host: Host, **data: object) -> Path:
     """An inventory in which several names stand for one host."""
     entry = ssh_data(host) | {"package_source": "wheelhouse"}
-    lines = [f"{group} = {[(name, entry | data if name == 'web' else entry) for name in names]!r}\n" for group, names in groups.items()]
+    lines = [
+        f"{group} = {[(name, entry | data if name == 'web' else entry) for name in names]!r}\n" for group, names in groups.items()
+    ]
     path.write_text("".join(lines))
     return path
 

@@ -25,7 +25,7 @@ from tests.redis.server import Server, wait_for_port
 @pytest.mark.parametrize("client", CLIENTS)
 def test_cancelled_callers(server: Server, client: str, soak: bool) -> None:
     """64 tasks read and write while callers are cancelled at random: 0 values for the wrong key, and the cache goes on."""
-    wanted = 10_000 if soak else 1_500
+    wanted = 10_000 if soak else 400 if client == "redis-py" else 1_500  # there each costs a connection
     chance = random.Random(1)
     cancelled = reads = 0
 
@@ -68,7 +68,7 @@ def test_cancelled_callers(server: Server, client: str, soak: bool) -> None:
 
     asyncio.run(work())
     print(f"{client}: {cancelled} cancelled, {reads} values read, 0 wrong")
-    assert reads > 100
+    assert reads > 50
 
 
 class Load:

@@ -168,16 +168,23 @@ def test_early_refresh(server: Server) -> None:
 
     async def work() -> None:
         async with opened(server) as cache:
-            compute = Counter("old", 0.2)
-            await cache.get_or_set("k", compute, 2, early=0.9)
-            await asyncio.sleep(0.4)
-            compute.result = "new"
-            start = time.monotonic()
-            assert await asyncio.gather(*(cache.get_or_set("k", compute, 2, early=0.9) for _ in range(10))) == ["old"] * 10
-            assert time.monotonic() - start < 0.15
-            await asyncio.sleep(0.4)
+            go_on = asyncio.Event()
+            results = ["old", "new"]
+
+            async def compute() -> str:
+                await go_on.wait()
+                return results.pop(0)
+
+            go_on.set()
+            await cache.get_or_set("k", compute, 30, early=0.99)
+            go_on.clear()
+            await asyncio.sleep(0.5)
+            assert await asyncio.gather(*(cache.get_or_set("k", compute, 30, early=0.99) for _ in range(10))) == ["old"] * 10
+            go_on.set()
+            while await cache.get("k") == "old":
+                await asyncio.sleep(0.01)
             assert await cache.get("k") == "new"
-            assert compute.runs == 2
+            assert results == []
             with pytest.raises(ValueError, match="early"):
                 await cache.get_or_set("k", compute, early=1.0)
 

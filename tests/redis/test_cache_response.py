@@ -317,8 +317,10 @@ def test_in_one_loop_after_another(open_server: Server) -> None:
         (lambda c: c.set("k", {1}), TypeError, "value"), (lambda c: c.set("k", b"x"), TypeError, "value"),
         (lambda c: c.set("k", float("nan")), ValueError, "value"), (lambda c: c.set("k", "x" * 9_000_000), ValueError, "value"),
         (lambda c: c.set_many({"a": 1, "b": {1}}), TypeError, "values"), (lambda c: c.set_many({"a": 1, 5: 1}), TypeError, "values"),
-        (lambda c: c.get_cached_response(5, "qa", {}), TypeError, "text"), (lambda c: c.get_cached_response("t", None, {}), TypeError, "operation"),
-        (lambda c: c.get_cached_response("t", "qa", "x"), TypeError, "options"), (lambda c: c.get_cached_response("t", "qa", {"a": {1}}), TypeError, "options"),
+        (lambda c: c.get_cached_response(5, "qa", {}), TypeError, "text"),
+        (lambda c: c.get_cached_response("t", None, {}), TypeError, "operation"),
+        (lambda c: c.get_cached_response("t", "qa", "x"), TypeError, "options"),
+        (lambda c: c.get_cached_response("t", "qa", {"a": {1}}), TypeError, "options"),
         (lambda c: c.get_cached_response("t", "qa", {}, 5), TypeError, "question"),
         (lambda c: c.cache_response("t", "qa", {}, "x"), TypeError, "response"),
         (lambda c: c.cache_response("t", "qa", {}, {"a": datetime(2024, 1, 1)}), TypeError, "response"),
@@ -359,7 +361,10 @@ def test_odd_but_good_input(open_server: Server) -> None:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.text(max_size=8), st.none() | st.integers(-9, 9) | st.text(max_size=8), max_size=4), st.text(max_size=30), st.text(max_size=9))
+@given(
+    st.dictionaries(st.text(max_size=8), st.none() | st.integers(-9, 9) | st.text(max_size=8), max_size=4), st.text(max_size=30),
+    st.text(max_size=9),
+)
 def test_any_answer_comes_back(open_server: Server, answer: dict[str, Any], text: str, operation: str) -> None:
     """Through Redis and through memory."""
 

@@ -317,7 +317,8 @@ def test_rotation(server: Server, client: str) -> None:
     old, new = generate_key(), generate_key()
 
     def of(*keys: str) -> SecureAIResponseCache:
-        return secure(server, redis_client=client, redis_encryption_key=None, redis_encryption_keys=",".join(keys), options={"memory_cache_size": 0})
+        changes = {"redis_encryption_key": None, "redis_encryption_keys": ",".join(keys)}
+        return secure(server, redis_client=client, options={"memory_cache_size": 0}, **changes)
 
     async def work() -> None:
         empty(server)
@@ -351,17 +352,16 @@ def test_namespaces(server: Server) -> None:
     """Tenants with one key do not see, replace, or invalidate each other's values."""
 
     async def work() -> None:
-        async with opened(server, redis_namespace="a") as one:
-            async with secure(server, redis_namespace="b") as other:
-                await one.set("k", 1)
-                await one.cache_response(TEXT, "qa", {}, ANSWER)
-                assert await other.get("k") is None
-                assert await other.get_cached_response(TEXT, "qa", {}) is None
-                await other.invalidate_all()
-                await other.delete("k")
-                await asyncio.sleep(REFRESH_SECONDS + 0.05)
-                assert await one.get("k") == 1
-                assert one._generate_cache_key(TEXT, "qa", {}) != other._generate_cache_key(TEXT, "qa", {})
+        async with opened(server, redis_namespace="a") as one, secure(server, redis_namespace="b") as other:
+            await one.set("k", 1)
+            await one.cache_response(TEXT, "qa", {}, ANSWER)
+            assert await other.get("k") is None
+            assert await other.get_cached_response(TEXT, "qa", {}) is None
+            await other.invalidate_all()
+            await other.delete("k")
+            await asyncio.sleep(REFRESH_SECONDS + 0.05)
+            assert await one.get("k") == 1
+            assert one._generate_cache_key(TEXT, "qa", {}) != other._generate_cache_key(TEXT, "qa", {})
 
     asyncio.run(work())
 
@@ -505,7 +505,8 @@ def test_layer() -> None:
     salt = bytes(range(16))
     first = EncryptedCacheLayer(passphrase="several random words here", salt=salt)
     assert EncryptedCacheLayer(passphrase="several random words here", salt=salt).decrypt_cache_data(first.encrypt_cache_data(1)) == 1
-    for arguments in ({}, {"passphrase": "several random words here"}, {"passphrase": "short", "salt": salt}, {"encryption_key": key, "passphrase": "x" * 20}):
+    words = {"passphrase": "several random words here"}
+    for arguments in ({}, words, {"passphrase": "short", "salt": salt}, {"encryption_key": key, **words}):
         with pytest.raises(ConfigurationError):
             EncryptedCacheLayer(**arguments)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="data"):

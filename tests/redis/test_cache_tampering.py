@@ -43,7 +43,7 @@ async def refused(cache: SecureAIResponseCache, server: Server, hostile: list[by
     names = (cache._generate_cache_key("t" * 600, "qa", {}), cache._entry_name("k"))
     for first in range(0, len(hostile), 200):
         for value in hostile[first : first + 200]:
-            plant_all = {name: value for name in names}
+            plant_all = dict.fromkeys(names, value)
             assert cache.redis is not None
             for name in names:
                 await cache.redis.execute("SET", name, value)
@@ -181,7 +181,8 @@ def test_planted_pickles_in_the_window(server: Server, tmp_path: Path) -> None:
     async def work() -> None:
         async with opened(server, redis_read_legacy=True, options={"memory_cache_size": 0}) as cache:
             name = cache.key_generator.generate_cache_key("t", "qa", {})
-            for value in (b"raw:" + evil, b"compressed:" + zlib.compress(evil), b"encrypted:" + Fernet(str(server.settings["redis_encryption_key"])).encrypt(evil)):
+            token = Fernet(str(server.settings["redis_encryption_key"])).encrypt(evil)
+            for value in (b"raw:" + evil, b"compressed:" + zlib.compress(evil), b"encrypted:" + token):
                 plant(server, {name: value})
                 assert await cache.get_cached_response("t", "qa", {}) is None
                 assert name not in stored(server)

@@ -200,6 +200,27 @@ def test_noauth_makes_a_new_connection() -> None:
     assert asyncio.run(work()) == b"v"
 
 
+def test_a_server_that_became_a_replica_is_looked_up_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """READONLY is the caller's error once; the connection is then made anew, and the name may lead to the new primary."""
+    monkeypatch.setattr("redkeep.access.lane._RENEW_SECONDS", -1)
+
+    async def work() -> bytes:
+        logins = 0
+
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal logins
+            logins += 1
+            await says(b"-READONLY You can't write against a read only replica.\r\n" if logins == 1 else b"+OK\r\n")(reader, writer)
+
+        async with peer(script) as target, Transport(target, limits=ONCE) as transport:
+            with pytest.raises(ServerUnavailableError, match="READONLY"):
+                await transport.execute("SET", "ai_cache:a", "v", "EX", 60)
+            answer: bytes = await transport.execute("SET", "ai_cache:a", "v", "EX", 60)
+            return answer
+
+    assert asyncio.run(work()) == b"OK"
+
+
 COMMANDS = [("GET", f"ai_cache:cut:{number}") for number in range(6)] + [("MGET", "ai_cache:cut:1", "ai_cache:cut:9")]
 
 

@@ -16,6 +16,7 @@ import timeit
 import tracemalloc
 import zlib
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,11 @@ def test_plain_values_come_back(value: Any, threshold: int) -> None:
 def test_no_bytes_surprise_the_decoder(stored: bytes) -> None:
     """Whatever lies in Redis, the decoder gives a value or DecryptionError."""
     codec = Codec(ring=RING, fernet_keys=KEYS)
+    reads = (lambda b: codec.read(b, name=NAME, read_pickles=True), lambda b: codec.open(b, name=NAME))
     for prefix in (b"", b"raw:", b"compressed:", b"encrypted:", b"compressed_encrypted:", b"raw:\x80\x04", b"\xc1\x01\x01"):
-        for read in (lambda b: codec.read(b, name=NAME, read_pickles=True), lambda b: codec.open(b, name=NAME)):
-            try:
+        for read in reads:
+            with suppress(DecryptionError):
                 read(prefix + stored)
-            except DecryptionError:
-                pass
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -135,16 +135,20 @@ def test_old_forms_are_read_in_the_window() -> None:
             Codec(ring=RING).read(stored, name=NAME, read_pickles=True)
 
 
+def outcome(data: bytes) -> Any:
+    """What our loader makes of a pickle, or the text of its refusal."""
+    try:
+        return load_plain_pickle(data)
+    except DecryptionError as error:
+        return str(error)
+
+
 @given(plain_data, st.sampled_from([2, 3, 4, 5]))
 def test_plain_pickles_are_read_like_pickle_reads_them(value: Any, protocol: int) -> None:
     """Our loader and pickle's agree on plain data, whatever the protocol; or ours refuses (a container used twice)."""
     data = pickle.dumps(value, protocol)
-    try:
-        assert pickle.loads(data) == load_plain_pickle(data)
-    except DecryptionError as error:
-        assert "used twice" in str(error) or protocol == 2
-    data = pickletools.optimize(data)
-    assert isinstance(pickle.loads(data), type(value))
+    for each in (data, pickletools.optimize(data)):
+        assert outcome(each) in (value, "the old value is not plain data (a container that is used twice)")
 
 
 class Planted:
@@ -189,10 +193,8 @@ def test_planted_pickles_do_nothing(tmp_path: Path) -> None:
 def test_any_bytes_as_a_pickle(data: bytes) -> None:
     """Random opcodes give plain data or DecryptionError."""
     for head in (b"\x80\x04", b"\x80\x04(]}"):
-        try:
+        with suppress(DecryptionError):
             json.dumps(load_plain_pickle(head + data + b"."))
-        except DecryptionError:
-            pass
 
 
 def test_shared_containers_cannot_blow_up() -> None:
@@ -291,7 +293,7 @@ RECURSIVE.append(RECURSIVE)
 )
 def test_what_json_cannot_hold(value: object) -> None:
     """A TypeError or ValueError that names the argument and not the value."""
-    with pytest.raises((TypeError, ValueError), match="^response cannot be stored as JSON"):
+    with pytest.raises((TypeError, ValueError), match=r"^response cannot be stored as JSON"):
         to_json(value, field="response")
 
 
@@ -314,7 +316,7 @@ def test_limit_of_length() -> None:
     """A value that is too long is refused at once, by name."""
     codec = Codec(ring=RING, limit=100)
     assert codec.dump("x" * 98, field="value")
-    with pytest.raises(ValueError, match="^value is 101 bytes"):
+    with pytest.raises(ValueError, match=r"^value is 101 bytes"):
         codec.dump("x" * 99, field="value")
 
 

@@ -86,7 +86,7 @@ def test_order_of_options_does_not_matter() -> None:
 @pytest.mark.parametrize("value", [{1}, b"x", {1: 2}, float("nan")])
 def test_options_that_json_cannot_hold(value: object) -> None:
     """The argument is named."""
-    with pytest.raises((TypeError, ValueError), match="^options cannot"):
+    with pytest.raises((TypeError, ValueError), match=r"^options cannot"):
         canonical_request("", "o", "t", {"a": value})
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from redkeep.access.calls import Batch
 from redkeep.access.client import Command
 from redkeep.access.commands import pack
 from redkeep.access.failures import Peer, login_error, network_error
 from redkeep.access.tls import SharedContext, alert_after_handshake
 from redkeep.access.tracking import ARM
-from redkeep.access.wire_protocol import Batch, Owner, WireProtocol
+from redkeep.access.wire_protocol import Owner, WireProtocol
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
 from redkeep.target import Target, read_target
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from redkeep.access.calls import Batch, Call
 from redkeep.access.client import Argument, Command
 from redkeep.access.commands import may_repeat, name_of, pack
 from redkeep.access.dial import Dialer
@@ -15,7 +16,7 @@ from redkeep.access.failures import again, network_error
 from redkeep.access.limits import Limits
 from redkeep.access.reconnect import Reconnect
 from redkeep.access.tracking import HEARTBEAT_SECONDS, Tracking
-from redkeep.access.wire_protocol import Batch, Call, WireProtocol
+from redkeep.access.wire_protocol import WireProtocol
 from redkeep.errors import RedkeepError, ServerUnavailableError
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast
 
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError
 
-from redkeep.access.client import Command
+from redkeep.access.calls import Batch, Call
 from redkeep.access.commands import may_answer
 from redkeep.access.failures import Peer, WireError, code_of, reply_error
 from redkeep.errors import RedkeepError
@@ -26,37 +26,6 @@ RECORD_BYTES: Final = 32 * 1024
 """More than a TLS record holds (2^14 bytes, RFC 8446 section 5.1), so that no read leaves plaintext behind in OpenSSL."""
 
 _NOT_ENOUGH: Final = object()
-
-
-class Waiter(Protocol):
-    """Who waits for a reply: an `asyncio.Future` or a `Batch`."""
-
-    def done(self) -> bool: ...
-    def set_result(self, reply: Any, /) -> None: ...
-    def set_exception(self, error: Any, /) -> None: ...
-
-
-class Batch:
-    """Waits for several replies as one; an error reply becomes a value among them."""
-
-    __slots__ = ("_wanted", "done", "future", "replies", "set_exception")
-
-    def __init__(self, future: asyncio.Future[list[Any]], wanted: int) -> None:
-        self.future = future
-        self.replies: list[Any] = []
-        self._wanted = wanted
-        self.done = future.done
-        self.set_exception = future.set_exception
-
-    def set_result(self, reply: Any, /) -> None:
-        """Take the next reply; the last one ends the wait."""
-        self.replies.append(reply)
-        if len(self.replies) == self._wanted:
-            self.future.set_result(self.replies)
-
-
-Call = tuple[Waiter, float, int, Command, int]
-"""Waiter, deadline on the loop's clock, bytes of the command, the command, times it was written before."""
 
 
 class Owner(Protocol):
