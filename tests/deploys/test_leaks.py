@@ -240,11 +240,11 @@ def test_nothing_in_debug_inventory(stage: Stage) -> None:
 def test_nothing_when_a_command_fails(stage: Stage) -> None:
     """A place that cannot be written to fails the run with all secrets at hand: the words tell why, and no secret."""
     stage.spoil()
-    stage.host.check("mount -t tmpfs -o ro,mode=755 none /etc/redkeep")
+    stage.host.check("mount -t tmpfs -o ro,mode=700 none /etc/redkeep/operator")
     try:
         run = stage.run("secure_redis", "-vvv", "--debug-all")
     finally:
-        stage.host.check("umount /etc/redkeep")
+        stage.host.check("umount /etc/redkeep/operator")
     assert run.code != 0
     assert "Read-only file system" in run.output
     assert stage.canaries.found(run.output.encode()) == []

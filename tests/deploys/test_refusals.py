@@ -82,7 +82,7 @@ def expired(document: dict[str, object]) -> None:
 
 
 def newline(document: dict[str, object]) -> None:
-    value = "four-plain-words-here\nREDIS_DEV_MODE=true"
+    value = "\n".join(["four plain words here", "REDIS_DEV_MODE=true"])
     document["passwords"]["cache_service"]["values"] = [value]  # type: ignore[index]
 
 

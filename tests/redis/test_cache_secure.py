@@ -106,7 +106,7 @@ def test_constructor_of_the_prd(server: Server, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("arguments", "environment", "named"),
     [
-        ({"redis_password": "short"}, {}, "REDIS_PASSWORD"),
+        ({"redis_password": "short"}, {}, "REDIS_PASSWORD"),  # pragma: allowlist secret - a test of what is refused
         ({"redis_password": "x" * 20}, {}, "REDIS_PASSWORD"),
         ({"encryption_key": "not a key"}, {}, "encryption_key"),
         ({"encryption_key": generate_key()[:-3]}, {}, "encryption_key"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -118,6 +119,32 @@ def test_a_lost_connection_flushes_and_tracks_again(tracked: Server) -> None:
                 await seen(told, [b"ai_cache:t2"])
 
     asyncio.run(main())
+
+
+def test_a_closed_loop_or_a_fork_tells_nothing(tracked: Server) -> None:
+    """When nobody listens any more, `tracking` says so: in a child, and once the event loop is closed; the next loop flushes."""
+    told: list[Any] = []
+    transport = Transport(tracked.target())
+
+    async def begin() -> None:
+        await transport.enable_tracking(told.append)
+        child = os.fork()
+        if child == 0:
+            os._exit(int(transport.tracking or transport.connected))
+        assert os.waitpid(child, 0)[1] == 0
+        assert transport.tracking
+
+    async def go_on() -> None:
+        told.clear()
+        await transport.execute("PING")
+        assert transport.tracking
+        await transport.close()
+
+    asyncio.run(begin())
+    assert not transport.tracking
+    assert not transport.connected
+    asyncio.run(go_on())
+    assert told[:2] == [None, None]
 
 
 def test_without_the_grant_it_is_refused(server: Server) -> None:

@@ -139,7 +139,7 @@ class Transport:
         lanes = [lane for lane in (self._lane, self._second) if lane is not None]
         self._lane = self._second = None
         for lane in lanes:
-            ours = os.getpid() == self._process and self._loop is not None and not self._loop.is_closed()
+            ours = self._alive
             ending = lane.close(seconds=min(1.0, self._limits.seconds))
             if ours and self._loop is asyncio.get_running_loop():
                 await ending
@@ -152,12 +152,13 @@ class Transport:
     @property
     def connected(self) -> bool:
         """Whether a connection is up and logged in at this moment."""
-        return self._lane is not None and self._lane.wire is not None
+        return self._lane is not None and self._lane.wire is not None and self._alive
 
     @property
     def tracking(self) -> bool:
-        """Whether the server tells us, at this moment, of changes to what was read."""
-        return self._tracking.active
+        """Whether the server tells us, at this moment, of changes to what was read. False in a forked child and when the event
+        loop has been closed, until the next call has connected anew."""
+        return self._tracking.active and self._alive
 
     @property
     def in_flight(self) -> tuple[int, int]:
@@ -170,6 +171,10 @@ class Transport:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    @property
+    def _alive(self) -> bool:
+        return self._loop is not None and not self._loop.is_closed() and os.getpid() == self._process
 
     def _enter(self) -> Lane:
         """The first lane, made for the running loop."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NOT_FOUND: Final = "key_not_found"
 MISS: Final = object()
 """No value; None is a value that JSON can hold."""
 
@@ -44,6 +45,8 @@ class CacheBase(Link):
     """Not for use by itself; see AIResponseCache."""
 
     _epochs: Epochs | None = None
+    _looks_elsewhere = False
+    """Whether values may lie under other names, too: several keys, or a migration window."""
 
     def __init__(
         self,
@@ -144,8 +147,8 @@ class CacheBase(Link):
     def _decompress_data(self, data: bytes) -> Any:
         return self._codec.read(data, name="", read_pickles=self.read_legacy)
 
-    def _encode(self, name: str, value: Any, seconds: float) -> bytes:
-        """A hook: what is stored under `name` for `seconds`."""
+    def _encode(self, name: str, value: Any, seconds: float, payload: bytes | None = None) -> bytes:
+        """A hook: what is stored under `name` for `seconds`; `payload` is the value as JSON, when that is known already."""
         return self._compress_data(value)
 
     def _decode(self, name: str, stored: bytes, legacy: bool = False) -> Any:
@@ -166,7 +169,7 @@ class CacheBase(Link):
                 return reason_of(error)
         return ""
 
-    async def _read(self, name: str, older: Callable[[], list[OlderName]] | None = None) -> tuple[Any, bytes, str]:
+    async def _read(self, name: str) -> tuple[Any, bytes, str]:
         """The value under `name` as (value, stored bytes, reason). The value is MISS when there is none, with the reason."""
         try:
             stored = await self._execute("GET", wire_name(name))
@@ -176,17 +179,20 @@ class CacheBase(Link):
             await self._reject(name, b"", DecryptionError("the key holds no plain value"))
             return MISS, b"", "unreadable"
         if stored is None:
-            if older is not None:
-                for other in older():
-                    found = await self._read_older(name, other)
-                    if found is not None:
-                        return found
-            return MISS, b"", "key_not_found"
+            return MISS, b"", NOT_FOUND
         try:
             return self._decode(name, stored), stored, ""
         except DecryptionError as error:
             await self._reject(name, stored, error)
             return MISS, b"", "unreadable"
+
+    async def _read_elsewhere(self, name: str, older: list[OlderName]) -> tuple[Any, bytes, str]:
+        """The value under the first of the other names that has one."""
+        for other in older:
+            found = await self._read_older(name, other)
+            if found is not None:
+                return found
+        return MISS, b"", NOT_FOUND
 
     async def _read_older(self, name: str, other: OlderName) -> tuple[Any, bytes, str] | None:
         """The value under another name, moved to `name` with the time it has left; None when there is none."""

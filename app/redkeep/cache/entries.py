@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-from redkeep.cache.base import MISS, CacheBase, _seconds, _text, logger, wire_name
+from redkeep.cache.base import MISS, NOT_FOUND, CacheBase, _seconds, _text, logger, wire_name
 from redkeep.cache.flight import Flights
 from redkeep.cache.keys import ENTRY_OPERATION
 from redkeep.cache.link import reason_of
@@ -47,14 +47,15 @@ class Entries(CacheBase):
         start = time.perf_counter()
         _text(key, "key")
         seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
-        self._codec.dump(value, field="value")
+        payload = self._codec.dump(value, field="value")
         reason = await self._prepare(ENTRY_OPERATION)
         if not reason:
-            reason = await self._set_at(self._entry_name(key), key, value, seconds)
+            reason = await self._set_at(self._entry_name(key), key, value, seconds, payload)
         self._done("set", start, reason)
 
-    async def _set_at(self, name: str, key: str, value: Any, seconds: int) -> str:
-        return await self._write(name, self._encode(name, value, seconds), seconds, self._older_entry_names(key))
+    async def _set_at(self, name: str, key: str, value: Any, seconds: int, payload: bytes) -> str:
+        older = self._older_entry_names(key) if self._looks_elsewhere else []
+        return await self._write(name, self._encode(name, value, seconds, payload), seconds, older)
 
     async def delete(self, key: str) -> None:
         """Forget what is under `key`. Without Redis it stays, and that is logged."""
@@ -80,12 +81,10 @@ class Entries(CacheBase):
                         found[key] = self._decode(name, stored)
                     except DecryptionError as error:
                         await self._reject(name, stored, error)
-                elif older := self._older_entry_names(key):
-                    for other in older:
-                        moved = await self._read_older(name, other)
-                        if moved is not None:
-                            found[key] = moved[0]
-                            break
+                elif self._looks_elsewhere:
+                    value, _, _ = await self._read_elsewhere(name, self._older_entry_names(key))
+                    if value is not MISS:
+                        found[key] = value
                 if not place % self.encryption_batch_size:
                     await asyncio.sleep(0)
         for key in wanted:
@@ -173,8 +172,8 @@ class Entries(CacheBase):
             kept = seconds if value is not None else negative_ttl
             if kept is not None:
                 start = time.perf_counter()
-                self._codec.dump(value, field="the computed value")
-                self._done("set", start, trouble or await self._set_at(name, key, value, kept))
+                payload = self._codec.dump(value, field="the computed value")
+                self._done("set", start, trouble or await self._set_at(name, key, value, kept, payload))
             return value
 
         async def read() -> Any:
@@ -196,7 +195,10 @@ class Entries(CacheBase):
         reason = await self._prepare(ENTRY_OPERATION)
         value = MISS
         if not reason:
-            value, _, reason = await self._read(self._entry_name(key), lambda: self._older_entry_names(key))
+            name = self._entry_name(key)
+            value, _, reason = await self._read(name)
+            if self._looks_elsewhere and reason == NOT_FOUND:
+                value, _, reason = await self._read_elsewhere(name, self._older_entry_names(key))
         if value is MISS:
             self._record("get", start, False, cache_tier="redis", reason=reason)
         else:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from redkeep.errors import ServerUnavailableError
+from redkeep.errors import RedkeepError, ServerUnavailableError
 
 REFRESH_SECONDS: Final = 1.0
 EVERYTHING: Final = ""
@@ -65,7 +65,7 @@ class Epochs:
                 raise ServerUnavailableError("Redis did not say the cache's epochs a moment ago")
             try:
                 await self._ask_for(operation)
-            except BaseException:
+            except RedkeepError:
                 self._failures += 1
                 raise
 

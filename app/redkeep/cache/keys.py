@@ -29,7 +29,8 @@ ENTRY_OPERATION: Final = "_entry"
 
 _SAFE_OPERATION: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HASHED: Final = re.compile(r"ai_cache:op:[A-Za-z0-9_.~-]{1,65}\|h:[0-9a-f]{32}")
-_LENGTHS: Final = struct.Struct(">IIIII")
+_HEAD: Final = struct.Struct(">II")
+_BODY: Final = struct.Struct(">III")
 _ABSENT: Final = 0xFFFFFFFF
 _HEX_DIGITS: Final = 32
 _MAX_PREFIXES: Final = 1_000
@@ -103,13 +104,21 @@ def canonical_request(
 
     No options and empty options are one request. Raises TypeError or ValueError, naming `options`, when they are no JSON.
     """
-    tenant, verb, body = _utf8(namespace), _utf8(operation), _utf8(text)
+    return _head(namespace, operation) + _body(text, options, question)
+
+
+def _head(namespace: str, operation: str) -> bytes:
+    tenant, verb = _utf8(namespace), _utf8(operation)
+    return _HEAD.pack(len(tenant), len(verb)) + tenant + verb
+
+
+def _body(text: str, options: Mapping[str, Any] | None, question: str | None) -> bytes:
+    body = _utf8(text)
     choices = to_json(options, field="options", ordered=True) if options else b""
-    asked = None if question is None else _utf8(question)
-    lengths = _LENGTHS.pack(
-        len(tenant), len(verb), len(body), len(choices), _ABSENT if asked is None else len(asked)
-    )
-    return b"".join((lengths, tenant, verb, body, choices, asked or b""))
+    if question is None:
+        return _BODY.pack(len(body), len(choices), _ABSENT) + body + choices
+    asked = _utf8(question)
+    return _BODY.pack(len(body), len(choices), len(asked)) + body + choices + asked
 
 
 class HashedNames:
@@ -125,6 +134,7 @@ class HashedNames:
         self._older = tuple(derived[1:])
         self._namespace = namespace
         self._prefixes: dict[str, str] = {}
+        self._heads: dict[str, tuple[str, bytes]] = {}
 
     @property
     def several(self) -> bool:
@@ -135,7 +145,12 @@ class HashedNames:
         self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, epochs: str
     ) -> bytes:
         """What the hash is taken of."""
-        return epochs.encode() + canonical_request(self._namespace, operation, text, options, question)
+        head = self._heads.get(operation)
+        if head is None or head[0] != epochs:
+            head = (epochs, epochs.encode() + _head(self._namespace, operation))
+            if len(self._heads) < _MAX_PREFIXES:  # an application has dozens; those made from user input must not pile up
+                self._heads[operation] = head
+        return head[1] + _body(text, options, question)
 
     def name(self, operation: str, request: bytes) -> str:
         """The name under the key that seals."""
@@ -150,7 +165,7 @@ class HashedNames:
         prefix = self._prefixes.get(operation)
         if prefix is None:
             prefix = operation_prefix(operation) + "h:"
-            if len(self._prefixes) < _MAX_PREFIXES:  # an application has dozens; names made from user input must not pile up
+            if len(self._prefixes) < _MAX_PREFIXES:
                 self._prefixes[operation] = prefix
         return prefix
 

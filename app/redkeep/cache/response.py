@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from redkeep.cache.base import MISS, _text
+from redkeep.cache.base import MISS, NOT_FOUND, _text
 from redkeep.cache.entries import Entries
 from redkeep.cache.invalidation import Invalidation
 from redkeep.cache.keys import canonical_request
 from redkeep.cache.reports import Reports
 from redkeep.errors import DecryptionError
+
+_NOT_COMPRESSED: Final = b'"compression_used":false}'
+_COMPRESSED: Final = b'"compression_used":true}'
 
 _PROOF: Final = "_redkeep"
 """A field of stored answers, not of returned ones: whose answer it is, and until when, where the name does not say so."""
@@ -42,7 +45,8 @@ class AIResponseCache(Entries, Invalidation, Reports):
         """
         start = time.perf_counter()
         _check_request(text, operation, options, question)
-        trouble = await self._prepare(operation)
+        epochs = self._epochs
+        trouble = await self._prepare(operation) if epochs is not None and epochs.due(operation) else ""
         name = self._generate_cache_key(text, operation, options, question)
         tier = self._get_text_tier(text)
         proof = self._proof(text, operation, options, question)
@@ -56,9 +60,11 @@ class AIResponseCache(Entries, Invalidation, Reports):
         if trouble:
             value, stored, reason = MISS, b"", trouble
         else:
-            value, stored, reason = await self._read(
-                name, lambda: self._older_response_names(text, operation, options, question)
-            )
+            value, stored, reason = await self._read(name)
+            if self._looks_elsewhere and reason == NOT_FOUND:
+                value, stored, reason = await self._read_elsewhere(
+                    name, self._older_response_names(text, operation, options, question)
+                )
         if value is not MISS:
             answer = _unwrap(value, proof)
             if answer is not None:
@@ -105,18 +111,24 @@ class AIResponseCache(Entries, Invalidation, Reports):
             "cached_at": datetime.now(UTC).isoformat(),
             "cache_hit": True,
             "text_length": len(text),
-            "compression_used": False,
         }
         proof = self._proof(text, operation, options, question)
         if proof is not None:
             value[_PROOF] = [proof, int((time.time() + seconds) * 1000)]
-        length = len(self._codec.dump(value, field="response"))
-        value["compression_used"] = length > self._codec.threshold
+        value["compression_used"] = False
+        payload = self._codec.dump(value, field="response")
+        length = len(payload)
+        if length > self._codec.threshold:
+            value["compression_used"] = True
+            if payload.endswith(_NOT_COMPRESSED):
+                payload = payload[: -len(_NOT_COMPRESSED)] + _COMPRESSED
+            else:
+                payload = self._codec.dump(value, field="response")
         if name is None:
             trouble = await self._prepare(operation)
             name = self._generate_cache_key(text, operation, options, question)
         packing = time.perf_counter()
-        stored = self._encode(name, value, seconds)
+        stored = self._encode(name, value, seconds, payload)
         if value["compression_used"]:
             self.performance_monitor.record_compression_ratio(
                 length, len(stored), time.perf_counter() - packing, operation
@@ -124,9 +136,8 @@ class AIResponseCache(Entries, Invalidation, Reports):
         tier = self._get_text_tier(text)
         if tier == "small":
             self.memory_cache.put_bytes(name, stored, seconds=min(self.memory_ttl, seconds))
-        reason = trouble or await self._write(
-            name, stored, seconds, self._older_response_names(text, operation, options, question)
-        )
+        older = self._older_response_names(text, operation, options, question) if self._looks_elsewhere else []
+        reason = trouble or await self._write(name, stored, seconds, older)
         if reason:
             self._record(
                 "set", start, False, len(text), operation_type=operation, text_tier=tier, reason=reason, status="failed"
@@ -186,6 +197,8 @@ class AIResponseCache(Entries, Invalidation, Reports):
 
 
 def _check_request(text: object, operation: object, options: object, question: object) -> None:
+    if type(text) is type(operation) is str and type(options) is dict and (question is None or type(question) is str):
+        return
     _text(text, "text")
     _text(operation, "operation")
     if options is not None and not isinstance(options, Mapping):

@@ -104,6 +104,7 @@ class SecureAIResponseCache(AIResponseCache):
             )
             self._codec = self.encryption.codec
             self._names = HashedNames(self.encryption.ring, namespace)
+            self._looks_elsewhere = self._names.several or self.read_legacy
             self._epochs = Epochs(self._execute, namespace)
 
     @classmethod
@@ -162,7 +163,7 @@ class SecureAIResponseCache(AIResponseCache):
         self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None
     ) -> list[OlderName]:
         names, epochs = self._names, self._epochs
-        if names is None or epochs is None or not (names.several or self.read_legacy):
+        if names is None or epochs is None:
             return []
         request = names.request(operation, text, options, question, epochs.tag(operation))
         older = [OlderName(name, False) for name in names.older(operation, request)]
@@ -179,7 +180,7 @@ class SecureAIResponseCache(AIResponseCache):
 
     def _older_entry_names(self, key: str) -> list[OlderName]:
         names, epochs = self._names, self._epochs
-        if names is None or epochs is None or not (names.several or self.read_legacy) or is_hashed_name(key):
+        if names is None or epochs is None or is_hashed_name(key):
             return []
         older = [OlderName(name, False) for name in names.older(ENTRY_OPERATION, self._entry_request(names, epochs, key))]
         return [*older, OlderName(key, True)] if self.read_legacy and key.startswith("ai_cache:") else older
@@ -205,10 +206,11 @@ class SecureAIResponseCache(AIResponseCache):
             return super()._decompress_data(data)
         return self.encryption.decrypt_cache_data(data)
 
-    def _encode(self, name: str, value: Any, seconds: float) -> bytes:
+    def _encode(self, name: str, value: Any, seconds: float, payload: bytes | None = None) -> bytes:
         if self.encryption is None:
-            return super()._encode(name, value, seconds)
-        payload = self._codec.dump(value, field="value")
+            return super()._encode(name, value, seconds, payload)
+        if payload is None:
+            payload = self._codec.dump(value, field="value")
         try:
             stored = self._codec.seal(payload, name=name, expires_at_ms=int((time.time() + seconds) * 1000))
         except ConfigurationError:
