@@ -23,13 +23,13 @@ verify: test-environment ## Check the hosts of INVENTORY with independent tools;
 	$(PYTEST) -q tests/hosts --inventory $(INVENTORY) $(ARGS)
 
 test: test-environment ## Run every tier: lint, unit, real Redis, real hosts
-	@sh tests/run.sh
+	@tests/run.sh
 
 test-fast: test-environment ## Lint and the tests that need no server
-	@sh tests/run.sh fast
+	@tests/run.sh fast
 
 lint: test-environment ## Style, types, security and secrets of the code itself
-	@sh tests/lint.sh
+	@tests/lint.sh
 
 lab: test-environment ## Start two real test hosts (Debian 12 and 13) and write an inventory for them
 	.venv/bin/python -m tests.lab up $(ARGS)

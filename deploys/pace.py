@@ -32,7 +32,7 @@ def order_operations_by_frames() -> None:
     host, a second of a repeat with eight. The lines are the same.
     """
     # By name: the package shows the decorator `operation` in the place of the module.
-    import_module("pyinfra.api.operation").get_operation_order_from_stack = operation_order  # type: ignore[attr-defined]
+    vars(import_module("pyinfra.api.operation"))["get_operation_order_from_stack"] = operation_order
 
 
 def operation_order(state: State) -> list[int]:

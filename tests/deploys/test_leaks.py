@@ -9,7 +9,6 @@ import secrets as random
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -59,22 +58,28 @@ FLAGS = {
 }
 SHORT = ("-vvv", "--debug-all", "--diff", "--json", "--dry --diff", "--json --dry", "--debug-operations")
 
-# Runs as a user without rights on the host: what it can read, any user can.
+# Runs as a user without rights on the host: what it can read, any user can. Here it reads command lines only: the
+# environments of this machine's processes are nobody's business. A process is read again and again while it
+# is young, for its arguments change when it executes another program.
 SAMPLER = """
-import os, sys
-seen, out = set(), open(sys.argv[1], "ab", buffering=0)
+import os, sys, time
+seen, ages, out = set(), {}, open(sys.argv[1], "ab", buffering=0)
 while not os.path.exists(sys.argv[1] + ".stop"):
-    for pid in os.listdir("/proc"):
-        if pid.isdigit():
-            for name in ("cmdline", "environ"):
-                try:
-                    with open(f"/proc/{pid}/{name}", "rb") as source:
-                        text = source.read()
-                except OSError:
-                    continue
-                if text not in seen:
-                    seen.add(text)
-                    out.write(text + b"\\n")
+    there = [pid for pid in os.listdir("/proc") if pid.isdigit()]
+    ages = {pid: ages.get(pid, 0) + 1 for pid in there}
+    for pid in there:
+        if ages[pid] > 200:
+            continue
+        for name in sys.argv[2:]:
+            try:
+                with open(f"/proc/{pid}/{name}", "rb") as source:
+                    text = source.read()
+            except OSError:
+                continue
+            if text not in seen:
+                seen.add(text)
+                out.write(text + b"\\n")
+    time.sleep(0.0005)
 """
 
 
@@ -117,34 +122,22 @@ def spellings(value: bytes) -> set[bytes]:
 
 @contextmanager
 def sampled(host: Host, log: Path) -> Iterator[None]:
-    """Sample the command lines (and readable environments) of all processes, here and on the host, into log files."""
+    """Sample the command lines, and the environments that may be read, of all processes here and on the host."""
     host.put("/run/sampler.py", SAMPLER)
-    host.check("rm -f /run/sampler/out*; install -d -o operator /run/sampler")
-    remote = subprocess.Popen(
-        ["docker", "exec", "--user", "operator", host.container, "python3", "/run/sampler.py", "/run/sampler/out"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    stop = threading.Event()
-    seen: set[bytes] = set()
-
-    def watch() -> None:
-        while not stop.wait(0.002):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.add(path.read_bytes())
-                except OSError:
-                    continue
-
-    thread = threading.Thread(target=watch)
-    thread.start()
+    host.check("rm -rf /run/sampler; install -d -o operator /run/sampler")
+    here = log.with_suffix(".here")
+    argv = ["docker", "exec", "--user", "operator", host.container, "python3", "/run/sampler.py", "/run/sampler/out"]
+    argv += ["cmdline", "environ"]
+    samplers = [subprocess.Popen(argv), subprocess.Popen([sys.executable, "-c", SAMPLER, str(here), "cmdline"])]
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
         host.check("touch /run/sampler/out.stop")
-        remote.wait(timeout=20)
-        log.write_bytes(host.check("cat /run/sampler/out | tr '\\0' ' '").encode() + b"\n".join(seen).replace(b"\0", b" "))
+        here.with_name(here.name + ".stop").touch()
+        for sampler in samplers:
+            sampler.wait(timeout=20)
+        text = host.check("cat /run/sampler/out").encode() + here.read_bytes()
+        log.write_bytes(text.replace(b"\0", b" "))
         host.check("rm -rf /run/sampler /run/sampler.py")
 
 

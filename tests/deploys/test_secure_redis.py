@@ -65,6 +65,14 @@ def test_the_stock_configuration_never_ran(kind: str, deployed: Callable[[str], 
 
 
 @kinds
+def test_a_scanner_finds_modern_tls(kind: str, deployed: Callable[[str], Deployment]) -> None:
+    """sslyze finds the endpoint compliant with Mozilla's modern profile."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/scanners", "--inventory", str(deployed(kind).inventory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+@kinds
 def test_independent_eyes_agree(kind: str, deployed: Callable[[str], Deployment]) -> None:
     """tests/hosts, which knows nothing of redkeep's code, passes on every host."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/hosts", "--inventory", str(deployed(kind).inventory)]
