@@ -11,7 +11,8 @@ from deploys.stages.application import application
 from deploys.stages.machine import machine
 from deploys.stages.network import network
 from deploys.stages.proof import proof
-from deploys.stages.server import server_files, server_running
+from deploys.stages.server import server_files
+from deploys.stages.service import server_running
 from deploys.stages.watch import watch
 
 site = open_site(preflight.question)

@@ -9,6 +9,7 @@ from pyinfra.api import DeployError
 from deploys.facts.survey import Question, Survey
 from deploys.site import Site
 from deploys.stages import application, machine, network, server, watch
+from deploys.stages import wanted as server_wanted
 from redkeep.errors import RedkeepError
 
 # Certificates are backdated by five minutes; a clock further off makes them invalid, or its own times worthless.
@@ -37,8 +38,8 @@ def wanted(site: Site, survey: Survey) -> str:
     """Work out what will be written: a wrong address or certificate is found here, not half way."""
     try:
         if site.bundle.is_redis:
-            server.settings(site, survey)
-            server.users(site, survey)
+            server_wanted.settings(site, survey)
+            server_wanted.users(site, survey)
             site.credentials.client("operator", site.bundle.name)
         if site.bundle.is_app:
             site.credentials.client("cache_service", site.bundle.name)

@@ -11,7 +11,8 @@ from deploys.difference import Difference
 from deploys.facts.survey import LOCK, Question, Survey
 from deploys.operations.converge import converge
 from deploys.site import Site
-from deploys.stages import application, machine, network, preflight, server, watch
+from deploys.stages import application, machine, network, preflight, watch
+from deploys.stages.wanted import CLI
 
 
 def question(site: Site) -> Question:
@@ -49,7 +50,7 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     paths = [
-        *(machine.SYSCTL, machine.TMPFILES, server.CLI, "/etc/redkeep"),
+        *(machine.SYSCTL, machine.TMPFILES, CLI, "/etc/redkeep"),
         *(watch.SCRIPT, f"{watch.UNITS}/{watch.SERVICE}", f"{watch.UNITS}/{watch.TIMER}"),
         *(application.COMMAND, application.HOME),
     ]

@@ -16,7 +16,8 @@ import pytest
 
 from deploys.difference import ManagedFile, encode, locked, place
 from deploys.facts.survey import LOCK
-from deploys.stages.server import CLI, COMMAND_SCRIPT
+from deploys.stages.service import COMMAND_SCRIPT
+from deploys.stages.wanted import CLI
 from tests.deploys.hoststate import leftovers, settled
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host

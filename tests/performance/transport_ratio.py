@@ -31,7 +31,7 @@ from redkeep.target import build_target
 from tests.redis.server import Files, Server, free_port, start_server
 
 KEYS = [f"ai_cache:op:summarize|h:{number:064x}" for number in range(500)]
-WORDS = ("the", "cache", "keeps", "what", "a", "model", "has", "said", "about", "a", "text", "so", "that", "nobody", "pays", "twice")
+WORDS = ("the", "cache", "keeps", "what", "a", "model", "has", "said", "about", "a", "text", "so", "nobody", "pays", "twice")
 BASE = "A0 redis-py, plaintext"
 
 

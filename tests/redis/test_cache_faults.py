@@ -130,7 +130,7 @@ def test_killed_and_restarted(start: Callable[..., Server], client: str, soak: b
                 calls = load.calls
                 await asyncio.sleep(2.0)
                 assert cache._breaker.state != "closed"
-                assert load.calls - calls > 1000
+                assert load.calls - calls > 100
                 own.process = subprocess.Popen([redis_server(), str(own.folder / "redis.conf")], stdout=subprocess.DEVNULL)
                 await asyncio.to_thread(wait_for_port, own.port, own.process, own.folder / "log")
                 back = await load.recovered(time.monotonic())
@@ -159,7 +159,7 @@ def test_frozen(start: Callable[..., Server], client: str, soak: bool) -> None:
                 await asyncio.sleep(10 if soak else 2.0)
                 calls = load.calls
                 await asyncio.sleep(0.5)
-                assert load.calls - calls > 200
+                assert load.calls - calls > 20
                 assert cache._breaker.state != "closed"
             finally:
                 os.kill(own.process.pid, signal.SIGCONT)

@@ -122,7 +122,7 @@ def test_many_commands_are_one_round_trip(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [(), (None,), ("GET", None), ("GET", ["a"]), ("SET", "ai_cache:a", True), ("GET", "\ud800"), (bytearray(b"GET"), "a")]
+    "command", [(), (None,), ("GET", None), ("GET", ["a"]), ("SET", "ai_cache:a", True), ("GET", "\ud800"), (bytearray(b"GET"),)]
 )
 def test_what_cannot_be_packed_is_a_configuration_error(server: Server, command: tuple[Any, ...]) -> None:
     """A wrong argument is named as such before anything is sent, alone and in a batch, and its value is not shown."""
@@ -136,7 +136,7 @@ def test_what_cannot_be_packed_is_a_configuration_error(server: Server, command:
     run(server, work)
 
 
-@pytest.mark.parametrize("command", [("MULTI",), ("select", 1), (b"SUBSCRIBE", "c"), ("Client", "REPLY", "OFF"), ("BLPOP", "a", 0)])
+@pytest.mark.parametrize("command", [("MULTI",), ("select", 1), (b"SUBSCRIBE", "c"), ("Client", "REPLY", "OFF"), ("BLPOP", "a")])
 def test_what_would_change_the_connection_is_refused(server: Server, command: tuple[Any, ...]) -> None:
     """A command that would take the connection from the other callers is not sent, in no spelling."""
 
@@ -229,7 +229,7 @@ def test_a_full_socket_holds_commands_back(start: Callable[..., Server]) -> None
             await transport.execute("PING")
             os.kill(server.process.pid, signal.SIGSTOP)
             blob = os.urandom(500_000)
-            calls = [asyncio.create_task(transport.execute("SET", f"ai_cache:{n}", blob + bytes([n]), "EX", 60)) for n in range(40)]
+            calls = [asyncio.create_task(transport.execute("SET", f"ai_cache:{n}", blob + bytes([n]))) for n in range(40)]
             await asyncio.sleep(0.1)
             more = [asyncio.create_task(transport.execute("GET", f"ai_cache:{n}")) for n in range(40)]
             await asyncio.sleep(0.1)

@@ -242,7 +242,7 @@ def test_a_frozen_server(start: Callable[..., Server], soak: bool) -> None:
                         break
                     except ServerUnavailableError:
                         await asyncio.sleep(0.05)
-            print(f"frozen {frozen} s: {load.served} served, {failed} failed, longest {load.longest:.2f} s, {grown / 1024:+.0f} KB")
+            print(f"frozen {frozen} s: {load.served} served, {failed} failed, longest {load.longest:.2f} s, {grown:+d} bytes")
             assert failed >= 16
             assert grown < 8 * 1024 * 1024
             load.judge(server)

@@ -60,7 +60,8 @@ def test_wrong_passwords_and_certificates_have_their_errors(server: Server, file
     none = asyncio.run(error(redis_tls_cert_file=None, redis_tls_key_file=None))
     nobody = asyncio.run(error(redis_url=f"rediss://127.0.0.1:{free_port()}/0"))
     unknown = asyncio.run(error(redis_url="rediss://does-not-exist.invalid:6379/0"))
-    assert [type(each) for each in (wrong, foreign, none, nobody)] == [AuthenticationError, TLSError, TLSError, ServerUnavailableError]
+    kinds = [type(each) for each in (wrong, foreign, none, nobody)]
+    assert kinds == [AuthenticationError, TLSError, TLSError, ServerUnavailableError]
     assert "certificate required" in str(none)
     assert type(unknown) is ServerUnavailableError
     assert "does not resolve" in str(unknown)

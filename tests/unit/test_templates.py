@@ -19,6 +19,7 @@ from jinja2 import UndefinedError
 from deploys.bundle import Bundle, build
 from deploys.rendering import ROOT, render
 from deploys.stages import application, machine, network, server, watch
+from deploys.stages.wanted import CLI
 from redkeep.environment import read_env_file
 from tests.unit.wanted import FakeSite, authority, data, survey
 
@@ -223,7 +224,7 @@ def test_the_operator_s_password_is_no_argument(tmp_path: Path) -> None:
     client = tmp_path / "client"
     client.write_text('#!/bin/sh\nprintf "%s|" "$@"; echo "$REDISCLI_AUTH"\n')
     client.chmod(0o700)
-    script = text("alone", server.CLI).replace("/etc/redkeep/operator", str(tmp_path)).replace("/usr/bin/redis-cli", str(client))
+    script = text("alone", CLI).replace("/etc/redkeep/operator", str(tmp_path)).replace("/usr/bin/redis-cli", str(client))
     done = subprocess.run(["sh", "-s", "CONFIG", "GET a b"], input=script, capture_output=True, text=True, check=True)
     words = done.stdout.rstrip("\n").split("|")
     assert ("canary-5f1", ["127.0.0.1", "-p", "6380", "CONFIG", "GET a b"]) == (words[-1], words[-6:-1])

@@ -121,7 +121,9 @@ def test_limits_come_from_the_url() -> None:
             limits(query)
 
 
-@pytest.mark.parametrize("change", [{"seconds": 0}, {"commands_in_flight": 0}, {"replays": -1}, {"reply_bytes": 0}, {"client_name": "é"}])
+@pytest.mark.parametrize(
+    "change", [{"seconds": 0}, {"commands_in_flight": 0}, {"replays": -1}, {"reply_bytes": 0}, {"client_name": "é"}]
+)
 def test_limits_are_sane(change: dict[str, float | str]) -> None:
     """A limit that would stop everything is refused when it is set."""
     with pytest.raises(ConfigurationError):

@@ -58,9 +58,8 @@ class Dialer:
                 loop = asyncio.get_running_loop()
                 context = self._contexts.get() if self._contexts else None
                 sock = await _connect(loop, self.peer)
-                wire = WireProtocol(owner, loop, sock, context=context, max_reply_bytes=self._max_reply_bytes)
-                made = wire
                 try:
+                    wire = made = WireProtocol(owner, loop, sock, context=context, max_reply_bytes=self._max_reply_bytes)
                     transport, _ = await loop.create_connection(lambda: made, sock=sock)
                 except BaseException:
                     sock.close()
@@ -74,7 +73,8 @@ class Dialer:
             if not isinstance(error, OSError | RedkeepError):  # ssl.SSLError and TimeoutError are OSErrors
                 raise
             ours = network_error(error, self.peer)
-            if wire is not None and self._contexts and type(ours) is ServerUnavailableError and not isinstance(error, TimeoutError):
+            broke_off = wire is not None and type(ours) is ServerUnavailableError and not isinstance(error, TimeoutError)
+            if broke_off and self._contexts:
                 alert = await asyncio.to_thread(_alert, self.peer, self._contexts, self._timeout)
                 ours = network_error(alert, self.peer) if alert else ours
             raise ours from error

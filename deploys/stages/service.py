@@ -1,0 +1,138 @@
+"""The running server: started under what is wanted, its users and settings changed live."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from pyinfra.api import deploy
+
+from deploys.difference import Difference, ManagedFile
+from deploys.facts.survey import Survey
+from deploys.operations.converge import converge
+from deploys.server_settings import CERTIFICATE_SETTINGS, FIXED_AT_START
+from deploys.site import Site
+from deploys.stages.machine import MANAGED
+from deploys.stages.wanted import CLI, certificate_folder, drop_in_text, leaf, settings, users, version
+from redkeep.access.acl import acl_differences, parse_acl_list, setuser_arguments
+
+# Gives Redis the one command on standard input, whole or not at all: a user's rules cut short could be too wide.
+COMMAND_SCRIPT = f"""IFS= read -r line; printf '%s\\n' "$line" | {CLI} -e >/dev/null"""
+
+
+def service(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The service is enabled and up, and was started under what is wanted now; a restart only when it must be."""
+    engine = site.bundle.engine
+    unit = survey.units.get(engine.unit)
+    start = start_script(site, survey, "start")
+    if survey.has_systemd:
+        if unit is None or unit.load == "masked" or not survey.file(MANAGED).kind:
+            yield Difference(
+                f"unit {engine.unit} is not set up",
+                f"systemctl unmask {engine.unit} >/dev/null 2>&1\nsystemctl enable {engine.unit} >/dev/null 2>&1\n{start}",
+            )
+            return
+        if unit.enabled != "enabled":
+            yield Difference(
+                f"unit {engine.unit} is {unit.enabled}, wanted enabled", f"systemctl enable {engine.unit} >/dev/null 2>&1"
+            )
+        running = unit.active == "active"
+    else:
+        running = survey.running
+    if not running:
+        yield Difference(f"service {engine.package} is not running", start)
+        return
+    reasons = restart_reasons(site, survey)
+    if reasons:
+        yield Difference("; ".join(reasons) + " (needs a restart)", start_script(site, survey, "restart"))
+
+
+def restart_reasons(site: Site, survey: Survey) -> list[str]:
+    """Why the running process cannot be mended live."""
+    server = survey.server
+    if not server.reachable:
+        return [f"the operator cannot use the running server ({server.error})"] if survey.file(CLI).kind else []
+    reasons = [
+        f"setting {name} is {server.config.get(name)!r}, wanted {value!r}"
+        for name, value in settings(site, survey).items()
+        if name in FIXED_AT_START and name in server.config and server.config[name] != value
+    ]
+    unit = survey.units.get(site.bundle.engine.unit)
+    text, there = ManagedFile(site.bundle.engine.drop_in, drop_in_text(site, survey)), survey.file(site.bundle.engine.drop_in)
+    if unit and not text.wrong(there) and there.modified > unit.started:
+        reasons.append("the process was started before its sandbox was written")
+    return reasons
+
+
+def start_script(site: Site, survey: Survey, verb: str) -> str:
+    """Shell that starts or restarts the service and waits until the operator gets an answer, or says the log's words."""
+    engine = site.bundle.engine
+    act = f"systemctl {verb} {engine.unit}" if survey.has_systemd else f"service {engine.package} {verb} >/dev/null 2>&1"
+    return f"""{act} || true
+i=0; while [ $i -lt 100 ]; do [ "$({CLI} PING 2>/dev/null)" = PONG ] && exit 0; i=$((i+1)); sleep 0.1; done
+echo "{engine.package} does not answer; its log ends with:" >&2; tail -5 {engine.log_file} >&2 || true; exit 1"""
+
+
+def running_users(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Users live, each by one whole-user command: no client loses its connection, on 7.0 as well. A user that is not
+    wanted goes, and its sessions with it."""
+    if not survey.server.reachable:
+        return
+    wanted = {user.name: user for user in users(site, survey)}
+    running = parse_acl_list(survey.server.acl, version=version(site, survey))
+    wrong: dict[str, list[str]] = {}
+    for sentence in acl_differences(wanted.values(), running):
+        wrong.setdefault(sentence.partition(":")[0].removeprefix("user "), []).append(sentence.partition(": ")[2])
+    for name, sentences in wrong.items():
+        words = setuser_arguments(wanted[name]) if name in wanted else ("DELUSER", name)
+        command = "ACL " + " ".join(_quoted(word) for word in words) + "\n"
+        yield Difference(f"user {name}: {'; '.join(sentences)}", COMMAND_SCRIPT, command)
+
+
+def _quoted(word: str) -> str:
+    """A word for redis-cli's command line reader."""
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def running_settings(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Settings live; the three files of a certificate in one command, which makes Redis read them all again."""
+    server = survey.server
+    if not server.reachable:
+        return
+    wanted = settings(site, survey)
+    known = {name: value for name, value in wanted.items() if name in server.config}
+    wrong = [n for n, value in known.items() if n not in FIXED_AT_START and server.config[n] != value]
+    certificate = leaf(site, survey)
+    if set(wrong) & set(CERTIFICATE_SETTINGS) or server.certificate != certificate.fingerprint:
+        pairs = " ".join(f"{name} {_quoted(wanted[name])}" for name in CERTIFICATE_SETTINGS)
+        shown = f"the server shows certificate {server.certificate[:16] or 'none'}, wanted {certificate.fingerprint[:16]}"
+        read = f"the server reads {server.config.get('tls-cert-file')}, wanted {wanted['tls-cert-file']}"
+        yield Difference(
+            read if server.certificate == certificate.fingerprint else shown,
+            COMMAND_SCRIPT,
+            f"CONFIG SET {pairs}\n",
+        )
+    for name in wrong:
+        if name not in CERTIFICATE_SETTINGS:
+            yield Difference(
+                f"running setting {name} is {server.config[name]!r}, wanted {known[name]!r}",
+                COMMAND_SCRIPT,
+                f"CONFIG SET {name} {_quoted(known[name])}\n",
+            )
+
+
+def old_certificates(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Folders of certificates that neither the file nor the running server names any more."""
+    engine = site.bundle.engine
+    kept = {certificate_folder(site, leaf(site, survey)), survey.server.config.get("tls-cert-file", "").rpartition("/")[0]}
+    for path in survey.files:
+        if path.rpartition("/")[0] == engine.tls_folder and path not in kept and survey.server.reachable:
+            yield Difference(f"folder {path} holds certificates no longer in use", f"rm -rf {shlex.quote(path)}")
+
+
+@deploy("Server")
+def server_running(site: Site) -> None:
+    converge(site, service, name="Start the service")
+    converge(site, running_users, name="Apply the users to the running server")
+    converge(site, running_settings, name="Apply the settings to the running server")
+    converge(site, old_certificates, name="Remove certificates no longer in use")
