@@ -115,8 +115,12 @@ class Link(CacheInterface):
 
     async def _reach(self) -> CacheClient:
         if self._breaker.allow():
-            if self.redis is not None:
-                return self.redis
+            client = self.redis
+            if client is not None and (client.connected or self._breaker.closed):
+                return client
+            if client is not None:  # begin anew: a client of its own patience would add its delay to the breaker's
+                self.redis = None
+                await client.close()
             try:
                 return await self._open()
             except ImportError:
