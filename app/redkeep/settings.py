@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSe
 
 from redkeep.environment import collect, read_env_file
 from redkeep.errors import ConfigurationError
-from redkeep.target import DEFAULT_PORT, FOR_THE_CACHE, Target, build_target, parse_url, reconcile
+from redkeep.target import DEFAULT_CLIENT, DEFAULT_PORT, FOR_THE_CACHE, Target, build_target, parse_url, reconcile
 
 
 class Settings(BaseSettings):
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     )
     redis_namespace: str = Field(default="", description="Separates tenants; part of every key and sealed value")
     redis_compression: Literal["none", "lz4", "zstd"] = Field(default="none", description="Before sealing")
-    redis_client: Literal["redis-py", "transport"] = Field(default="redis-py", description="What carries the commands")
+    redis_client: Literal["redis-py", "transport"] = Field(default=DEFAULT_CLIENT, description="What carries the commands")
     redis_read_legacy: bool = Field(default=False, description="Read unencrypted entries: migration windows only")
     redis_protected_mode: bool = Field(default=True, description="Redis protected mode; production refuses false")
     redis_dev_mode: bool = Field(default=False, description="Development only: allows plaintext beyond this host")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,24 +17,13 @@ from deploys.difference import ManagedFile, encode, locked, place
 from deploys.facts.survey import LOCK
 from deploys.stages.service import COMMAND_SCRIPT
 from deploys.stages.wanted import CLI
+from tests.deploys.crash import MARK, Kill, run_and_kill
 from tests.deploys.hoststate import leftovers, settled
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 
 NAME = "killed"
-MARK = "--> Starting operation: "
-
-
-@dataclass(frozen=True)
-class Kill:
-    """When: ``milliseconds`` after the line that announces the operation."""
-
-    operation: str
-    milliseconds: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.operation} +{self.milliseconds} ms"
 
 
 # In the order of a run. The second number is about the middle of the operation on a quiet machine; 0 where it is over
@@ -52,6 +40,7 @@ OPERATIONS = {
     "Write the sandbox": (60,),
     "Write the allow-list of hosts": (),
     "Load the allow-list of hosts": (),
+    "Remove data that nothing reads": (),
     "Start the service": (60, 300),
     "Apply the users to the running server": (),
     "Apply the settings to the running server": (),
@@ -66,34 +55,15 @@ OPERATIONS = {
 EVERY = [Kill(name, delay) for name, delays in OPERATIONS.items() for delay in (0, *delays)]
 SHORT = [
     Kill("Install the packages", 2000),
-    Kill("Write the configuration and the users", 250),
     Kill("Start the service", 0),
 ]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "delay" in metafunc.fixturenames:
+        metafunc.parametrize("delay", (0, 40, 120, 400) if metafunc.config.getoption("--soak") else (40,))
     if "kill" in metafunc.fixturenames:
         metafunc.parametrize("kill", EVERY if metafunc.config.getoption("--soak") else SHORT, ids=str)
-
-
-def run_and_kill(deployment: Deployment, kill: Kill, verb: str = "secure_redis", *arguments: str) -> list[str]:
-    """Start a verb, SIGKILL its whole process group at the given moment, and return the lines it had printed."""
-    process = deployment.start(verb, *arguments)
-    assert process.stdout is not None
-    lines = []
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith(MARK) and kill.operation in line:
-                time.sleep(kill.milliseconds / 1000)
-                break
-        else:
-            raise AssertionError(f"the run ended before {kill}:\n{''.join(lines)}")
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    return lines
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +74,9 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(single: Callable[..., Deployment], secrets: Path, lab: Lab) -> list[str]:
-    """The host after a run that nobody killed."""
-    single(NAME, secrets=secrets).run().ok()
+    """The host after a run that nobody killed, in which there were the operations that this file knows."""
+    run = single(NAME, secrets=secrets).run().ok()
+    assert re.findall(rf"^{MARK}[^|]+\| (.*\S)", run.output, re.MULTILINE) == list(OPERATIONS)
     host = lab[NAME]
     assert leftovers(host) == []
     return settled(host)
@@ -131,6 +102,16 @@ def test_the_same_command_again_makes_the_host_whole(kill: Kill, bare: Deploymen
     """Killed there, with whatever still runs on the host, the next run succeeds at once, and files, users, settings,
     units and packages are those of an undisturbed run; nothing temporary is left."""
     run_and_kill(bare, kill)
+    bare.run().ok()
+    compare(lab[NAME], undisturbed)
+    assert bare.run("status").ok().drift == {}
+
+
+def test_a_crash_in_every_operation_one_after_the_other(delay: int, bare: Deployment, undisturbed: list[str], lab: Lab) -> None:
+    """One host, killed in its first operation, then in its second, and so on to the last: a run that nobody kills then
+    ends in the same state."""
+    for name in OPERATIONS:
+        run_and_kill(bare, Kill(name, delay))
     bare.run().ok()
     compare(lab[NAME], undisturbed)
     assert bare.run("status").ok().drift == {}

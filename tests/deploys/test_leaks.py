@@ -19,8 +19,8 @@ import pytest
 
 from deploys.credentials import USERS
 from redkeep.crypto.store import SecretStore
+from tests.deploys.crash import MARK
 from tests.deploys.runner import ROOT, Deployment, Run
-from tests.deploys.test_killed import MARK
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.deploys.crash import Kill, run_and_kill
 from tests.deploys.hoststate import leftovers, tree, untouched
 from tests.deploys.runner import Deployment
-from tests.deploys.test_killed import Kill, run_and_kill
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 

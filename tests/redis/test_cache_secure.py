@@ -405,6 +405,25 @@ def test_migration_window(server: Server) -> None:
     asyncio.run(work())
 
 
+def test_invalidation_reaches_old_values(server: Server) -> None:
+    """In the window, also where nobody may scan: what was invalidated is not read under its old name any more."""
+
+    async def work() -> None:
+        async with opened(server, redis_read_legacy=True) as cache:
+            other = secure(server, redis_read_legacy=True)
+            for operation in ("qa", "qa2"):
+                plant(server, {cache.key_generator.generate_cache_key(TEXT, operation, {}): json.dumps(ANSWER).encode()})
+            assert await other.get_cached_response("another", "qa", {}) is None
+            await cache.invalidate_by_operation("qa")
+            await asyncio.sleep(REFRESH_SECONDS + 0.05)
+            for each in (cache, other):
+                assert await each.get_cached_response(TEXT, "qa", {}) is None
+                assert await each.get_cached_response(TEXT, "qa2", {}) is not None
+            await other.close()
+
+    asyncio.run(work())
+
+
 def test_old_values_without_the_window(server: Server) -> None:
     """By default nothing of the past is even looked at."""
     key = str(server.settings["redis_encryption_key"])

@@ -214,7 +214,9 @@ class RedisPyClient:
 
     def _reply_error(self, error: refused.ResponseError) -> RedkeepError:
         word = str(error).partition(" ")[0]
-        if word in ("ERR", "WRONGTYPE", "CROSSSLOT"):
+        if type(error) is refused.ResponseError and not word.isupper():
+            word = "ERR"  # redis-py takes that word away
+        if word in ("ERR", "WRONGTYPE"):
             return ConfigurationError(f"{self._where}: the server calls the command wrong ({word}); correct it")
         return classify(error, self._target)
 

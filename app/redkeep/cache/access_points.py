@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from redkeep.cache.plain_target import tls_files
 from redkeep.errors import ConfigurationError
-from redkeep.target import DEFAULT_USERNAME, Target, build_target
+from redkeep.target import DEFAULT_CLIENT, DEFAULT_USERNAME, Target, build_target
 
 if TYPE_CHECKING:
     from redkeep.access.client import CacheClient
@@ -60,7 +60,7 @@ class Access:
             redis_namespace=namespace,
             environment="development" if os.environ.get("ENVIRONMENT", "").strip().lower() == "development" else "production",
         )
-        return cls(target, client=os.environ.get("REDIS_CLIENT", "redis-py"), tuned=tuned, settings=None)
+        return cls(target, client=os.environ.get("REDIS_CLIENT", DEFAULT_CLIENT), tuned=tuned, settings=None)
 
     @property
     def may_scan(self) -> bool:

@@ -23,6 +23,9 @@ from redkeep.errors import RedkeepError, ServerUnavailableError
 REFRESH_SECONDS: Final = 1.0
 EVERYTHING: Final = ""
 _WORD: Final = re.compile(rb"[0-9a-f]{16}")
+_FIRST, _RENEWED = "0", "f"
+"""The first digit of a word tells whether it was made because there was none, or by an invalidation."""
+
 _MAX_OPERATIONS: Final = 1_000
 
 Ask = Callable[..., Awaitable[Any]]
@@ -54,6 +57,10 @@ class Epochs:
     def due(self, operation: str) -> bool:
         """Whether `refresh` must come before the next name."""
         return self._clock() >= self._due or operation not in self._words
+
+    def untouched(self, operation: str) -> bool:
+        """Whether nothing of `operation` was invalidated since its word was made: readable names of before still count."""
+        return all(self._words.get(each, _RENEWED).startswith(_FIRST) for each in (EVERYTHING, operation))
 
     async def refresh(self, operation: str) -> None:
         """Ask for the words. Raises what `ask` raises, to everyone who waited for it; the words then stay as they were."""
@@ -89,7 +96,7 @@ class Epochs:
 
         Also then: this process uses the new word at once, and writes it with the next refresh that succeeds.
         """
-        word = secrets.token_hex(8)
+        word = _new_word(_RENEWED)
         self._words[operation] = word
         self._tags.clear()
         self._pending.add(operation)
@@ -102,7 +109,7 @@ class Epochs:
 
     async def _make(self, operation: str, found: object) -> str:
         """A new word in place of an absent one, or of what is none. Another process may have been first."""
-        word = secrets.token_hex(8)
+        word = _new_word(_FIRST)
         if found is None:
             await self._ask("SET", self._name(operation), word, "NX")
         else:
@@ -115,3 +122,7 @@ class Epochs:
     def _name(self, operation: str) -> str:
         scope = f"{len(self._namespace)}:{self._namespace}{operation}".encode("utf-8", "surrogatepass")
         return f"ai_cache:epoch:{hashlib.sha256(scope).hexdigest()[:32]}"
+
+
+def _new_word(kind: str) -> str:
+    return kind + secrets.token_hex(8)[1:]

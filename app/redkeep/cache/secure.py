@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from redkeep.cache.access_points import Access
-from redkeep.cache.base import OlderName, logger
+from redkeep.cache.base import OlderName, logger, wire_name
 from redkeep.cache.compression import Preset
 from redkeep.cache.epochs import EVERYTHING, Epochs
 from redkeep.cache.keys import ENTRY_OPERATION, HashedNames, is_hashed_name, operation_prefix
@@ -167,7 +167,7 @@ class SecureAIResponseCache(AIResponseCache):
             return []
         request = names.request(operation, text, options, question, epochs.tag(operation))
         older = [OlderName(name, False) for name in names.older(operation, request)]
-        if self.read_legacy:
+        if self.read_legacy and epochs.untouched(operation):
             older.append(OlderName(self.key_generator.generate_cache_key(text, operation, options, question), True))
         return older
 
@@ -183,7 +183,9 @@ class SecureAIResponseCache(AIResponseCache):
         if names is None or epochs is None or is_hashed_name(key):
             return []
         older = [OlderName(name, False) for name in names.older(ENTRY_OPERATION, self._entry_request(names, epochs, key))]
-        return [*older, OlderName(key, True)] if self.read_legacy and key.startswith("ai_cache:") else older
+        if self.read_legacy and key.startswith("ai_cache:") and epochs.untouched(ENTRY_OPERATION):
+            older.append(OlderName(key, True))
+        return older
 
     @staticmethod
     def _entry_request(names: HashedNames, epochs: Epochs, key: str) -> bytes:
@@ -241,7 +243,7 @@ class SecureAIResponseCache(AIResponseCache):
             event = self.security_monitor.record("decryption_failure", severity="error", key=name, reason=str(error))
         self.security_metrics.record_security_event(event.severity)
         try:
-            await self._execute("UNLINK", name)
+            await self._execute("UNLINK", wire_name(name))
         except RedkeepError as failed:
             logger.warning("cache_value_not_deleted", extra={"reason": reason_of(failed)})
 
