@@ -12,7 +12,6 @@ from tests.lab.hosts import Spec
 from tests.lab.inventory import write_inventory
 from tests.lab.lab import Lab
 
-
 # What each deployment is: its hosts, their groups, and the knobs that differ from the defaults.
 KINDS: dict[str, dict[str, object]] = {
     # Redis 7.0, and an app on another host with another release of Debian: allow-list, SANs, two Pythons.
@@ -58,7 +57,7 @@ def inventory_for(lab: Lab, kind: str, folder: Path, **knobs: object) -> Deploym
     groups = {group: [lab[name] for name in names] for group, names in plan["groups"].items()}  # type: ignore[attr-defined]
     names = {name for members in plan["groups"].values() for name in members}  # type: ignore[attr-defined]
     path = write_inventory(
-        folder / f"{kind}.py", groups, user=str(plan["user"]), data={name: data for name in names}
+        folder / f"{kind}.py", groups, user=str(plan["user"]), data=dict.fromkeys(names, data)
     )
     return Deployment(path, folder / "secrets")
 

@@ -351,7 +351,7 @@ def test_a_rotation_that_the_client_missed(server: Server) -> None:
             await transport.reauthenticate()
             assert await asyncio.gather(*map(read, range(20))) == list(range(20))
 
-            password = "Zz9-" + "wrong" * 8  # a wrong one does no harm while the connection is up
+            password = "Zz9-" + "wrong" * 8  # pragma: allowlist secret - wrong, while the connection is up
             with pytest.raises(AuthenticationError):
                 await transport.reauthenticate()
             assert await asyncio.gather(*map(read, range(20))) == list(range(20))

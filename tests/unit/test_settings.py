@@ -124,8 +124,8 @@ def test_word_of_the_app_for_its_environment(monkeypatch: pytest.MonkeyPatch) ->
         ("redis://h:1", {"redis_password": PASSWORD, "redis_tls_enabled": True}, f"rediss://:{PASSWORD}@h:1"),
         ("rediss://h:1/0", {"redis_cache_password": PASSWORD}, f"rediss://cache_service:{PASSWORD}@h:1/0"),
         ("rediss://h", {"redis_cache_password": PASSWORD, "redis_password": OTHER}, f"rediss://cache_service:{PASSWORD}@h"),
-        ("rediss://h", {"redis_username": "a:b@c/d", "redis_password": "p/w+d=@:#?%" + PASSWORD},  # pragma: allowlist secret - made up, for a test of what is accepted or refused
-         f"rediss://a%3Ab%40c%2Fd:p%2Fw%2Bd%3D%40%3A%23%3F%25{PASSWORD}@h"),  # pragma: allowlist secret - made up, for a test of what is accepted or refused
+        ("rediss://h", {"redis_username": "a:b@c/d", "redis_password": "p/w+d=@:#?%" + PASSWORD},  # pragma: allowlist secret - made up
+         f"rediss://a%3Ab%40c%2Fd:p%2Fw%2Bd%3D%40%3A%23%3F%25{PASSWORD}@h"),  # pragma: allowlist secret - made up
         ("rediss://[2001:db8::1]:7/1", {"redis_password": PASSWORD}, f"rediss://:{PASSWORD}@[2001:db8::1]:7/1"),
         ("rediss://h/1?socket_timeout=2", {"redis_password": PASSWORD}, f"rediss://:{PASSWORD}@h/1?socket_timeout=2"),
         (f"rediss://u%40x:{PASSWORD}@h/1", {}, f"rediss://u%40x:{PASSWORD}@h/1"),
@@ -153,11 +153,11 @@ def test_secure_url_comes_apart_again(password: str) -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"redis_password": "short"}, "REDIS_PASSWORD"),  # pragma: allowlist secret - made up, for a test of what is accepted or refused
-        ({"redis_cache_password": "short"}, "REDIS_CACHE_PASSWORD"),
-        ({"redis_health_password": "aaaaaaaaaaaaaaaaaaaa"}, "REDIS_HEALTH_PASSWORD"),  # pragma: allowlist secret - made up, for a test of what is accepted or refused
+        ({"redis_password": "short"}, "REDIS_PASSWORD"),  # pragma: allowlist secret - made up
+        ({"redis_cache_password": "short"}, "REDIS_CACHE_PASSWORD"),  # pragma: allowlist secret - made up
+        ({"redis_health_password": "aaaaaaaaaaaaaaaaaaaa"}, "REDIS_HEALTH_PASSWORD"),  # pragma: allowlist secret - made up
         ({"redis_password": f"{PASSWORD}\nuser eve on"}, "REDIS_PASSWORD"),
-        ({"redis_password": "dev_password_change_in_production"}, "REDIS_PASSWORD"),  # pragma: allowlist secret - made up, for a test of what is accepted or refused
+        ({"redis_password": "dev_password_change_in_production"}, "REDIS_PASSWORD"),  # pragma: allowlist secret - made up
         ({"redis_encryption_key": "not a key"}, "REDIS_ENCRYPTION_KEY"),
         ({"redis_encryption_key": KEY[:-5]}, "REDIS_ENCRYPTION_KEY"),
         ({"redis_encryption_keys": f"{KEY},short"}, "key 2"),
@@ -208,7 +208,7 @@ def test_development_may_be_plain() -> None:
     """Development allows what production refuses, and still no weak password."""
     made = Settings(environment="development", redis_dev_mode=True, redis_url="redis://h", redis_password=PASSWORD)
     assert not made.redis_tls_enabled
-    assert "REDIS_PASSWORD" in refusal(environment="development", redis_password="short")
+    assert "REDIS_PASSWORD" in refusal(environment="development", redis_password="short")  # pragma: allowlist secret - made up
 
 
 def test_loopback_may_be_plain() -> None:
@@ -274,7 +274,7 @@ def test_secret_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ('REDIS_PASSWORD="$(openssl rand -base64 32)"', "substitution"),
         ("REDIS_PASSWORD=${OTHER_PASSWORD_OF_MINE}", "substitution"),
-        ("REDIS_PASSWORD=`pass show redis-password`", "substitution"),  # pragma: allowlist secret - made up, for a test of what is accepted or refused
+        ("REDIS_PASSWORD=`pass show redis-password`", "substitution"),  # pragma: allowlist secret - made up
         ("export REDIS_PASSWORD=x", "NAME=value"),
         ("REDIS_PASSWORD = x", "NAME=value"),
         ("REDIS_PASSWORD", "NAME=value"),
