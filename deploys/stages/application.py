@@ -125,6 +125,8 @@ def values(site: Site) -> dict[str, str]:
         "REDIS_URL": f"rediss://{host}:{knobs.redis_tls_port}/0",
         "REDIS_USERNAME": "cache_service",
         "REDIS_PASSWORD": secrets.password("cache_service"),
+        # May PING and ask INFO, nothing else: the figures of the cache's statistics.
+        "REDIS_HEALTH_PASSWORD": secrets.password("health_service"),
         "REDIS_TLS_ENABLED": "true",
         "REDIS_TLS_MIN_VERSION": knobs.tls_minimum_version,
         "REDIS_TLS_CA_FILE": f"{TLS}/ca.crt",

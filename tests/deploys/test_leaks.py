@@ -56,7 +56,7 @@ FLAGS = {
     "--debug-operations --json": ["--debug-operations", "--json"],
     "--debug-facts": ["--debug-facts"],
 }
-SHORT = ("-vvv", "--debug-all", "--diff", "--json", "--dry --diff", "--json --dry", "--debug-operations")
+SHORT = ("--debug-all", "--json", "--dry --diff", "--json --dry", "--debug-operations")
 
 # Runs as a user without rights on the host: what it can read, any user can. Here it reads command lines only: the
 # environments of this machine's processes are nobody's business. A process is read again and again while it

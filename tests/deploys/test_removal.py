@@ -72,7 +72,7 @@ def test_a_host_that_redkeep_never_managed_stays_as_it_is(story: Story) -> None:
     assert untouched(story.host) == before
 
 
-@pytest.mark.parametrize("arguments", [(), ("--data", "confirm=yes"), ("--data", "confirm=true")], ids=str)
+@pytest.mark.parametrize("arguments", [(), ("--data", "confirm=true")], ids=str)
 def test_it_wants_the_name(story: Story, arguments: tuple[str, ...]) -> None:
     """Without the environment's name it refuses, says which name to give, and changes nothing."""
     if story.host.run("test -e /var/lib/redkeep/managed").code != 0:

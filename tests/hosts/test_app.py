@@ -12,9 +12,9 @@ HOME = "/opt/redkeep"
 NAMES = {
     "ENVIRONMENT", "REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_TLS_ENABLED", "REDIS_TLS_MIN_VERSION",
     "REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE", "REDIS_ENCRYPTION_KEYS", "REDIS_NAMESPACE",
-    "REDIS_COMPRESSION", "REDIS_PROTECTED_MODE", "REDIS_DEV_MODE",
+    "REDIS_HEALTH_PASSWORD", "REDIS_COMPRESSION", "REDIS_PROTECTED_MODE", "REDIS_DEV_MODE",
 }  # fmt: skip
-SECRET = {"REDIS_PASSWORD", "REDIS_ENCRYPTION_KEYS"}
+SECRET = {"REDIS_PASSWORD", "REDIS_HEALTH_PASSWORD", "REDIS_ENCRYPTION_KEYS"}
 
 
 def _environment(machine: Machine) -> dict[str, str]:
@@ -25,7 +25,7 @@ def _environment(machine: Machine) -> dict[str, str]:
 
 
 def test_environment_has_this_apps_names_only(app_host: Machine) -> None:
-    """cache.env has what the cache needs and no credential of another user of Redis."""
+    """cache.env has what the cache needs: its own credentials, those of the user that may only ask INFO, and no others."""
     assert set(_environment(app_host)) == NAMES
 
 

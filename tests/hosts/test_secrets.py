@@ -12,7 +12,7 @@ from .machine import CACHE_ENV, MANAGED, OPERATOR, Machine
 # constant part. Short lines are dropped: an empty pattern would match everything.
 SECRETS = f"""secrets() {{ {{
 cat {OPERATOR}/password; echo
-sed -n 's/^REDIS_PASSWORD=//p' {CACHE_ENV}
+sed -n -e 's/^REDIS_PASSWORD=//p' -e 's/^REDIS_HEALTH_PASSWORD=//p' {CACHE_ENV}
 sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n'
 sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n' | sed 's/^[^:]*://'
 for k in /etc/redkeep/*/client.key /etc/*/tls/*/server.key; do [ -e "$k" ] && sed -n 3p "$k"; done

@@ -40,7 +40,7 @@ TEXTS: dict[str, Any] = {
     "app_users": ["www-data"],
     "package_source": "index",
     "cache_namespace": "tenant-1",
-    "cache_compression": "none",
+    "cache_compression": "lz4",
 }
 
 ATTACKS = [

@@ -182,9 +182,9 @@ def test_the_app_s_environment_reads_as_it_was_meant(kind: str, tmp_path: Path) 
 
 
 def test_the_environment_holds_the_app_s_secrets_and_no_others() -> None:
-    """One user's password and the keys; nothing of the operator or of another service."""
+    """The cache user's password, that of the user that may only ask INFO, and the keys; nothing of the operator."""
     content = text("alone", "/etc/redkeep/cache.env")
-    assert ["cache_service"] == re.findall(r"word-of-(\w+)", content)
+    assert ["cache_service", "health_service"] == re.findall(r"word-of-(\w+)", content)
 
 
 def test_no_password_in_clear_reaches_the_server_s_files() -> None:
