@@ -33,7 +33,7 @@ OPTIONS: Final = frozenset(
 )
 """What the query of a Redis URL may set (the names are redis-py's); TLS and credentials have settings of their own."""
 
-DEFAULT_CLIENT: Final = "redis-py"
+DEFAULT_CLIENT: Final = "transport"
 """What carries the commands when REDIS_CLIENT does not say: redis-py, or transport."""
 
 FOR_THE_CACHE: Final = frozenset({"redis_client", "redis_compression", "redis_read_legacy"})

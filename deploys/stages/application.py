@@ -44,7 +44,8 @@ def account(site: Site, survey: Survey) -> Iterator[Difference]:
     group = site.bundle.knobs.app_group
     if group not in survey.groups:
         # The mark tells a removal that the group is ours to take away: an existing one is not.
-        yield Difference(f"group {group} is missing", f"groupadd --system {group}\ntouch {STATE}/group-{group}")
+        make = f"getent group {group} >/dev/null || {{ touch {STATE}/group-{group}; groupadd --system {group}; }}"
+        yield Difference(f"group {group} is missing", make)
     for user in site.bundle.knobs.app_users:
         if user not in survey.groups.get(group, ()):
             yield Difference(f"user {user} is not in the group {group}", f"usermod --append --groups {group} {user}")
@@ -92,6 +93,8 @@ def _install(site: Site, folder: str) -> str:
     pip = f"{folder}/bin/pip --quiet --disable-pip-version-check --no-input install"
     return f"""umask 022; t=$(mktemp -d {HOME}/.install.XXXXXX); trap 'rm -rf "$t"' EXIT; cd "$t"
 base64 -d | tar -xz
+# Another run was faster: what is in use is not touched.
+[ ! -e {folder}/.complete ] || exit 0
 rm -rf {folder}; python3 -m venv {folder}
 {pip} {offline} --require-hashes -r requirements.lock
 {pip} --no-index --no-deps redkeep-*.whl

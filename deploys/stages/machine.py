@@ -91,7 +91,8 @@ def _install(site: Site, survey: Survey, missing: list[str]) -> str:
     lines += [
         # Noted first: a removal must know of them even if this is interrupted.
         f"[ -e {BEFORE} ] || {{ dpkg-query -W -f '${{Package}}\\n' | LC_ALL=C sort > {BEFORE}.new; mv {BEFORE}.new {BEFORE}; }}",
-        f"printf '%s\\n' {shlex.join(missing)} >> {PACKAGES}",
+        f"{{ cat {PACKAGES} 2>/dev/null || true; printf '%s\\n' {shlex.join(missing)}; }} | LC_ALL=C sort -u > {PACKAGES}.new",
+        f"mv {PACKAGES}.new {PACKAGES}",
         # Only apt-get waits for another one to end; dpkg itself would fail at once.
         f"{install} >/dev/null 2>&1 || {{ dpkg --configure -a --force-confold >/dev/null 2>&1 || true",
         f"apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null; {install} >/dev/null; }}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -55,6 +56,7 @@ class Lane:
         self._last_batch = 0
         self._flush_planned = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = math.inf
         self._connecting: asyncio.Task[None] | None = None
         self._grace: asyncio.TimerHandle | None = None
         self._closed = False
@@ -79,10 +81,11 @@ class Lane:
             raise self._full()
         self.bytes_in_flight += size
         future = self._new_future()
-        waiting.append((future, self._time() + self._seconds, size, command, 0))
+        deadline = self._time() + self._seconds
+        waiting.append((future, deadline, size, command, 0))
         self._packed.append(packed)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._tick)
+        if deadline < self._timer_due:
+            self._set_timer(deadline)
         if not self._flush_planned:
             if self._last_batch < 2 and not self._sent:  # a lone caller: nothing comes that is worth a turn's wait
                 self._flush()
@@ -101,8 +104,8 @@ class Lane:
         deadline = self._time() + self._seconds
         self._waiting.extend((batch, deadline, len(data), command, 0) for command, data in zip(commands, packed, strict=True))
         self._packed.extend(packed)
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._tick)
+        if deadline < self._timer_due:
+            self._set_timer(deadline)
         if not self._flush_planned:
             self._flush_planned = True
             self._call_soon(self._flush)
@@ -198,7 +201,7 @@ class Lane:
 
     def _tick(self) -> None:
         """Tell overdue callers; their places stay. Replace a connection that is silent although something is overdue."""
-        self._timer = None
+        self._timer, self._timer_due = None, math.inf
         now = self._time()
         upcoming = [due for calls in (self._sent, self._waiting) if (due := self._expire(calls, now)) is not None]
         wire, limit = self.wire, self._limits.stall_seconds
@@ -216,8 +219,14 @@ class Lane:
                     self._heartbeat()
                     return
                 upcoming.append(silent_since + HEARTBEAT_SECONDS)
-        if upcoming and self._timer is None:
-            self._timer = self._loop.call_at(min(upcoming) + _GRAIN_SECONDS, self._tick)
+        if upcoming and min(upcoming) + _GRAIN_SECONDS < self._timer_due:
+            self._set_timer(min(upcoming) + _GRAIN_SECONDS)
+
+    def _set_timer(self, moment: float) -> None:
+        """Look at the deadlines at `moment`, which is sooner than what was planned: that may be a look at a silent server."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_due = self._loop.call_at(moment, self._tick), moment
 
     def _expire(self, calls: Iterable[Call], now: float) -> float | None:
         """Tell those whose deadline has passed; returns the next deadline to come."""
@@ -320,6 +329,7 @@ class Lane:
             if timer is not None:
                 timer.cancel()
         self._timer = self._grace = None
+        self._timer_due = math.inf
         if self._tracking:
             self._tracking.end()
         while self._sent:

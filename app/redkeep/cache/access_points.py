@@ -49,11 +49,15 @@ class Access:
             _check_dev_mode(settings, tuned)
             return cls(settings.target, client=settings.redis_client, tuned=tuned, settings=settings)
         _refuse_downgrade(tls=redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://"), encrypted=encrypted)
-        if not (fields["redis_password"] or fields["redis_username"] or redis_tls_enabled):
-            return None
         given = {name: value for name, value in fields.items() if value is not None}
+        files = [name for name in given if name.endswith("_file")]
+        tls = redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://")
+        if files and not tls:
+            raise ConfigurationError(f"{files[0]} is given while TLS is off; set redis_tls_enabled, or use rediss://")
+        if not (redis_tls_enabled or files or {"redis_password", "redis_username"} & given.keys()):
+            return None
         known = {name: Path(value) if name.endswith("_file") else value for name, value in given.items()}
-        found = tls_files() if redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://") else {}
+        found = tls_files() if tls else {}
         target = build_target(
             **{**found, **known},
             redis_tls_enabled=redis_tls_enabled or None,

@@ -46,9 +46,12 @@ def from_json(text: bytes) -> Any:
         if b"\\ud" not in text and b"\\uD" not in text:
             raise
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if _finite(value):
+            return value
     except RecursionError:
         raise ValueError("nested too deep") from None
+    raise ValueError("NaN or an infinity")  # which Python's reader takes
 
 
 def _finite(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from redkeep.cache.base import MISS, NOT_FOUND, CacheBase, _seconds, _text, logger, wire_name
@@ -27,11 +28,11 @@ class Entries(CacheBase):
     """The part of the cache that does not know what is cached."""
 
     encryption_batch_size = _PAUSE_EVERY
+    _quiet_until = 0.0
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._flights = Flights(self._execute)
-        self._quiet_until = 0.0
+    @cached_property
+    def _flights(self) -> Flights:
+        return Flights(self._execute)
 
     async def get(self, key: str) -> Any:
         """The value under `key`, or None. Raises TypeError for a key that is no text; everything else is a miss."""
@@ -48,7 +49,8 @@ class Entries(CacheBase):
         _text(key, "key")
         seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
         payload = self._codec.dump(value, field="value")
-        reason = await self._prepare(ENTRY_OPERATION)
+        epochs = self._epochs
+        reason = await self._prepare(ENTRY_OPERATION) if epochs is not None and epochs.due(ENTRY_OPERATION) else ""
         if not reason:
             reason = await self._set_at(self._entry_name(key), key, value, seconds, payload)
         self._done("set", start, reason)
@@ -192,7 +194,8 @@ class Entries(CacheBase):
     async def _get(self, key: str) -> Any:
         start = time.perf_counter()
         _text(key, "key")
-        reason = await self._prepare(ENTRY_OPERATION)
+        epochs = self._epochs
+        reason = await self._prepare(ENTRY_OPERATION) if epochs is not None and epochs.due(ENTRY_OPERATION) else ""
         value = MISS
         if not reason:
             name = self._entry_name(key)

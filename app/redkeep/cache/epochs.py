@@ -10,7 +10,6 @@ was invalid. A value computed before an invalidation and stored after it lands u
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 import secrets
@@ -18,10 +17,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from redkeep.cache.loop_lock import LoopLock
 from redkeep.errors import RedkeepError, ServerUnavailableError
 
 REFRESH_SECONDS: Final = 1.0
-EVERYTHING: Final = ""
+EVERYTHING: Final = "\0"
+"""In the place of an operation; the empty text is an operation of its own."""
+
 _WORD: Final = re.compile(rb"[0-9a-f]{16}")
 _FIRST, _RENEWED = "0", "f"
 """The first digit of a word tells whether it was made because there was none, or by an invalidation."""
@@ -42,7 +44,7 @@ class Epochs:
         self._words: dict[str, str] = {}
         self._pending: set[str] = set()
         self._due = 0.0
-        self._lock = asyncio.Lock()
+        self._lock = LoopLock()
         self._failures = 0
         self._tags: dict[str, str] = {}
 
@@ -65,7 +67,7 @@ class Epochs:
     async def refresh(self, operation: str) -> None:
         """Ask for the words. Raises what `ask` raises, to everyone who waited for it; the words then stay as they were."""
         failures = self._failures
-        async with self._lock:
+        async with self._lock.here():
             if not self.due(operation):
                 return
             if self._failures != failures:  # whoever asked while we waited got no answer: a queue of such would take for ever

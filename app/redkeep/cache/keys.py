@@ -1,6 +1,7 @@
 """Key names: the old readable ones, and keyed hashes that show nobody what was asked.
 
-A hashed name is `ai_cache:op:{operation}|h:{HMAC-SHA256, 32 hex digits}` over namespace, epochs, operation, text, options and
+A hashed name is `ai_cache:op:{operation}|h:{keyed BLAKE2b, 32 hex digits}` (RFC 7693; a MAC by itself, and three times as fast as
+HMAC-SHA256 for a short request: performance.md) over namespace, epochs, operation, text, options and
 question, each with its length before it, so that no two requests share a name (mistakes 13 and 14). 128 bits are enough: who
 does not hold the key cannot search for a collision.
 
@@ -11,11 +12,11 @@ older keys, so nothing is lost and there is no further secret to keep; see `Hash
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 import struct
 import time
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redkeep.cache.document import to_json
@@ -28,11 +29,13 @@ ENTRY_OPERATION: Final = "_entry"
 """What `get` and `set` use as operation; an application's own operations begin with a letter."""
 
 _SAFE_OPERATION: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_HASHED_HEAD: Final = f"{PREFIX}op:"
 _HASHED: Final = re.compile(r"ai_cache:op:[A-Za-z0-9_.~-]{1,65}\|h:[0-9a-f]{32}")
 _HEAD: Final = struct.Struct(">II")
 _BODY: Final = struct.Struct(">III")
 _ABSENT: Final = 0xFFFFFFFF
-_HEX_DIGITS: Final = 32
+_DIGEST_BYTES: Final = 16
+_HEX_DIGITS: Final = 2 * _DIGEST_BYTES
 _MAX_PREFIXES: Final = 1_000
 
 
@@ -114,6 +117,8 @@ def _head(namespace: str, operation: str) -> bytes:
 
 def _body(text: str, options: Mapping[str, Any] | None, question: str | None) -> bytes:
     body = _utf8(text)
+    if question is None and not options:
+        return _BODY.pack(len(body), 0, _ABSENT) + body
     choices = to_json(options, field="options", ordered=True) if options else b""
     if question is None:
         return _BODY.pack(len(body), len(choices), _ABSENT) + body + choices
@@ -154,12 +159,12 @@ class HashedNames:
 
     def name(self, operation: str, request: bytes) -> str:
         """The name under the key that seals."""
-        return self._prefix(operation) + hmac.digest(self._primary, request, "sha256").hex()[:_HEX_DIGITS]
+        return (self._prefixes.get(operation) or self._prefix(operation)) + _keyed(self._primary, request)
 
     def older(self, operation: str, request: bytes) -> list[str]:
         """The names under the other keys, newest first."""
         prefix = self._prefix(operation)
-        return [prefix + hmac.digest(key, request, "sha256").hex()[:_HEX_DIGITS] for key in self._older]
+        return [prefix + _keyed(key, request) for key in self._older]
 
     def _prefix(self, operation: str) -> str:
         prefix = self._prefixes.get(operation)
@@ -179,7 +184,11 @@ def operation_prefix(operation: str) -> str:
 
 def is_hashed_name(key: str) -> bool:
     """Whether `key` is a name that `HashedNames` makes."""
-    return _HASHED.fullmatch(key) is not None
+    return key.startswith(_HASHED_HEAD) and _HASHED.fullmatch(key) is not None
+
+
+def _keyed(key: bytes, request: bytes) -> str:
+    return blake2b(request, key=key, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def _short(text: str) -> str:

@@ -68,6 +68,8 @@ class EncryptedCacheLayer:
 def _ring(
     keys: str | Sequence[str] | KeyRing | None, passphrase: str | None, salt: bytes | None
 ) -> tuple[KeyRing, tuple[str, ...]]:
+    if isinstance(keys, bytes):  # as Fernet.generate_key returns them
+        keys = keys.decode("ascii", "replace")
     if isinstance(keys, KeyRing):
         strings: tuple[str, ...] = ()
     elif keys:

@@ -5,12 +5,12 @@ This and `CacheBase._read` and `_write` are the one place where the cache degrad
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from redkeep.cache.breaker import Breaker
 from redkeep.cache.interface import CacheInterface
+from redkeep.cache.loop_lock import LoopLock
 from redkeep.errors import (
     AuthenticationError,
     CertificateError,
@@ -43,7 +43,7 @@ class Link(CacheInterface):
         self.redis_url = redis_url
         self.timeout = timeout
         self._breaker = Breaker()
-        self._connecting = asyncio.Lock()
+        self._connecting = LoopLock()
         self.last_error: RedkeepError | None = None
         """What the last failure was; None while all is well."""
         self.error_counts: dict[str, int] = dict.fromkeys(
@@ -85,8 +85,9 @@ class Link(CacheInterface):
         return RedisPyClient(plain_target(self.redis_url), timeout=self.timeout)
 
     async def _open(self) -> CacheClient:
-        waits = self._connecting.locked()
-        async with self._connecting:
+        lock = self._connecting.here()
+        waits = lock.locked()
+        async with lock:
             if self.redis is not None:
                 return self.redis
             if waits and not self._breaker.closed:  # whoever tried before us has just failed

@@ -72,11 +72,13 @@ class SecureAIResponseCache(AIResponseCache):
             redis_tls_ca_file=redis_tls_ca_file,
             redis_tls_cert_file=redis_tls_cert_file,
             redis_tls_key_file=redis_tls_key_file,
-            encrypted=bool(encryption_key),
+            encrypted=encryption_key is not None,
             namespace=namespace,
             tuned=tuned,
         )
-        sealed = bool(encryption_key)
+        sealed = encryption_key is not None  # an empty one is refused: a variable that is not set must not turn sealing off
+        if namespace and not sealed:
+            raise ConfigurationError("a namespace separates sealed values only; set REDIS_ENCRYPTION_KEY, or drop REDIS_NAMESPACE")
         super().__init__(
             redis_url=access.target.address.url(tls=access.target.tls) if access else redis_url,
             default_ttl=default_ttl,
@@ -94,7 +96,7 @@ class SecureAIResponseCache(AIResponseCache):
         self._access = access
         self._names: HashedNames | None = None
         self._info_refused = False
-        if encryption_key:
+        if sealed:
             self.encryption = EncryptedCacheLayer(
                 encryption_key,
                 namespace=namespace,
@@ -172,11 +174,10 @@ class SecureAIResponseCache(AIResponseCache):
         return older
 
     def _entry_name(self, key: str) -> str:
-        name = super()._entry_name(key)
         names, epochs = self._names, self._epochs
-        if names is None or epochs is None or is_hashed_name(name):
-            return name
-        return names.name(ENTRY_OPERATION, self._entry_request(names, epochs, name))
+        if type(key) is not str or names is None or epochs is None or is_hashed_name(key):
+            return super()._entry_name(key)
+        return names.name(ENTRY_OPERATION, names.request(ENTRY_OPERATION, key, None, None, epochs.tag(ENTRY_OPERATION)))
 
     def _older_entry_names(self, key: str) -> list[OlderName]:
         names, epochs = self._names, self._epochs
