@@ -17,11 +17,16 @@ from deploys.facts.survey import LOCK, LOCK_SECONDS, FileState, Survey
 
 
 def locked(script: str) -> str:
-    """Shell that runs a script under ``set -eu``, alone on the host. What the script starts does not inherit the lock."""
+    """Shell that runs a script under ``set -eu``, alone on the host. What the script starts does not inherit the lock.
+
+    When the operator's side is gone, a word of the script goes to a closed pipe: the signal ends it by way of its own
+    cleaning up, which a shell leaves out otherwise.
+    """
     return f"""exec 9>{LOCK}
 flock -w {LOCK_SECONDS} 9 || {{ echo "another deploy is at work on this host (it holds {LOCK}): wait for its end, then run again." >&2; exit 1; }}
 (
 set -eu
+trap 'exit 1' HUP INT PIPE TERM
 {script}
 ) 9>&-
 exit $?"""
@@ -86,8 +91,9 @@ def file_differences(files: Iterable[ManagedFile], survey: Survey, *, before: st
 
 def place(file: ManagedFile, before: str = "") -> str:
     """Shell that reads base64 from standard input and puts it in place, atomically and with no looser moment."""
-    target = shlex.quote(file.path)
-    return f"""umask 077; t=$(mktemp {shlex.quote(posixpath.dirname(file.path) + "/.redkeep.XXXXXXXX")}); trap 'rm -f "$t"' EXIT
+    target, beside = shlex.quote(file.path), shlex.quote(posixpath.dirname(file.path) + "/.redkeep.")
+    # The script has the host to itself: what such a name has now was left by a host that lost its power.
+    return f"""umask 077; rm -f {beside}????????; t=$(mktemp {beside}XXXXXXXX); trap 'rm -f "$t"' EXIT
 base64 -d > "$t"; [ "$(stat -c %s "$t")" = {len(file.content)} ] || {{ echo 'the text arrived incomplete' >&2; exit 1; }}
 chown {file.owner}:{file.group} "$t"; chmod {file.mode} "$t"; sync "$t"
 {before}

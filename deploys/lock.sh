@@ -7,3 +7,4 @@ lock app/pyproject.toml --output-file app/requirements.lock
 lock pyproject.toml --constraints app/requirements.lock --output-file deploys/requirements.lock
 lock pyproject.toml --group test --constraints deploys/requirements.lock --output-file tests/requirements.lock
 lock tests/scanners/requirements.in --output-file tests/scanners/requirements.lock
+lock tests/soak/requirements.in --output-file tests/soak/requirements.lock

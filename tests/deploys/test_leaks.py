@@ -30,6 +30,7 @@ NAME = "leaks"
 HOMES = {
     "password of operator": {"/etc/redkeep/operator/password"},
     "password of cache_service": {"/etc/redkeep/cache.env"},
+    "password of health_service": {"/etc/redkeep/cache.env"},
     "encryption key": {"/etc/redkeep/cache.env"},
     "key of server@": {"/etc/redis/tls/*/server.key"},
     "key of operator@": {"/etc/redkeep/operator/client.key"},

@@ -188,9 +188,23 @@ def bare(single: Callable[..., Deployment], lab: Lab) -> Deployment:
     return deployment
 
 
+@pytest.fixture
+def baseline(bare: Deployment, lab: Lab) -> list[str]:
+    """The host's state, read anew only after a test that made the host unfit."""
+    if not _baseline or _stale:
+        _baseline[:] = untouched(lab[NAME])
+        _stale.clear()
+    return _baseline
+
+
+_baseline: list[str] = []
+_stale: list[str] = []
+
+
 @contextmanager
 def unfit(host: Host, case: Case) -> Iterator[None]:
     if case.host:
+        _stale.append(case.host)
         host.check(case.host)
     try:
         yield
@@ -219,7 +233,9 @@ def _passwords(folder: Path) -> list[tuple[str, str]]:
         return []
 
 
-def test_a_refusal_is_one_sentence_and_changes_nothing(name: str, bare: Deployment, lab: Lab, tmp_path: Path) -> None:
+def test_a_refusal_is_one_sentence_and_changes_nothing(
+    name: str, bare: Deployment, baseline: list[str], lab: Lab, tmp_path: Path
+) -> None:
     """Exit code, the sentence once, no traceback, no secret; files, packages, units, groups and rules as before."""
     case, host = CASES[name], lab[NAME]
     shutil.copytree(bare.secrets, tmp_path / "secrets")
@@ -238,7 +254,7 @@ def test_a_refusal_is_one_sentence_and_changes_nothing(name: str, bare: Deployme
     )
     deployment = Deployment(inventory, case.secrets(tmp_path / "secrets"))
     with unfit(host, case):
-        before = untouched(host)
+        before = untouched(host) if case.host else baseline
         refuse(deployment, case.says, environment=environment)
         assert untouched(host) == before
 

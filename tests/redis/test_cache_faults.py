@@ -168,7 +168,7 @@ def test_frozen(start: Callable[..., Server], client: str, soak: bool) -> None:
             assert back < 5
             await load.stop()
             assert load.wrong == 0
-            assert load.longest < (1.5 if client == "redis-py" else 3.0)  # the transport's timer looks every 2 s at most
+            assert load.longest < 1.5
 
     asyncio.run(work())
 

@@ -484,7 +484,7 @@ def test_optimization_config_is_heard(server: Server) -> None:
 
     async def work() -> None:
         config = SecurityOptimizationConfig(connection_pool_size=3, security_event_buffer_size=7, connection_max_age=1)
-        async with opened(server, options={"optimization": config}) as cache:
+        async with opened(server, options={"optimization": config}, redis_client="redis-py") as cache:
             await asyncio.gather(*(cache.get(f"k{i}") for i in range(200)))
             with server.log_in() as operator:
                 (clients,) = operator.ask(("CLIENT", "LIST"))

@@ -270,6 +270,27 @@ def test_a_connection_that_fell_silent_is_replaced(server: Server) -> None:
     assert 0.4 < asyncio.run(main()) < 1.8
 
 
+def test_deadlines_hold_while_a_silent_server_is_watched(server: Server) -> None:
+    """When nothing but overdue calls is left and the timer waits for the silence to be long enough, a new call still hears at
+    its own deadline."""
+
+    async def main() -> list[float]:
+        limits = Limits(seconds=0.3, connect_seconds=1.0, stall_seconds=30.0)
+        took = []
+        async with proxy(server.port) as between, Transport(as_operator(server, between), limits=limits) as transport:
+            await transport.execute("PING")
+            between.swallow()
+            for _ in range(3):
+                began = time.monotonic()
+                with pytest.raises(ServerUnavailableError):
+                    await transport.execute("PING")
+                took.append(time.monotonic() - began)
+                await asyncio.sleep(0.05)  # the timer has looked, and nobody waits
+        return took
+
+    assert all(0.29 < each < 1.0 for each in asyncio.run(main()))
+
+
 def test_memory_stays_flat(server: Server, soak: bool) -> None:
     """Connecting again and again, with calls that fail on the way, leaves nothing behind."""
     rounds = 400 if soak else 40

@@ -137,7 +137,9 @@ def seeds() -> Iterator[bytes]:
         None, True, -1, 2**63, 1.5, "text", "\ud800", [], {}, {"a": [1, {"b": None}], "c": "d" * 50},
         {"summary": "words " * 40, "cached_at": "2026-01-01T00:00:00+00:00", "cache_hit": True, "text_length": 12},
     ]
-    bodies: list[bytes] = [b"", b"[" * 300, b"[" * 2000 + b"]" * 2000, b'{"a":1e999}', b"NaN", b'["\\ud800",NaN]', b'\x00["\\ud800",1e999]', bytes(64)]
+    bodies: list[bytes] = [
+        b"", b"[" * 300, b"[" * 2000 + b"]" * 2000, b'{"a":1e999}', b"NaN", bytes(64), b'["\\ud800",NaN]', b'\x00["\\ud800",1e999]',
+    ]
     for value in values:
         text = to_json(value, field="value")
         pickles = [pickle.dumps(value, protocol) for protocol in (2, 3, 4, 5)]

@@ -10,6 +10,7 @@ was invalid. A value computed before an invalidation and stored after it lands u
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import secrets
@@ -17,7 +18,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from redkeep.cache.loop_lock import LoopLock
 from redkeep.errors import RedkeepError, ServerUnavailableError
 
 REFRESH_SECONDS: Final = 1.0
@@ -44,7 +44,7 @@ class Epochs:
         self._words: dict[str, str] = {}
         self._pending: set[str] = set()
         self._due = 0.0
-        self._lock = LoopLock()
+        self._asking: asyncio.Future[None] | None = None
         self._failures = 0
         self._tags: dict[str, str] = {}
 
@@ -67,16 +67,27 @@ class Epochs:
     async def refresh(self, operation: str) -> None:
         """Ask for the words. Raises what `ask` raises, to everyone who waited for it; the words then stay as they were."""
         failures = self._failures
-        async with self._lock.here():
-            if not self.due(operation):
-                return
+        while self.due(operation):
             if self._failures != failures:  # whoever asked while we waited got no answer: a queue of such would take for ever
                 raise ServerUnavailableError("Redis did not say the cache's epochs a moment ago")
-            try:
-                await self._ask_for(operation)
-            except RedkeepError:
-                self._failures += 1
-                raise
+            loop, asking = asyncio.get_running_loop(), self._asking
+            if asking is None or asking.get_loop() is not loop:
+                await self._lead(operation, loop.create_future())
+            else:  # not a lock: all who wait go on in one turn of the loop, and their commands in one write
+                await asyncio.shield(asking)
+
+    async def _lead(self, operation: str, asking: asyncio.Future[None]) -> None:
+        self._asking = asking
+        try:
+            await self._ask_for(operation)
+        except RedkeepError:
+            self._failures += 1
+            raise
+        finally:
+            if self._asking is asking:
+                self._asking = None
+            if not asking.get_loop().is_closed():
+                asking.set_result(None)
 
     async def _ask_for(self, operation: str) -> None:
         if len(self._words) > _MAX_OPERATIONS:  # operations made from user input must not pile up

@@ -1,0 +1,133 @@
+"""What the benchmark compares: each variant reads and writes the same values in its own way."""
+
+from __future__ import annotations
+
+import pickle  # nosec B403 - the PRD's design, measured; it reads only what this process wrote
+import random
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from redkeep.cli.bench_servers import HOST, Kind, Server
+
+TTL: Final = 3600
+WORDS: Final = ("the", "cache", "keeps", "what", "a", "model", "has", "said", "about", "some", "text", "so", "nobody", "pays", "twice")
+
+BASE: Final = "redis-py, plain, raw"
+OWN_PLAIN: Final = "our transport, plain, raw"
+PRD: Final = "the PRD's design on redis-py"
+FULL: Final = "our cache, lz4"
+
+
+class Calls(NamedTuple):
+    """One variant at work."""
+
+    get: Callable[[str], Awaitable[Any]]
+    set: Callable[[str], Awaitable[Any]]
+    close: Callable[[], Awaitable[None]]
+
+
+class Value(NamedTuple):
+    """What is cached: as an object, and as JSON for those who do not encode."""
+
+    document: dict[str, str]
+    json: bytes
+
+
+Make = Callable[[Server, Value], Calls]
+
+
+class Variant(NamedTuple):
+    """How to begin."""
+
+    name: str
+    server: Kind
+    make: Make
+    uvloop: bool = False
+
+
+def value_of(size: int) -> Value:
+    """An English text with nine fields of metadata, as JSON of about `size` bytes."""
+    choose = random.Random(size)  # noqa: S311  # nosec B311 - filler text
+    document = {f"field_{number}": choose.choice(WORDS) for number in range(9)}
+    room = size - len(orjson.dumps(document)) - 13
+    text = ""
+    while len(text) < room:
+        text += choose.choice(WORDS) + " "
+    document["result"] = text[: max(0, room)]
+    return Value(document, orjson.dumps(document))
+
+
+def variants(*, uvloop: bool) -> list[Variant]:
+    """All of them; the first is the measure of the others."""
+    found = [
+        Variant(BASE, "plain", _redis_py),
+        Variant("redis-py, password, raw", "password", _redis_py),
+        Variant("redis-py, password + TLS, raw", "tls", _redis_py),
+        Variant(PRD, "tls", _prd),
+        Variant("our cache on redis-py, lz4", "full", _cache("lz4", "redis-py")),
+        Variant(FULL, "full", _cache("lz4", "transport")),
+        Variant("our cache, zstd", "full", _cache("zstd", "transport")),
+        Variant("our cache, no compression", "full", _cache("none", "transport")),
+        Variant(OWN_PLAIN, "plain", _transport),
+    ]
+    if uvloop:
+        found.append(Variant(f"{FULL}, uvloop", "full", _cache("lz4", "transport"), uvloop=True))
+    return found
+
+
+def _client(server: Server) -> Any:
+    from redis.asyncio import Redis
+
+    if server.kind == "tls":
+        return Redis(host=HOST, port=server.port, password=server.password, ssl=True, ssl_ca_certs=str(server.ca))
+    return Redis(host=HOST, port=server.port, password=server.password)
+
+
+def _redis_py(server: Server, value: Value) -> Calls:
+    client = _client(server)
+    return Calls(client.get, lambda key: client.set(key, value.json, ex=TTL), client.aclose)
+
+
+def _prd(server: Server, value: Value) -> Calls:
+    """Pickle, then Fernet, then zlib, in the order that the PRD has them."""
+    from cryptography.fernet import Fernet
+
+    client = _client(server)
+    fernet = Fernet(Fernet.generate_key())
+
+    async def get(key: str) -> Any:
+        found = await client.get(key)
+        return None if found is None else pickle.loads(fernet.decrypt(zlib.decompress(found)))  # noqa: S301  # nosec B301 - ours
+
+    async def put(key: str) -> None:
+        await client.set(key, zlib.compress(fernet.encrypt(pickle.dumps(value.document)), 6), ex=TTL)
+
+    return Calls(get, put, client.aclose)
+
+
+def _transport(server: Server, value: Value) -> Calls:
+    from redkeep.access.transport import Transport
+    from redkeep.target import build_target
+
+    client = Transport(build_target(environment="development", redis_url=f"redis://{HOST}:{server.port}/0"))
+    execute = client.execute
+    return Calls(lambda key: execute("GET", key), lambda key: execute("SET", key, value.json, "EX", TTL), client.close)
+
+
+def _cache(compression: str, client: str) -> Make:
+    def make(server: Server, value: Value) -> Calls:
+        from redkeep.cache.secure import SecureAIResponseCache
+        from redkeep.crypto.keyring import generate_key
+        from redkeep.settings import Settings
+
+        chosen: dict[str, Any] = {
+            **server.settings, "redis_encryption_key": generate_key(), "redis_compression": compression, "redis_client": client,
+        }
+        cache = SecureAIResponseCache.from_settings(Settings(**chosen))
+        document = value.document
+        return Calls(cache.get, lambda key: cache.set(key, document, TTL), cache.close)
+
+    return make
