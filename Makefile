@@ -4,7 +4,7 @@ ARGS ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help deploy status destroy verify test test-fast test-environment environment lint lab lab-down soak locks clean
+.PHONY: help deploy status destroy verify test test-fast test-environment environment lint lab lab-down soak bench locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -37,8 +37,13 @@ lab: test-environment ## Start two real test hosts (Debian 12 and 13) and write 
 lab-down: test-environment ## Remove the test hosts
 	.venv/bin/python -m tests.lab down
 
-soak: test-environment ## The long runs: a kill at every boundary, eight hosts, every drift
-	$(PYTEST) -q tests/deploys --soak $(ARGS)
+soak: test-environment ## The long runs: fuzzing, a million seals, every fault, drift and kill
+	.venv/bin/python -m tests.soak.fuzz --seconds 600
+	.venv/bin/python -m tests.soak.seals
+	$(PYTEST) -q tests/unit tests/redis tests/deploys --soak $(ARGS)
+
+bench: test-environment ## Measure the cache beside redis-py and the PRD design (four minutes; ARGS=--quick: half a minute)
+	.venv/bin/python -m redkeep.cli bench $(ARGS)
 
 locks: test-environment ## Write the lock files anew
 	deploys/lock.sh

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.deploys.runner import Deployment
+from tests.deploys.runner import Deployment, Run
 from tests.lab.hosts import Spec
 from tests.lab.inventory import write_inventory
 from tests.lab.lab import Lab
@@ -38,16 +39,7 @@ KINDS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def prepare(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Deployment]:
-    """Make bare hosts and an inventory for one kind of deployment, without deploying."""
-
-    def make(kind: str) -> Deployment:
-        plan = KINDS[kind]
-        lab.ensure(plan["hosts"])  # type: ignore[arg-type]
-        return inventory_for(lab, kind, tmp_path_factory.mktemp(kind))
-
-    return make
+FILES = "find /etc /opt /usr/local /var/lib -newer /proc/1 -type f | sort | xargs -r sha256sum | sha256sum"
 
 
 def inventory_for(lab: Lab, kind: str, folder: Path, **knobs: object) -> Deployment:
@@ -62,15 +54,38 @@ def inventory_for(lab: Lab, kind: str, folder: Path, **knobs: object) -> Deploym
     return Deployment(path, folder / "secrets")
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """A dry run on bare hosts, and what it left behind: the Redis host's files before and after, secrets."""
+
+    run: Run
+    before: str
+    after: str
+    secrets: bool
+
+
 @pytest.fixture(scope="session")
-def deployed(prepare: Callable[..., Deployment]) -> Callable[[str], Deployment]:
-    """A deployment of a kind, made once a session; tests leave it as they found it."""
+def rehearsals() -> dict[str, Rehearsal]:
+    """The dry run of each kind that was deployed."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def deployed(lab: Lab, tmp_path_factory: pytest.TempPathFactory, rehearsals: dict[str, Rehearsal]) -> Callable[[str], Deployment]:
+    """A deployment of a kind, made once a session on bare hosts after a dry run; tests leave it as they found it."""
     known: dict[str, Deployment] = {}
 
     def give(kind: str) -> Deployment:
         if kind not in known:
-            known[kind] = prepare(kind)
-            known[kind].run().ok()
+            plan = KINDS[kind]
+            lab.ensure(plan["hosts"])  # type: ignore[arg-type]
+            deployment = inventory_for(lab, kind, tmp_path_factory.mktemp(kind))
+            server = lab[plan["groups"]["redis"][0]]  # type: ignore[index]
+            before = server.check(FILES)
+            run = deployment.run("secure_redis", "--dry", yes=False)
+            rehearsals[kind] = Rehearsal(run, before, server.check(FILES), deployment.secrets.exists())
+            deployment.run().ok()
+            known[kind] = deployment
         return known[kind]
 
     return give

@@ -169,13 +169,12 @@ def test_a_command_that_arrives_cut_short_is_not_given_to_redis() -> None:
     assert shell(script, whole).stdout == whole
 
 
+@pytest.mark.soak
 def test_two_deploys_at_once_do_not_disturb_each_other(
     undisturbed: list[str], single: Callable[..., Deployment], secrets: Path, lab: Lab, soak: bool
 ) -> None:
     """Two operators press the button at the same moment, on a bare host: one script runs at a time, both succeed, and
     the host is as after a single deploy."""
-    if not soak:
-        pytest.skip("only with --soak")
     deployment = single(NAME, secrets=secrets)
     runs = [deployment.start(), deployment.start()]
     for run in runs:

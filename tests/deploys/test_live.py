@@ -163,11 +163,10 @@ def test_nobody_is_dropped(kind: str, site: Deployment, lab: Lab) -> None:
     assert run_id(host) == before
 
 
-def test_a_new_authority_signs_without_a_gap(kind: str, site: Deployment, lab: Lab, soak: bool) -> None:
+@pytest.mark.soak
+def test_a_new_authority_signs_without_a_gap(kind: str, site: Deployment, lab: Lab) -> None:
     """The whole change of authority: both trusted, then every certificate from the new one, then the old one gone; the
     clients that are connected stay, and each new connection in between is let in."""
-    if not soak:
-        pytest.skip("only with --soak")
     host: Host = lab[KINDS[kind]["groups"]["redis"][0]]  # type: ignore[index]
     store = SecretStore.open(site.secrets)
     before = run_id(host)

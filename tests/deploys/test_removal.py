@@ -98,18 +98,16 @@ def test_a_second_destroy_is_idle(story: Story) -> None:
     assert story.confirmed().ok().changed_operations == 0
 
 
-def test_a_deploy_works_again(story: Story, soak: bool) -> None:
+@pytest.mark.soak
+def test_a_deploy_works_again(story: Story) -> None:
     """The same inventory and secrets make the host anew."""
-    if not soak:
-        pytest.skip("only with --soak")
     story.deployment.run().ok()
     assert story.deployment.run("status").ok().drift == {}
 
 
-def test_a_destroy_that_was_killed_is_finished_by_the_next(story: Story, soak: bool) -> None:
+@pytest.mark.soak
+def test_a_destroy_that_was_killed_is_finished_by_the_next(story: Story) -> None:
     """Killed in the middle of each of its operations, destroy said again removes the rest."""
-    if not soak:
-        pytest.skip("only with --soak")
     for name in ("Remove the server and its data", "Remove the files", "Remove the packages that came with it"):
         for milliseconds in (0, 300, 1500):
             story.deployment.run().ok()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.deploys.conftest import KINDS
+from tests.deploys.conftest import KINDS, Rehearsal
 from tests.deploys.runner import ROOT, Deployment
 from tests.lab.lab import Lab
 
@@ -16,17 +16,17 @@ kinds = pytest.mark.parametrize("kind", sorted(KINDS))
 
 
 @kinds
-def test_a_dry_run_says_what_it_would_mend_and_changes_nothing(kind: str, prepare: Callable[..., Deployment], lab: Lab) -> None:
+def test_a_dry_run_says_what_it_would_mend_and_changes_nothing(
+    kind: str, deployed: Callable[[str], Deployment], rehearsals: dict[str, Rehearsal]
+) -> None:
     """--dry on a bare host lists the steps with their reasons; the host and the operator's secrets stay as they were."""
-    deployment = prepare(kind)
-    host = KINDS[kind]["groups"]["redis"][0]  # type: ignore[index]
-    before = lab[host].check("find /etc /opt /usr/local /var/lib -newer /proc/1 -type f | sort | xargs sha256sum | sha256sum")
-    run = deployment.run("secure_redis", "--dry", yes=False).ok()
-    assert any("packages are missing" in line for line in run.planned[host])
-    assert any("users.acl is missing" in line for line in run.planned[host])
-    after = lab[host].check("find /etc /opt /usr/local /var/lib -newer /proc/1 -type f | sort | xargs sha256sum | sha256sum")
-    assert before == after
-    assert not deployment.secrets.exists()
+    deployed(kind)
+    rehearsal = rehearsals[kind]
+    planned = rehearsal.run.ok().planned[KINDS[kind]["groups"]["redis"][0]]  # type: ignore[index]
+    assert any("packages are missing" in line for line in planned)
+    assert any("users.acl is missing" in line for line in planned)
+    assert rehearsal.before == rehearsal.after
+    assert not rehearsal.secrets
 
 
 @kinds

@@ -138,9 +138,9 @@ def test_a_group_that_was_there_stays() -> None:
 
 
 def test_a_group_is_noted_when_it_is_made() -> None:
-    """The note is written in the same step; for an existing group there is neither step nor note."""
+    """The note is written before, in the same step; for an existing group there is neither step nor note."""
     (made,) = application.account(site(app_group="web"), survey())
-    assert f"groupadd --system web\ntouch {machine.STATE}/group-web" == made.script
+    assert f"getent group web >/dev/null || {{ touch {machine.STATE}/group-web; groupadd --system web; }}" == made.script
     assert [] == list(application.account(site(app_group="adm"), survey(groups=groups("adm"))))
 
 
