@@ -125,6 +125,8 @@ def _read(path: Path, *, what: str, private: bool = False) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise ConfigurationError(f"{what} does not exist") from None
+    except PermissionError:
+        raise ConfigurationError(f"{what} may not be read by this user; run as root, or join the group that owns it") from None
     except OSError as error:
         raise ConfigurationError(f"{what} cannot be read: {error.strerror}") from None
     try:

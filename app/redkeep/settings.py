@@ -76,6 +76,8 @@ class Settings(BaseSettings):
 
         Raises ConfigurationError.
         """
+        if env_file is not None:
+            read_env_file(env_file)  # says what is wrong with the file itself, before pydantic's own reader meets it
         return cls(_env_file=env_file)
 
     @classmethod

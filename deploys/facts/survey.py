@@ -44,7 +44,7 @@ class FileState:
 @dataclass(frozen=True)
 class UnitState:
     """systemd's view of a unit: ``enabled`` is UnitFileState, ``stale`` a change on disk that is not loaded,
-    ``environment`` the loaded text's, ``started`` in seconds since 1970."""
+    ``environment`` the loaded text's, ``started`` in seconds since 1970, ``fragment`` and ``drop_ins`` its files."""
 
     load: str = ""
     active: str = ""
@@ -52,6 +52,8 @@ class UnitState:
     stale: bool = False
     environment: str = ""
     started: int = 0
+    fragment: str = ""
+    drop_ins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Survey:
     running: bool
     kernel: dict[str, str]
     groups: dict[str, tuple[str, ...]]
+    users: frozenset[str]
+    authorities: frozenset[str]
     sockets: tuple[tuple[str, str], ...]
     firewall: str
     server: ServerState
@@ -113,6 +117,8 @@ class Question:
     units: tuple[str, ...] = ()
     kernel: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    authorities: tuple[str, ...] = ()
     port: int = 0
     address: str = ""
     config: tuple[str, ...] = ()
@@ -166,17 +172,24 @@ for f in {paths}; do [ -L "$f" ] && printf '%s|%s\\n' "$f" "$(readlink "$f")"; d
 echo '{mark}sums'
 for f in {paths}; do [ -f "$f" ] && echo "$f"; done | xargs -r -d '\\n' sha256sum 2>/dev/null"""
     if q.units:
-        wanted = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Environment,ActiveEnterTimestamp"
+        wanted = (
+            "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,Environment,ActiveEnterTimestamp,FragmentPath,DropInPaths"
+        )
         yield f"""echo '{mark}units'
 if [ -d /run/systemd/system ]; then systemctl show -p {wanted} --timestamp=unix {_words(q.units)} 2>/dev/null; fi"""
     if q.process:
-        yield f"echo '{mark}process'\npgrep -x {shlex.quote(q.process)}"
+        yield f"echo '{mark}process'\npgrep -x -r D,R,S {shlex.quote(q.process)}"
     if q.kernel:
         yield f"echo '{mark}kernel'\n" + "\n".join(
             f'echo {shlex.quote(path)} "$(cat {shlex.quote(path)} 2>/dev/null)"' for path in q.kernel
         )
     if q.groups:
         yield f"echo '{mark}groups'\ngetent group {_words(q.groups)}"
+    if q.users:
+        yield f"echo '{mark}users'\ngetent passwd {_words(q.users)}"
+    if q.authorities:
+        # Certificates are public; the paths are ours, with a pattern where a folder is named after its content.
+        yield f"echo '{mark}authorities'\ncat {' '.join(q.authorities)} 2>/dev/null"
     if q.port:
         yield f"echo '{mark}sockets'\nss -Hltnp 'sport = :{q.port}' 2>/dev/null"
     if q.firewall:
@@ -234,6 +247,8 @@ def parse(lines: Sequence[str]) -> Survey:
         running=bool(parts.get("process")),
         kernel=_pairs(parts.get("kernel", [])),
         groups=_groups(parts.get("groups", [])),
+        users=frozenset(line.partition(":")[0] for line in parts.get("users", [])),
+        authorities=certificates_of("\n".join(parts.get("authorities", []))),
         sockets=tuple(_sockets(parts.get("sockets", []))),
         firewall=" ".join(parts.get("firewall", [])),
         server=_server(parts),
@@ -283,6 +298,8 @@ def _units(lines: Iterable[str]) -> dict[str, UnitState]:
                 stale=block.get("NeedDaemonReload") == "yes",
                 environment=block.get("Environment", ""),
                 started=int(block.get("ActiveEnterTimestamp", "").lstrip("@") or 0),
+                fragment=block.get("FragmentPath", ""),
+                drop_ins=tuple(block.get("DropInPaths", "").split()),
             )
             block = {}
     return found
@@ -290,6 +307,12 @@ def _units(lines: Iterable[str]) -> dict[str, UnitState]:
 
 def _groups(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {p[0]: tuple(filter(None, p[3].split(","))) for p in (line.split(":") for line in lines) if len(p) == 4}
+
+
+def certificates_of(text: str) -> frozenset[str]:
+    """The certificates of a PEM text, each as its base64 in one line."""
+    found = re.findall(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", text, re.DOTALL)
+    return frozenset("".join(body.split()) for body in found)
 
 
 def _sockets(lines: Iterable[str]) -> Iterable[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from pyinfra.api import DeployError, deploy
@@ -37,6 +38,8 @@ def question(site: Site) -> Question:
         ),
         globs=(f"{STATE}/group-*", f"{HOME}/releases/*/.complete", f"{HOME}/releases/*"),
         groups=(site.bundle.knobs.app_group,),
+        users=site.bundle.knobs.app_users,
+        authorities=(f"{TLS}/ca.crt",),
     )
 
 
@@ -49,6 +52,11 @@ def account(site: Site, survey: Survey) -> Iterator[Difference]:
     for user in site.bundle.knobs.app_users:
         if user not in survey.groups.get(group, ()):
             yield Difference(f"user {user} is not in the group {group}", f"usermod --append --groups {group} {user}")
+    if survey.file(f"{STATE}/group-{group}").kind:
+        for user in survey.groups.get(group, ()):
+            if user not in site.bundle.knobs.app_users:
+                what = f"user {user} may read the app's credentials by the group {group}, but is not in app_users"
+                yield Difference(what, f"gpasswd --delete {shlex.quote(user)} {group} >/dev/null")
 
 
 def package(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -96,7 +104,10 @@ base64 -d | tar -xz
 # Another run was faster: what is in use is not touched.
 [ ! -e {folder}/.complete ] || exit 0
 rm -rf {folder}; python3 -m venv {folder}
-{pip} {offline} --require-hashes -r requirements.lock
+{pip} {offline} --require-hashes -r requirements.lock || {{
+    echo 'pip cannot fetch the package: name an index (and its CA) in /etc/pip.conf on the host, or set package_source to wheelhouse.' >&2
+    exit 1
+}}
 {pip} --no-index --no-deps redkeep-*.whl
 chmod -R go-w {folder}; touch {folder}/.complete; sync {folder}"""
 

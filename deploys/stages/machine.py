@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pyinfra.api import deploy
 
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
+from deploys.engine import Engine
 from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
@@ -71,7 +72,21 @@ def stock_stopped(site: Site, survey: Survey) -> str:
         return ""
     if survey.has_systemd:
         return f"systemctl mask --now {engine.unit} >/dev/null 2>&1"
-    return f"service {engine.package} stop >/dev/null 2>&1 || true"
+    return init_stop(engine)
+
+
+def init_stop(engine: Engine) -> str:
+    """Shell that stops the server by its init script and makes sure that it is gone.
+
+    The script looks at /proc/PID/exe, which root in a container may not read: it then stops nothing and says nothing.
+    """
+    alive = f"pgrep -x -r D,R,S -u {engine.user} {engine.package}"
+    return f"""service {engine.package} stop >/dev/null 2>&1 || true
+{alive} | xargs -r kill 2>/dev/null || true
+i=0; while {alive} >/dev/null; do
+    [ $i -lt 150 ] || {{ echo "{engine.package} does not stop" >&2; exit 1; }}
+    i=$((i+1)); sleep 0.1
+done"""
 
 
 def _install(site: Site, survey: Survey, missing: list[str]) -> str:

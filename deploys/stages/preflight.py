@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+from pyinfra import host
 from pyinfra.api import DeployError
 
-from deploys.facts.survey import Question, Survey
+from deploys.engine import ENGINES
+from deploys.facts.survey import Question, Survey, certificates_of
 from deploys.site import Site
 from deploys.stages import application, machine, network, server, watch
 from deploys.stages import wanted as server_wanted
@@ -29,7 +31,7 @@ def question(site: Site) -> Question:
 def preflight(site: Site) -> None:
     """Raise DeployError for a host that cannot be deployed to as it is."""
     survey = site.survey()
-    for check in (distribution, memory, clock, port, foreign_server, wanted):
+    for check in (distribution, memory, clock, port, accounts, foreign_server, foreign_secrets, wanted):
         if problem := check(site, survey):
             raise DeployError(f"{site.bundle.name}: {problem}")
 
@@ -56,7 +58,13 @@ def distribution(site: Site, survey: Survey) -> str:
         return f"the system is {name or 'unknown'}, not Debian or one of its children: Redkeep deploys to Debian 12 and later."
     if name == "debian" and release.isdigit() and int(release) < 12:
         return f"Debian {release} ships a Redis before 7.0: upgrade the host to Debian 12 or later."
-    if name == "debian" and site.bundle.engine.name == "valkey" and release.isdigit() and int(release) < 13:
+    if (
+        name == "debian"
+        and site.bundle.is_redis
+        and site.bundle.engine.name == "valkey"
+        and release.isdigit()
+        and int(release) < 13
+    ):
         return "Valkey comes with Debian 13 and later: upgrade the host, or set redis_engine to redis."
     return ""
 
@@ -84,6 +92,8 @@ def port(site: Site, survey: Survey) -> str:
         return ""
     for address, process in survey.sockets:
         if process and process != site.bundle.engine.package:
+            if survey.file(machine.MANAGED).kind and process in {engine.package for engine in ENGINES.values()}:
+                return f"it runs {process} of an earlier deploy: to change redis_engine, run deploys/destroy.py with the old one first."
             return f"{address} is in use by {process}: stop it, or choose another redis_tls_port."
     return ""
 
@@ -100,8 +110,27 @@ def foreign_server(site: Site, survey: Survey) -> str:
     if signs:
         return (
             f"a {engine.package} that Redkeep did not make is in use here ({'; '.join(signs)}), and it was not touched: "
-            "move it with the migration (deploys/migrate.py), or remove the package and its data first."
+            "this version has no migration for a server in use yet; move its data away, or remove the package and its data first."
         )
+    return ""
+
+
+def foreign_secrets(site: Site, survey: Survey) -> str:
+    """A host that trusts only other authorities was set up from another secrets folder: all its keys would change."""
+    ours = certificates_of(site.credentials.trust_bundle.decode())
+    if not survey.authorities or survey.authorities & ours or host.data.get("replace_secrets") == "yes":
+        return ""
+    return (
+        f"it was set up with other secrets than secrets/{site.environment} holds: bring that folder here from whoever deployed "
+        "last. To give it new passwords and keys instead, so that no value stored before opens, add --data replace_secrets=yes."
+    )
+
+
+def accounts(site: Site, survey: Survey) -> str:
+    if site.bundle.is_app:
+        for user in site.bundle.knobs.app_users:
+            if user not in survey.users:
+                return f"there is no user {user} here: make it first, or take it out of app_users."
     return ""
 
 

@@ -18,7 +18,9 @@ def prove(site: Site) -> Generator[StringCommand, None, None]:
     """Run ``redkeep status`` on the host, show its table, and fail the host when a control is weak. Changes nothing."""
     if state.current_stage != StateStage.Execute:
         return
-    site.say(f"{site.changes} things were mended" if site.changes else "nothing had to change")
+    site.say(
+        f"{site.changes} thing{'s were' if site.changes > 1 else ' was'} mended" if site.changes else "nothing had to change"
+    )
     ok, lines, errors = site.run(f"{COMMAND} status")
     for line in lines:
         logger.info(line)

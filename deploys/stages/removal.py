@@ -33,11 +33,7 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     engine = site.bundle.engine
     if engine.package not in survey.packages or not survey.file(machine.MANAGED).kind:
         return
-    stop = (
-        f"systemctl disable --now {engine.unit} >/dev/null 2>&1 || true"
-        if survey.has_systemd
-        else f"service {engine.package} stop >/dev/null 2>&1 || true"
-    )
+    stop = f"systemctl disable --now {engine.unit} >/dev/null 2>&1 || true" if survey.has_systemd else machine.init_stop(engine)
     yield Difference(
         f"package {engine.package} and its data are there",
         f"{stop}\nexport DEBIAN_FRONTEND=noninteractive\n"

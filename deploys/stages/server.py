@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from pyinfra.api import deploy
@@ -52,6 +53,7 @@ def question(site: Site) -> Question:
             f"{engine.data_folder}/appendonlydir",
             engine.log_file.rpartition("/")[0],
         ),
+        authorities=(f"{OPERATOR}/ca.crt", f"{engine.tls_folder}/*/ca.crt"),
         globs=(f"{engine.tls_folder}/*", f"{engine.tls_folder}/*/*"),
         config=tuple(name for name in names if name not in NEVER_ASKED | SET_BY_THE_SERVICE),
         cli=CLI,
@@ -172,10 +174,25 @@ def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
         after = f"touch -d @{unit.started - 1} {path}\n{after}"
     elif unit.active == "active":
         after = f"{after}\n{start_script(site, survey, 'restart')}"
+    yield from foreign_units(site, survey)
     mended = file_differences([ManagedFile(path, drop_in_text(site, survey))], survey, after=after)
     yield from mended
     if unit.stale and not mended:
         yield Difference(f"unit {engine.unit} was changed on disk but not loaded", "systemctl daemon-reload")
+
+
+def foreign_units(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Other texts that change the unit: they could undo the sandbox, so they go, and the server starts without them."""
+    engine, unit = site.bundle.engine, survey.units.get(site.bundle.engine.unit, UnitState())
+    found = [path for path in unit.drop_ins if path.startswith(("/etc/", "/run/")) and path != engine.drop_in]
+    if unit.load == "loaded" and unit.fragment.startswith(("/etc/", "/run/")):
+        found.append(unit.fragment)
+    if found:
+        again = start_script(site, survey, "restart") if unit.active == "active" else "true"
+        yield Difference(
+            f"unit {engine.unit} is changed by {' '.join(found)}, which is not Redkeep's (needs a restart)",
+            f"rm -f {shlex.join(found)}\nsystemctl daemon-reload\n{again}",
+        )
 
 
 @deploy("Server")

@@ -12,7 +12,7 @@ from deploys.facts.survey import Survey
 from deploys.operations.converge import converge
 from deploys.server_settings import CERTIFICATE_SETTINGS, FIXED_AT_START
 from deploys.site import Site
-from deploys.stages.machine import MANAGED
+from deploys.stages.machine import MANAGED, init_stop
 from deploys.stages.wanted import CLI, certificate_folder, drop_in_text, leaf, settings, users, version
 from redkeep.access.acl import acl_differences, parse_acl_list, setuser_arguments
 
@@ -67,8 +67,11 @@ def restart_reasons(site: Site, survey: Survey) -> list[str]:
 def start_script(site: Site, survey: Survey, verb: str) -> str:
     """Shell that starts or restarts the service and waits until the operator gets an answer, or says the log's words."""
     engine = site.bundle.engine
-    act = f"systemctl {verb} {engine.unit}" if survey.has_systemd else f"service {engine.package} {verb} >/dev/null 2>&1"
-    return f"""{act} || true
+    if survey.has_systemd:
+        act = f"systemctl {verb} {engine.unit} || true"
+    else:
+        act = f"{init_stop(engine)}\nservice {engine.package} start >/dev/null 2>&1 || true"
+    return f"""{act}
 i=0; while [ $i -lt 100 ]; do [ "$({CLI} PING 2>/dev/null)" = PONG ] && exit 0; i=$((i+1)); sleep 0.1; done
 echo "{engine.package} does not answer; its log ends with:" >&2; tail -5 {engine.log_file} >&2 || true; exit 1"""
 

@@ -100,11 +100,12 @@ def single(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         suite: str = "bookworm",
         *,
         user: str = "root",
+        init: bool = True,
         groups: tuple[str, ...] = ("redis", "app"),
         secrets: Path | None = None,
         **data: object,
     ) -> Deployment:
-        lab.ensure([Spec(name, suite)])
+        lab.ensure([Spec(name, suite, init)])
         folder = tmp_path_factory.mktemp(name)
         path = write_inventory(
             folder / f"{name}.py",

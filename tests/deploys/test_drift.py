@@ -86,6 +86,11 @@ DRIFTS = {
         "redkeep.conf has other content",
         restart=True,
     ),
+    "a drop-in of someone else": Drift(
+        "printf '[Service]\\nProtectSystem=no\\n' > /etc/systemd/system/redis-server.service.d/zz.conf; systemctl daemon-reload",
+        "is changed by /etc/systemd/system/redis-server.service.d/zz.conf",
+        restart=True,
+    ),
     "the service stopped": Drift("systemctl stop redis-server", "service redis-server is not running", restart=True),
     "the service not enabled": Drift("systemctl disable -q redis-server 2>/dev/null", "unit redis-server.service is disabled"),
     "the daily check off": Drift("systemctl disable -q --now redkeep-certificates.timer 2>/dev/null", "redkeep-certificates.timer"),
@@ -97,6 +102,7 @@ DRIFTS = {
     "the app's credentials readable": Drift("chmod 644 /etc/redkeep/cache.env", "cache.env has mode 0644", host="app13"),
     "the app's credentials edited": Drift("echo REDIS_DEV_MODE=true >> /etc/redkeep/cache.env", "cache.env has other content", host="app13"),
     "the package's link moved": Drift("ln -sfn /tmp /opt/redkeep/current", "link /opt/redkeep/current", host="app13"),
+    "a reader more": Drift("gpasswd -a nobody redkeep >/dev/null", "user nobody may read the app's credentials", host="app13"),
     "the client's key gone": Drift("rm /etc/redkeep/tls/client.key", "client.key is missing", host="app13"),
 }
 
@@ -111,6 +117,7 @@ SHORT = (
     "users.acl owned by the server",
     "the sandbox edited",
     "the sandbox edited and used",
+    "a drop-in of someone else",
     "the service stopped",
     "the firewall flushed",
     "the app's credentials edited",

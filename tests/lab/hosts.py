@@ -26,6 +26,8 @@ FLAGS = (
     "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
     "--tmpfs", "/run", "--tmpfs", "/tmp:exec",
 )  # fmt: skip
+# A host without systemd is the container most people have: the engine's own capabilities, no more.
+PLAIN_FLAGS = ("--tmpfs", "/run", "--tmpfs", "/tmp:exec")
 # A nested engine writes net.*; the rest of /proc/sys stays read-only, for vm.* belong to the machine.
 WRITABLE_NET = (
     "mount -o remount,bind,rw /proc/sys; mount --bind /proc/sys/net /proc/sys/net; mount -o remount,bind,ro /proc/sys"
@@ -83,7 +85,8 @@ class Host:
         marks = ["--label", f"{LABEL}={self.lab_id}"]
         argv = ["create", "--name", self.container, "--hostname", self.name, *marks]
         argv += ["--label", f"{SPEC_LABEL}={self.spec.label()}", "--label", f"{ADDRESS_LABEL}={self.address}"]
-        argv += ["--network", network, "--ip", self.address, "--network-alias", self.name, *FLAGS]
+        argv += ["--network", network, "--ip", self.address, "--network-alias", self.name]
+        argv += FLAGS if self.spec.init else PLAIN_FLAGS
         if self.spec.docker:
             volume = f"{self.container}-docker"
             docker("volume", "create", *marks, volume)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from pyinfra.api import DeployError
 
 from deploys.engine import ENGINES
-from deploys.facts.survey import FileState
-from deploys.stages import application, machine, preflight, removal
+from deploys.facts.survey import FileState, UnitState, certificates_of
+from deploys.stages import application, machine, preflight, removal, server
 from tests.unit.wanted import FakeSite, bundle, survey, there
 
 PACKAGE = {"redis-server": "5:7.0.15-1~deb12u5"}
@@ -142,6 +143,56 @@ def test_a_group_is_noted_when_it_is_made() -> None:
     (made,) = application.account(site(app_group="web"), survey())
     assert f"getent group web >/dev/null || {{ touch {machine.STATE}/group-web; groupadd --system web; }}" == made.script
     assert [] == list(application.account(site(app_group="adm"), survey(groups=groups("adm"))))
+
+
+def test_a_reader_who_is_not_wanted_goes_from_our_own_group_alone() -> None:
+    """In a group that redkeep made, app_users says who reads; in one that was there, others have their reasons."""
+    ours = survey(groups={"web": ("nobody",)}, files={f"{machine.STATE}/group-web": there()})
+    (gone,) = application.account(site(app_group="web"), ours)
+    assert gone.what == "user nobody may read the app's credentials by the group web, but is not in app_users"
+    assert [] == list(application.account(site(app_group="web"), survey(groups={"web": ("nobody",)})))
+
+
+def test_an_account_must_exist() -> None:
+    """An unknown user of app_users is refused before anything is changed."""
+    assert "there is no user www here" in preflight.accounts(site(app_users=["www"]), survey())
+    assert preflight.accounts(site(app_users=["www"]), survey(users=frozenset({"www"}))) == ""
+
+
+def test_other_secrets_are_not_put_over_a_deployed_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that trusts only authorities that our folder does not hold keeps its keys until the caller means it."""
+
+    class Host:
+        data: dict[str, str] = {}  # noqa: RUF012
+
+    monkeypatch.setattr(preflight, "host", Host)
+    mine = certificates_of(site().credentials.trust_bundle.decode())
+    assert len(mine) == 1
+    assert preflight.foreign_secrets(site(), survey()) == ""
+    assert preflight.foreign_secrets(site(), survey(authorities=mine | {"another"})) == ""
+    assert "was set up with other secrets" in preflight.foreign_secrets(site(), survey(authorities=frozenset({"another"})))
+    Host.data = {"replace_secrets": "yes"}
+    assert preflight.foreign_secrets(site(), survey(authorities=frozenset({"another"}))) == ""
+
+
+def test_another_engine_of_ours_is_destroyed_first() -> None:
+    """Changing redis_engine in place is refused with the way to do it."""
+    held = survey(sockets=(("127.0.0.1:6380", "redis-server"),), files={machine.MANAGED: there()}, host={"release": "13"})
+    assert "run deploys/destroy.py with the old one first" in preflight.port(site(redis_engine="valkey"), held)
+
+
+@pytest.mark.parametrize("path", ["/etc/systemd/system/redis-server.service.d/zz.conf", "/run/systemd/system.control/x.conf"])
+def test_a_drop_in_of_someone_else_is_named(path: str) -> None:
+    """Only our drop-in and the distribution's unit may say how the server runs."""
+    ours = ENGINES["redis"].drop_in
+    unit = UnitState("loaded", "active", "enabled", fragment="/lib/systemd/system/redis-server.service", drop_ins=(ours,))
+    assert [] == list(server.foreign_units(site(), survey(units={"redis-server.service": unit})))
+    changed = replace(unit, drop_ins=(ours, path))
+    (found,) = server.foreign_units(site(), survey(units={"redis-server.service": changed}))
+    assert f"is changed by {path}" in found.what
+    moved = replace(unit, fragment="/etc/systemd/system/redis-server.service")
+    (found,) = server.foreign_units(site(), survey(units={"redis-server.service": moved}))
+    assert "is changed by /etc/systemd/system/redis-server.service," in found.what
 
 
 def test_a_removal_must_be_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

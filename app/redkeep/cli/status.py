@@ -25,7 +25,6 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
                         help=f"settings to use (default: {DEFAULT_ENV_FILE})")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--verbose", action="store_true", help="also list what is not applicable here")
     parser.set_defaults(func=run)
 
 
@@ -41,17 +40,15 @@ def run(arguments: argparse.Namespace) -> int:
         controls = [control._asdict() for control in posture.controls]
         print(json.dumps({"state": posture.state, "summary": posture.summary, "controls": controls}, indent=2))
     else:
-        print(table(posture, colour=sys.stdout.isatty(), verbose=arguments.verbose))
+        print(table(posture, colour=sys.stdout.isatty()))
     return posture.exit_code
 
 
-def table(posture: Posture, *, colour: bool, verbose: bool) -> str:
+def table(posture: Posture, *, colour: bool) -> str:
     """An aligned line a control, the remedy under what does not hold, and the sum at the end."""
     width = max((len(control.name) for control in posture.controls), default=0)
     lines = []
     for control in posture.controls:
-        if control.state == "not applicable" and not verbose:
-            continue
         mark = f"{_MARKS[control.state]:<4}"
         mark = f"\x1b[{_COLOURS[control.state]}m{mark}\x1b[0m" if colour else mark
         lines.append(f"{mark}  {control.name:<{width}}  {control.evidence}")
