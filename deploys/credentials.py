@@ -87,8 +87,8 @@ _throwaway: list[tempfile.TemporaryDirectory[str]] = []
 
 @cache
 def open_credentials(folder: Path, renew_days: int, *, keep: bool = True) -> Credentials:
-    """Open, or make, the secrets in ``folder``. With ``keep`` false nothing is written there: a dry run on a new
-    environment works with throwaway secrets.
+    """Open, or make, the secrets in ``folder``. With ``keep`` false nothing is made there: a dry run, a status or a preflight
+    of a new environment works with throwaway secrets.
 
     Raises SecretStoreError: loose modes, a wrong or missing passphrase, a damaged file.
     """

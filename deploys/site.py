@@ -32,6 +32,7 @@ class Site:
     bundle: Bundle
     credentials: Credentials
     environment: str
+    secrets: Path
     question: Question = field(default_factory=Question)
     reporting: bool = False
     found: dict[str, None] = field(default_factory=dict)
@@ -82,6 +83,14 @@ class Site:
         self.changes += 1
         self._surveyed_at = float("-inf")
 
+    def keep_secrets(self) -> None:
+        """Make the secrets when there are none yet: asked once everything else about the host is known to be well."""
+        if not invocation().dry:
+            try:
+                self.credentials = open_credentials(self.secrets, self.bundle.knobs.tls_renew_days)
+            except RedkeepError as error:
+                raise DeployError(str(error)) from None
+
     def say(self, text: str) -> None:
         logger.info(f"{host.print_prefix}{text}")
 
@@ -90,7 +99,8 @@ def open_site(question: Callable[[Site], Question], *, reporting: bool = False) 
     """The site of the host that pyinfra is working on.
 
     Checks every host's knobs first, so that a mistake in one stops the run before any host is touched.
-    Raises DeployError with one sentence for anything that is wrong.
+    Where there are no secrets yet it has throwaway ones: `keep_secrets` makes them. Raises DeployError with one
+    sentence for anything that is wrong.
     """
     try:
         bundles = build([(h.name, frozenset(h.groups), h.data.dict()) for h in inventory])  # type: ignore[no-untyped-call] # pyinfra has no types there
@@ -99,10 +109,10 @@ def open_site(question: Callable[[Site], Question], *, reporting: bool = False) 
         if not environment:
             raise DeployError("The inventory is not a file: give the environment a name with --data environment=NAME.")
         folder = Path(host.data.get("secrets_folder") or secrets_folder(environment))
-        credentials = open_credentials(folder, bundle.knobs.tls_renew_days, keep=not invocation().dry)
+        credentials = open_credentials(folder, bundle.knobs.tls_renew_days, keep=False)
     except RedkeepError as error:
         raise DeployError(str(error)) from None
     pace.send_without_delay(host)
-    site = Site(bundle, credentials, environment, reporting=reporting)
+    site = Site(bundle, credentials, environment, folder, reporting=reporting)
     site.question = question(site)
     return site

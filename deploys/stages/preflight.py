@@ -34,6 +34,7 @@ def preflight(site: Site) -> None:
     for check in (distribution, memory, clock, port, accounts, foreign_server, foreign_secrets, wanted):
         if problem := check(site, survey):
             raise DeployError(f"{site.bundle.name}: {problem}")
+    site.keep_secrets()
 
 
 def wanted(site: Site, survey: Survey) -> str:

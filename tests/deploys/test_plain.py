@@ -54,6 +54,7 @@ def test_other_secrets_are_refused(plain: Deployment, lab: Lab) -> None:
     assert "it was set up with other secrets" in run.output
     assert "Traceback" not in run.output
     assert before == lab[NAME].check("sha256sum /etc/redkeep/cache.env")
+    assert not colleague.secrets.exists()
 
 
 def test_a_destroy_leaves_no_server_running(plain: Deployment, lab: Lab) -> None:

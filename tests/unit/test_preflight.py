@@ -116,13 +116,15 @@ def test_the_question_for_signs_of_use_is_valid_shell(engine: Any) -> None:
 
 
 def test_every_check_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first refusal stops the host, with its name before the sentence."""
+    """The first refusal stops the host, with its name before the sentence, before secrets are made."""
     here = site()
     here.survey = lambda: survey(host={"id": "fedora"})
     with pytest.raises(DeployError, match=r"\A@local: the system is fedora"):
         preflight.preflight(here)
+    assert not here.kept
     here.survey = lambda: survey(host={"time": str(int(time.time()))})
     preflight.preflight(here)
+    assert here.kept
 
 
 def groups(*names: str) -> dict[str, tuple[str, ...]]:

@@ -87,6 +87,10 @@ class FakeSite:
     environment: str = "test"
     answer: tuple[bool, list[str], list[str]] = (True, [], [])
     asked: list[str] = field(default_factory=list)
+    kept: bool = False
+
+    def keep_secrets(self) -> None:
+        self.kept = True
 
     def run(self, command: str) -> tuple[bool, list[str], list[str]]:
         self.asked.append(command)
