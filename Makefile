@@ -4,22 +4,22 @@ ARGS ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help deploy status destroy verify test test-fast test-environment environment lint lab lab-down soak bench locks clean
+.PHONY: help inventory-there deploy status destroy verify test test-fast test-environment environment lint lab lab-down soak bench locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
 
-deploy: environment ## Secure the hosts of INVENTORY (this machine by default)
+deploy: environment inventory-there ## Secure the hosts of INVENTORY (this machine by default)
 	@[ "$$(id -u)" = 0 ] || sudo -v
 	$(PYINFRA) -y $(INVENTORY) deploys/secure_redis.py $(ARGS)
 
-status: environment ## Show what differs on the hosts from what is wanted; changes nothing
+status: environment inventory-there ## Show what differs on the hosts from what is wanted; changes nothing
 	$(PYINFRA) -y $(INVENTORY) deploys/status.py $(ARGS)
 
-destroy: environment ## Remove everything; needs ARGS="--data confirm=<inventory name>"
+destroy: environment inventory-there ## Remove everything; needs ARGS="--data confirm=<inventory name>"
 	$(PYINFRA) -y $(INVENTORY) deploys/destroy.py $(ARGS)
 
-verify: test-environment ## Check the hosts of INVENTORY with independent tools; changes nothing
+verify: test-environment inventory-there ## Check the hosts of INVENTORY with independent tools; changes nothing
 	$(PYTEST) -q tests/hosts --inventory $(INVENTORY) $(ARGS)
 
 test: test-environment ## Run every tier: lint, unit, real Redis, real hosts
@@ -47,6 +47,9 @@ bench: test-environment ## Measure the cache beside redis-py and the PRD design 
 
 locks: test-environment ## Write the lock files anew
 	deploys/lock.sh
+
+inventory-there:
+	@test -f "$(INVENTORY)" || { echo "redkeep: there is no inventory $(INVENTORY): name a file such as inventories/single.py." >&2; exit 2; }
 
 environment:
 	@deploys/bootstrap.sh deploys/requirements.lock
