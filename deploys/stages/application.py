@@ -109,6 +109,8 @@ rm -rf {folder}; python3 -m venv {folder}
     exit 1
 }}
 {pip} --no-index --no-deps redkeep-*.whl
+{folder}/bin/pip --disable-pip-version-check check >/dev/null
+{folder}/bin/python -c 'from redkeep import SecureAIResponseCache'
 chmod -R go-w {folder}; touch {folder}/.complete; sync {folder}"""
 
 
