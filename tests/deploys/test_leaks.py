@@ -339,7 +339,7 @@ def test_nothing_in_what_is_published(stage: Stage, tmp_path: Path) -> None:
 def test_a_dry_run_of_a_new_environment_prints_valid_json_and_keeps_nothing(stage: Stage, tmp_path: Path) -> None:
     """--json --dry before any secrets exist: JSON on stdout, no secrets folder, no temporary folder."""
     fresh = Deployment(stage.deployment.inventory, tmp_path / "new")
-    command = fresh.command("secure_redis", "--json", "--dry", yes=False)
+    command = fresh.command("secure_redis", "--json", "--dry", "--data", "replace_secrets=yes", yes=False)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     json.loads(done.stdout)
