@@ -26,7 +26,7 @@ class Run:
     @property
     def mended(self) -> dict[str, list[str]]:
         """What each host had mended, by the host's name."""
-        return self._lines(r"(?!would mend:|drift:|as wanted|nothing had|\d+ things|Success|No changes|Connected|Ready|Skipped|Error: executed)")
+        return self._lines(r"(?!would mend:|drift:|as wanted|nothing had|\d+ things? w|Success|No changes|Connected|Ready|Skipped|Error: executed)")
 
     @property
     def drift(self) -> dict[str, list[str]]:
