@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
+_NOT_MENDED = r"would mend:|drift:|as wanted|nothing had|\d+ things? w|Success|No changes|Connected|Ready|Skipped|Error: executed"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -26,7 +27,7 @@ class Run:
     @property
     def mended(self) -> dict[str, list[str]]:
         """What each host had mended, by the host's name."""
-        return self._lines(r"(?!would mend:|drift:|as wanted|nothing had|\d+ things? w|Success|No changes|Connected|Ready|Skipped|Error: executed)")
+        return self._lines(rf"(?!{_NOT_MENDED})")
 
     @property
     def drift(self) -> dict[str, list[str]]:
