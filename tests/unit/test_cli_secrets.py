@@ -199,6 +199,20 @@ def test_certs_renew_and_new_ca(store: SecretStore, capsys: pytest.CaptureFixtur
     assert "--all" in capsys.readouterr().err
 
 
+def test_certs_retire_ca(store: SecretStore, capsys: pytest.CaptureFixture[str]) -> None:
+    """`retire-ca` forgets the older authority, but not while a leaf of its own is in use."""
+    assert 0 == main(["certs", "retire-ca"])
+    assert "nothing was changed" in capsys.readouterr().out
+    assert 0 == main(["certs", "new-ca"])
+    assert 0 == main(["certs", "renew", "cache"])
+    assert 2 == main(["certs", "retire-ca"])
+    assert "signed redis-1:" in capsys.readouterr().err
+    assert 2 == again().trust_bundle().count(b"BEGIN CERTIFICATE")
+    assert 0 == main(["certs", "renew", "redis-1"])
+    assert 0 == main(["certs", "retire-ca"])
+    assert again().authority().cert_pem == again().trust_bundle()
+
+
 def test_certs_inspect(store: SecretStore, capsys: pytest.CaptureFixture[str]) -> None:
     """`inspect` tells what a stored certificate or a PEM file says; anything else is refused."""
     assert 0 == main(["certs", "inspect", "redis-1"])

@@ -43,12 +43,15 @@ def register(subparsers: Subparsers) -> None:
     )
     new.set_defaults(func=_new_ca)
 
+    retire = verbs.add_parser("retire-ca", help="trust the newest authority alone, once it has signed every leaf")
+    retire.set_defaults(func=_retire_ca)
+
     export = verbs.add_parser("export", help="write a certificate, its key (mode 0600) and the authorities")
     export.add_argument("name", metavar="NAME")
     export.add_argument("folder", metavar="DIR", type=Path)
     export.add_argument("--force", action="store_true", help="replace files that exist")
     export.set_defaults(func=_export)
-    for verb in (listing, inspect, renew, new, export):
+    for verb in (listing, inspect, renew, new, retire, export):
         add_folder_option(verb)
 
 
@@ -108,7 +111,22 @@ def _renew(args: argparse.Namespace) -> int:
 def _new_ca(args: argparse.Namespace) -> int:
     _open(args).add_authority()
     print("made a new authority, trusted beside the old")
-    print("next: deploy, so that every host trusts both; then `redkeep certs renew --all` and deploy again")
+    print("next: deploy, so that every host trusts both; then `redkeep certs renew --all` and deploy again;")
+    print("then `redkeep certs retire-ca` and deploy a last time, so that the old one is trusted no more")
+    return 0
+
+
+def _retire_ca(args: argparse.Namespace) -> int:
+    store = _open(args)
+    old = store.old_leaves()
+    if old:
+        raise ConfigurationError(
+            f"an older authority signed {', '.join(old)}: run `redkeep certs renew --all` and deploy first"
+        )
+    if not store.retire_authorities():
+        print("there is one authority alone; nothing was changed")
+    else:
+        print("the newest authority alone is left; deploy, so that no host trusts another")
     return 0
 
 

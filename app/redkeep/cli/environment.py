@@ -6,6 +6,12 @@ from redkeep.crypto.keyring import generate_key
 from redkeep.crypto.passwords import generate_password
 
 PRODUCTION_URL = "rediss://redis:6379"
+CERTIFICATES = (
+    "A server with a certificate of a private CA: name that CA, and it alone is trusted. Mutual TLS: the client's own.",
+    "REDIS_TLS_CA_FILE=/etc/redkeep/tls/ca.crt",
+    "REDIS_TLS_CERT_FILE=/etc/redkeep/tls/client.crt",
+    "REDIS_TLS_KEY_FILE=/etc/redkeep/tls/client.key",
+)
 DEVELOPMENT_URL = "redis://redis:6379"
 
 
@@ -30,6 +36,7 @@ def production_environment(*, url: str = PRODUCTION_URL) -> str:
             "REDIS_PROTECTED_MODE": "true",
             "REDIS_DEV_MODE": "false",
         },
+        notes=CERTIFICATES,
     )
 
 
@@ -49,6 +56,7 @@ def development_environment(*, url: str = DEVELOPMENT_URL) -> str:
     )
 
 
-def _render(kind: str, values: dict[str, str]) -> str:
+def _render(kind: str, values: dict[str, str], *, notes: tuple[str, ...] = ()) -> str:
     head = f"# Made by `redkeep secrets env --{kind}`. Literal values: keep it at mode 0600, out of git.\n"
-    return head + "".join(f"{name}={value}\n" for name, value in values.items())
+    lines = [*(f"{name}={value}" for name, value in values.items()), *(f"# {note}" for note in notes)]
+    return head + "".join(f"{line}\n" for line in lines)

@@ -130,10 +130,19 @@ class SecretStore(Vault):
                 },
             )
 
-    def retire_authorities(self, *, keep: int = 1) -> None:
-        """Forget all but the newest `keep` authorities; leaves of the others are no longer trusted."""
+    def retire_authorities(self, *, keep: int = 1) -> int:
+        """Forget all but the newest `keep` authorities and return how many went; their leaves are no longer trusted."""
+        gone = len(self._document["authorities"]) - _at_least_one(keep)
+        if gone <= 0:
+            return 0
         with self.transaction():
-            del self._document["authorities"][_at_least_one(keep) :]
+            del self._document["authorities"][keep:]
+        return gone
+
+    def old_leaves(self) -> tuple[str, ...]:
+        """The names of the leaves that the newest authority did not issue."""
+        newest = self._ensure_authority()
+        return tuple(name for name, record in self._document["leaves"].items() if record["authority"] != newest)
 
     def leaf(
         self,
