@@ -43,6 +43,7 @@ tier lint tests/lint.sh
 pytest_tier unit tests/unit tests/templates
 if [ "${1:-}" != fast ]; then
     pytest_tier redis tests/redis tests/api
+    [ ! -d tests/dashboard ] || deploys/bootstrap.sh tests/requirements.lock chromium chromium-driver
     pytest_tier dashboard tests/dashboard
     # sslyze pins an older cryptography than the package ships: it has an environment of its own.
     if ! cmp -s tests/scanners/requirements.lock build/scanners/.lock; then

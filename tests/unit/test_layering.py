@@ -145,9 +145,10 @@ def test_a_lock_file_has_hashes_and_no_address(path: Path) -> None:
 
 
 def test_the_locks_agree() -> None:
-    """A package has one version in all lock files of this bundle."""
-    versions: dict[str, set[str]] = {}
+    """A package has the same version, or the same versions by Python's own, in all lock files of this bundle."""
+    versions: dict[str, set[frozenset[str]]] = {}
     for path in (p for p in tracked("*.lock") if "scanners" not in p.parts):
-        for name, version in re.findall(r"^([a-z0-9._-]+)==(\S+)", path.read_text(), re.MULTILINE):
-            versions.setdefault(name, set()).add(version)
+        found = re.findall(r"^([a-z0-9._-]+)==(\S+)", path.read_text(), re.MULTILINE)
+        for name in {name for name, _ in found}:
+            versions.setdefault(name, set()).add(frozenset(version for other, version in found if other == name))
     assert {} == {name: found for name, found in versions.items() if len(found) > 1}
