@@ -1,0 +1,165 @@
+"""The stages of a migration as values: what each does, how it is proved, how it is undone, and in which order they go.
+
+Nothing here connects. The deploys `migrate` and `rollback` carry the stages out on hosts, the managers from Python.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from redkeep.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage. `actions` are carried out in this order; `minutes` is what a small team plans, clients' moves included."""
+
+    name: str
+    description: str
+    minutes: int
+    actions: tuple[str, ...]
+    validation: str
+    rollback: str
+    risk: str
+
+
+STAGES: Final = (
+    Stage(
+        "preparation",
+        "Prepare for the migration; nothing changes for any client",
+        15,
+        (
+            "Verify that the server's version and settings can be migrated",
+            "Document the current configuration",
+            "Back up the current data",
+            "Restore the backup into a throwaway server and compare",
+            "Write the rollback plan",
+        ),
+        "The backup was restored and holds what the server holds",
+        "Remove what was installed; the backup stays",
+        "a snapshot needs memory and disk space for a moment",
+    ),
+    Stage(
+        "authentication",
+        "Make the users; whoever has no password yet goes on as before",
+        15,
+        (
+            "Generate the passwords",
+            "Make the users on the running server",
+            "Write the users to the configuration",
+            "Give the passwords to the apps on the server's own host",
+            "Test the logins",
+        ),
+        "Each user logs in with its own password and a wrong one is refused",
+        "Remove the users, once nobody is logged in as one of them",
+        "none for clients that are connected",
+    ),
+    Stage(
+        "tls",
+        "Open the TLS port beside the plaintext port, then move the clients",
+        60,
+        (
+            "Generate the certificates",
+            "Open the TLS port on the running server",
+            "Write the TLS settings to the configuration",
+            "Give certificates and passwords to the apps",
+            "Test encrypted connections",
+        ),
+        "The TLS port shows a valid certificate and refuses a client without one",
+        "Close the TLS port, once nobody is connected to it",
+        "clients that are moved need the new address, the CA and a certificate",
+    ),
+    Stage(
+        "application_encryption",
+        "Seal what is written from now on; what was written before stays readable",
+        30,
+        (
+            "Generate the encryption key",
+            "Give the key to the apps, with the reading of old entries on",
+            "Test a sealed write and read",
+        ),
+        "A sealed value is written and read by the app",
+        "Take the key away from the apps; entries sealed meanwhile are misses until the key is back",
+        "an app that lacks the key misses what the others have sealed",
+    ),
+    Stage(
+        "access_control",
+        "Turn the default user off; each service has its own user",
+        15,
+        (
+            "Turn the default user and the users of before off on the running server",
+            "End the sessions of users that are off",
+            "Write it to the configuration",
+            "Test the boundaries of each user",
+        ),
+        "The running server's users and rights are the wanted ones, and nobody enters without a password",
+        "Turn the users of before on again",
+        "a client that was overlooked is refused",
+    ),
+    Stage(
+        "close",
+        "Close the plaintext port and the reading of old entries, and keep it all on disk",
+        15,
+        (
+            "Close the plaintext port and end what is connected to it",
+            "Write the final configuration",
+            "Restart the server once if it must be, with all its data",
+            "Turn the reading of old entries off",
+            "Decide what becomes of the old backup",
+        ),
+        "Nothing differs from what a deploy wants",
+        "Open the plaintext port again, with the configuration of the stage before",
+        "one restart of the server, covered by the clients' retries",
+    ),
+)
+"""In the order they go. The names are the PRD's; `close` is what its list lacks."""
+
+NAMES: Final = tuple(stage.name for stage in STAGES)
+
+_OTHER_NAMES: Final = {"tls_optional": "tls"}
+
+
+def find(name: str) -> Stage:
+    """The stage of that name; the PRD's `tls_optional` is `tls`. Raises ConfigurationError for an unknown one."""
+    wanted = _OTHER_NAMES.get(name, name)
+    for stage in STAGES:
+        if stage.name == wanted:
+            return stage
+    close = difflib.get_close_matches(wanted, NAMES, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ConfigurationError(f"stage: there is no such stage; {hint}The stages are, in this order: {', '.join(NAMES)}")
+
+
+def following(done: Sequence[str]) -> Stage | None:
+    """The stage that is due when `done` are done, None when all are."""
+    return next((stage for stage in STAGES if stage.name not in done), None)
+
+
+def check_forward(name: str, done: Sequence[str]) -> Stage:
+    """The stage to carry out: the one due, or the last one done (again).
+
+    Raises ConfigurationError for an unknown stage and for one that is out of order.
+    """
+    stage, due = find(name), following(done)
+    if due is None or stage.name in done:
+        if not done or stage.name != done[-1]:
+            raise ConfigurationError(f"stage: {stage.name} is done already; the last one done is {done[-1]}")
+        return stage
+    if stage != due:
+        raise ConfigurationError(f"stage: {stage.name} is out of order; {due.name} comes first")
+    return stage
+
+
+def check_back(name: str, done: Sequence[str]) -> tuple[Stage, ...]:
+    """The stages to undo to be back before `name`, the last one first.
+
+    Raises ConfigurationError for an unknown stage and for one that is not done.
+    """
+    stage = find(name)
+    if stage.name not in done:
+        last = f"the last one done is {done[-1]}" if done else "none is done"
+        raise ConfigurationError(f"stage: {stage.name} is not done, so there is nothing to undo; {last}")
+    return tuple(find(other) for other in reversed(done[list(done).index(stage.name) :]))
