@@ -191,6 +191,42 @@ def test_early_refresh(server: Server) -> None:
     asyncio.run(work())
 
 
+def test_close_ends_refreshes(server: Server) -> None:
+    """A refresh under way is cancelled, its lock released and nothing of it left; what a caller awaits is finished."""
+
+    async def work() -> None:
+        async with opened(server) as cache:
+            cancelled = asyncio.Event()
+
+            async def endless() -> str:
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    cancelled.set()
+                return "never"
+
+            await cache.get_or_set("k", Counter(), 30)
+            assert await cache.get_or_set("k", endless, 30, early=0.9999) == "value"
+            while not stored_locks(server):
+                await asyncio.sleep(0.01)
+            awaited = asyncio.create_task(cache.get_or_set("other", Counter()))
+            await asyncio.sleep(0)
+            await cache.close()
+            assert cancelled.is_set()
+            assert await awaited == "value"
+            assert len(cache._flights) == 0
+            assert not stored_locks(server)
+            assert {task for task in asyncio.all_tasks() if "Flights" in repr(task)} == set()
+
+    asyncio.run(work())
+
+
+def stored_locks(server: Server) -> list[object]:
+    with server.log_in() as operator:
+        (names,) = operator.ask(("KEYS", "ai_cache:lock:*"))
+    return names  # type: ignore[return-value]
+
+
 def test_without_redis(server: Server) -> None:
     """Every caller gets a value; in a process still one computation."""
 

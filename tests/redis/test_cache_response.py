@@ -121,6 +121,22 @@ def test_requests_that_share_a_name_do_not_share_an_answer(open_server: Server) 
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("mine", ["text", None, [1, 2], ["a" * 24, 2**40], [None, None], ["a" * 24, 2**40, 7], {"b": 1}])
+def test_a_field_named_like_ours_is_the_callers(open_server: Server, mine: Any) -> None:
+    """Whatever an answer holds under `_redkeep` comes back, from Redis and from memory."""
+
+    async def work() -> None:
+        async with plain(open_server) as cache:
+            await cache.cache_response("t", "qa", {}, {"_redkeep": mine, "a": 1})
+            for _ in range(2):
+                found = await cache.get_cached_response("t", "qa", {})
+                assert found is not None
+                assert (found["_redkeep"], found["a"]) == (mine, 1)
+                await cache.invalidate_memory_cache()
+
+    asyncio.run(work())
+
+
 def test_memory_follows_invalidation_and_ends(open_server: Server) -> None:
     """After invalidation the memory tier serves nothing; its entries end with the operation's time."""
 
@@ -374,7 +390,7 @@ def test_any_answer_comes_back(open_server: Server, answer: dict[str, Any], text
             for _ in range(2):
                 found = await cache.get_cached_response(text, operation, {"o": answer})
                 assert found is not None
-                added = {"cached_at", "cache_hit", "text_length", "compression_used", "_redkeep"}
+                added = {"cached_at", "cache_hit", "text_length", "compression_used"}
                 assert {key: found[key] for key in answer if key not in added} == {k: v for k, v in answer.items() if k not in added}
                 await cache.invalidate_memory_cache()
 

@@ -286,6 +286,37 @@ def test_lost_epochs_bring_nothing_back(server: Server) -> None:
     asyncio.run(work())
 
 
+def test_an_epoch_played_back_brings_nothing_back(server: Server) -> None:
+    """A word from before an invalidation, played back or come with a lagging replica, is refused by whoever saw it replaced; a
+    word that was never one gives misses; a lost word does not make old readable names count again."""
+
+    async def work() -> None:
+        async with opened(server, redis_read_legacy=True) as cache:
+            other = secure(server)
+            await cache.cache_response(TEXT, "qa", {}, ANSWER)
+            assert await other.get_cached_response(TEXT, "qa", {}) is not None
+            with server.log_in() as operator:
+                (names,) = operator.ask(("KEYS", "ai_cache:epoch:*"))
+                words = {name: operator.ask(("GET", name))[0] for name in names}  # type: ignore[attr-defined]
+                await cache.invalidate_by_operation("qa")
+                await asyncio.sleep(REFRESH_SECONDS + 0.05)
+                assert await other.get_cached_response(TEXT, "qa", {}) is None
+                for replayed in (words, {name: b"0123456789abcdef" for name in words}):
+                    for name, word in replayed.items():
+                        assert operator.ask(("SET", name, word)) == ["OK"]
+                    await asyncio.sleep(REFRESH_SECONDS + 0.05)
+                    for each in (cache, other):
+                        assert await each.get_cached_response(TEXT, "qa", {}) is None
+                plant(server, {cache.key_generator.generate_cache_key(TEXT, "qa", {}): json.dumps(ANSWER).encode()})
+                await cache.invalidate_by_operation("qa")
+                operator.ask(("DEL", *words))  # type: ignore[arg-type]
+            await asyncio.sleep(REFRESH_SECONDS + 0.05)
+            assert await cache.get_cached_response(TEXT, "qa", {}) is None
+            await other.close()
+
+    asyncio.run(work())
+
+
 def test_value_computed_before_an_invalidation(server: Server) -> None:
     """It was stale when it came: it is not served afterwards."""
 
@@ -420,6 +451,58 @@ def test_invalidation_reaches_old_values(server: Server) -> None:
                 assert await each.get_cached_response(TEXT, "qa", {}) is None
                 assert await each.get_cached_response(TEXT, "qa2", {}) is not None
             await other.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("mine", ["text", ["a" * 24, 2**40], [None, None]])
+def test_a_field_named_like_ours_is_the_callers(server: Server, mine: Any) -> None:
+    """An answer's own `_redkeep` comes back, whether it was written and read inside or outside a migration window."""
+
+    async def work() -> None:
+        for wrote in (False, True):
+            async with opened(server, redis_read_legacy=wrote) as cache:
+                await cache.cache_response(LONG, "qa", {}, {"_redkeep": mine})
+            for reads in (False, True):
+                async with secure(server, redis_read_legacy=reads) as cache:
+                    found = await cache.get_cached_response(LONG, "qa", {})
+                    assert found is not None
+                    assert found["_redkeep"] == mine
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_many_old_values_in_few_round_trips(server: Server, client: str) -> None:
+    """Misses of get_many look under the old names together: 300 of them cost a handful of round trips, and move their values."""
+    keys = [f"ai_cache:mine:{number}" for number in range(300)]
+
+    async def work() -> None:
+        async with opened(server, redis_read_legacy=True, redis_client=client) as cache:
+            plant(server, {key: json.dumps({"n": key}).encode() for key in keys[:200]} | {keys[200]: b"no json"})
+            assert cache.redis is not None
+            trips = 0
+            ask, ask_many = cache.redis.execute, cache.redis.execute_many
+
+            def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+                def run(*arguments: Any) -> Any:
+                    nonlocal trips
+                    trips += 1
+                    return call(*arguments)
+
+                return run
+
+            cache.redis.execute, cache.redis.execute_many = counted(ask), counted(ask_many)  # type: ignore[method-assign]
+            await cache.get_many(["another"])
+            before = trips
+            found = await cache.get_many(keys)
+            assert found == {key: {"n": key} for key in keys[:200]}
+            assert trips - before <= 6
+            assert keys[200] not in stored(server)
+            for key in keys[:200]:
+                assert cache._entry_name(key) in stored(server, "ai_cache:op:*") or key is not keys[0]
+            plant(server, dict.fromkeys(keys[:200], b"0"))
+            assert await cache.get_many(keys) == found
 
     asyncio.run(work())
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from redkeep.access.connection import new_client
+from redkeep.access.limits import Limits
 from redkeep.access.tls import SharedContext
 from redkeep.access.transport import Transport
 from redkeep.errors import (
@@ -202,6 +203,34 @@ def test_an_idle_connection_that_the_server_ended_is_not_noticed(start: Callable
         return bool(await transport.execute("GET", "ai_cache:idle") == b"i")
 
     assert run(server, work)
+
+
+def test_the_second_connection_ends_when_idle(server: Server) -> None:
+    """Made for a large value, it goes after its idle time, without a word in the log, and comes back for the next; the first stays."""
+
+    async def work() -> list[int]:
+        counts = []
+        limits = Limits(second_idle_seconds=0.3, seconds=1.0)
+        async with Transport(server.target(), limits=limits) as transport:
+            with server.log_in() as operator:
+
+                def connections() -> int:
+                    (clients,) = operator.ask(("CLIENT", "LIST"))
+                    assert isinstance(clients, bytes)
+                    return clients.count(b"name=redkeep ")
+
+                await transport.execute("PING")
+                for _ in range(2):
+                    assert await transport.execute("SET", "ai_cache:large", b"x" * 400_000, "PX", 60_000) == b"OK"
+                    counts.append(connections())
+                    end = time.monotonic() + 3
+                    while connections() > 1 and time.monotonic() < end:
+                        await transport.execute("PING")
+                        await asyncio.sleep(0.05)
+                    counts.append(connections())
+        return counts
+
+    assert asyncio.run(work()) == [2, 1, 2, 1]
 
 
 def test_connecting_is_cheap(server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 import socket
 import time
 from collections.abc import Callable
@@ -102,6 +103,17 @@ def test_other_replies_without_end_are_cut_off(endless: bytes) -> None:
             await writer.drain()
 
     assert isinstance(error_of(script, limits=Limits(seconds=5.0, replays=0, reply_bytes=1024 * 1024)), WireError)
+
+
+@pytest.mark.parametrize("nested", [1, 7])
+@pytest.mark.parametrize("promise", [b"*4294967295\r\n", b"*400000000\r\n", b"%200000000\r\n"], ids=["most", "list", "map"])
+def test_a_list_is_not_made_on_a_promise(promise: bytes, nested: int) -> None:
+    """A header that promises more elements than a cache asks for ends the connection; no memory was taken for it."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    error = error_of(says(b"*1\r\n" * (nested - 1) + promise))
+    assert isinstance(error, WireError)
+    assert "promises a list" in str(error)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
 
 
 @pytest.mark.parametrize(

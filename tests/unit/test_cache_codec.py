@@ -33,7 +33,7 @@ from redkeep.cache.document import from_json, to_json
 from redkeep.cache.legacy import MAX_DEPTH, inflate, load_plain_pickle
 from redkeep.crypto.envelope import OVERHEAD_BYTES, seal
 from redkeep.crypto.keyring import KeyRing, generate_key
-from redkeep.errors import DecryptionError
+from redkeep.errors import ConfigurationError, DecryptionError
 
 KEYS = (generate_key(), generate_key())
 RING = KeyRing.from_strings(KEYS)
@@ -353,3 +353,24 @@ def test_fernet_keys_with_and_without_padding() -> None:
     assert Codec(ring=RING, fernet_keys=[KEYS[0].rstrip("=")]).read(token, name=NAME, read_pickles=False) == 1
     assert base64.urlsafe_b64decode(token)[0] == 0x80
     assert time.time() > 0
+
+
+def test_without_a_key_nothing_is_sealed_or_opened() -> None:
+    """A codec without a ring says so: it neither writes readable bytes where sealed ones are asked for, nor takes an envelope."""
+    codec, envelope = Codec(), sealed({"a": 1}, Codec(ring=RING))
+    with pytest.raises(ConfigurationError, match="REDIS_ENCRYPTION_KEY"):
+        codec.seal(b"{}", name=NAME, expires_at_ms=FUTURE)
+    for read in (codec.open, lambda stored, name: codec.read(stored, name=name, read_pickles=True)):
+        with pytest.raises(DecryptionError, match="no key to open"):
+            read(envelope, name=NAME)
+    with pytest.raises(DecryptionError, match="no key to open the old"):
+        codec.read(b"encrypted:" + Fernet(KEYS[0]).encrypt(b"{}"), name=NAME, read_pickles=True)
+
+
+def test_the_clock_can_be_given() -> None:
+    """An envelope past its time opens at an earlier hour, which tells a late value from a forged one."""
+    codec = Codec(ring=RING)
+    late = codec.seal(b"1", name=NAME, expires_at_ms=1)
+    assert codec.open(late, name=NAME, clock=lambda: 0.0) == 1
+    with pytest.raises(DecryptionError, match="past its expiry"):
+        codec.open(late, name=NAME)

@@ -41,6 +41,7 @@ class Dialer:
         client_name: str,
         timeout: float,
         max_reply_bytes: int,
+        max_reply_elements: int,
     ) -> None:
         self.peer = Peer(target.host, target.port, target.username or "default")
         self.credentials = credentials or credentials_of(target)
@@ -48,7 +49,7 @@ class Dialer:
         self._contexts = contexts
         self._client_name = client_name
         self._timeout = timeout
-        self._max_reply_bytes = max_reply_bytes
+        self._most = {"max_reply_bytes": max_reply_bytes, "max_reply_elements": max_reply_elements}
 
     async def dial(self, owner: Owner, *, tracking: bool) -> tuple[WireProtocol, bool]:
         """A connection that answers, and whether the server tracks for it. Raises the leaves of our error tree."""
@@ -59,7 +60,7 @@ class Dialer:
                 context = self._contexts.get() if self._contexts else None
                 sock = await _connect(loop, self.peer)
                 try:
-                    wire = made = WireProtocol(owner, loop, sock, context=context, max_reply_bytes=self._max_reply_bytes)
+                    wire = made = WireProtocol(owner, loop, sock, context=context, **self._most)
                     transport, _ = await loop.create_connection(lambda: made, sock=sock)
                 except BaseException:
                     sock.close()

@@ -40,7 +40,13 @@ class Lane:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, dialer: Dialer, limits: Limits, *, tracking: Tracking | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dialer: Dialer,
+        limits: Limits,
+        *,
+        tracking: Tracking | None = None,
+        idle_seconds: float = math.inf,
     ) -> None:
         self.peer = dialer.peer
         self.bytes_in_flight = 0
@@ -49,6 +55,7 @@ class Lane:
         self._dialer = dialer
         self._limits = limits
         self._tracking = tracking
+        self._idle_seconds = idle_seconds
         self._reconnect = Reconnect(loop.time)
         self._waiting: deque[Call] = deque()
         self._packed: list[bytes] = []
@@ -219,8 +226,18 @@ class Lane:
                     self._heartbeat()
                     return
                 upcoming.append(silent_since + HEARTBEAT_SECONDS)
+            elif not self._waiting and self._idle_seconds < math.inf:
+                if silent_since + self._idle_seconds <= now:
+                    self._rest(wire)
+                else:
+                    upcoming.append(silent_since + self._idle_seconds)
         if upcoming and min(upcoming) + _GRAIN_SECONDS < self._timer_due:
             self._set_timer(min(upcoming) + _GRAIN_SECONDS)
+
+    def _rest(self, wire: WireProtocol) -> None:
+        """Nothing came for a while: end the connection; the next call makes one."""
+        self.wire = None
+        wire.close()
 
     def _set_timer(self, moment: float) -> None:
         """Look at the deadlines at `moment`, which is sooner than what was planned: that may be a look at a silent server."""

@@ -29,8 +29,13 @@ class Limits:
     """Of commands, a lane; with what the socket buffers, the memory a stalled server can cost."""
     reply_bytes: int = 64 * MEBI
     """A longer reply is no value of a cache, but a server that does not stop sending."""
+    reply_elements: int = MEBI
+    """Elements that the header of one list or map may promise: hiredis makes room for all of them before the first arrives, 8 bytes
+    each, and nests 9 levels at most; together no more than `reply_bytes` and a little."""
     large_bytes: int = 256 * KIBI
     """Longer commands go on the second connection, so that small ones do not wait behind them."""
+    second_idle_seconds: float = 60.0
+    """The second connection ends after so long without a command; some 40 KB of the server's memory, a file descriptor each."""
     replays: int = 2
     """A command may be written again so often: one that makes the server drop its connections must not do so for ever."""
     client_name: str = "redkeep"

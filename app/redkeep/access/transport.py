@@ -49,6 +49,7 @@ class Transport:
             client_name=self._limits.client_name,
             timeout=self._limits.connect_seconds,
             max_reply_bytes=self._limits.reply_bytes,
+            max_reply_elements=self._limits.reply_elements,
         )
         self._large_bytes = self._limits.large_bytes
         self._tracking = Tracking()
@@ -195,7 +196,7 @@ class Transport:
     def _second_lane(self) -> Lane:
         if self._second is None:
             assert self._loop is not None  # `_enter` came before
-            self._second = Lane(self._loop, self._dialer, self._limits)
+            self._second = Lane(self._loop, self._dialer, self._limits, idle_seconds=self._limits.second_idle_seconds)
         return self._second
 
 

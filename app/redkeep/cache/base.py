@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from redkeep.cache import arguments
 from redkeep.cache.codec import Codec
 from redkeep.cache.keys import CacheKeyGenerator
 from redkeep.cache.link import TIMEOUT_SECONDS, Link, reason_of
@@ -28,10 +29,11 @@ NOT_FOUND: Final = "key_not_found"
 MISS: Final = object()
 """No value; None is a value that JSON can hold."""
 
+GONE: Final = -2
+"""What PTTL says of a key that is not there."""
+
 MEMORY_SECONDS: Final = 300.0
 """The longest that the memory tier serves an entry without asking Redis: what another process replaced is seen by then."""
-
-MAX_TTL: Final = 10 * 365 * 86_400
 
 
 class OlderName(NamedTuple):
@@ -70,18 +72,32 @@ class CacheBase(Link):
         `read_legacy` reads the pickles of the old class, as plain data; by default on. Raises TypeError and ValueError naming
         the argument.
         """
-        super().__init__(_text(redis_url, "redis_url"), timeout)
-        self.default_ttl = _seconds(default_ttl, "default_ttl")
+        super().__init__(arguments.text(redis_url, "redis_url"), arguments.span(timeout, "timeout"))
+        self.default_ttl = arguments.seconds(default_ttl, "default_ttl")
         self.operation_ttls: dict[str, int] = {
             "summarize": 7200, "sentiment": 86400, "key_points": 7200, "questions": 3600, "qa": 1800,
         }
-        self.text_size_tiers: dict[str, int] = dict(text_size_tiers or {"small": 500, "medium": 5000, "large": 50000})
-        self.performance_monitor = performance_monitor or CachePerformanceMonitor()
-        self.key_generator = CacheKeyGenerator(text_hash_threshold, hash_algorithm, self.performance_monitor)
-        self.read_legacy = True if read_legacy is None else read_legacy
-        self.memory_ttl = memory_ttl
-        self._codec = Codec(threshold=compression_threshold, zlib_level=compression_level)
-        self.memory_cache = MemoryTier(max_entries=memory_cache_size, max_bytes=memory_cache_bytes, decode=self._decode)
+        self.text_size_tiers: dict[str, int] = arguments.tiers(
+            {"small": 500, "medium": 5000, "large": 50000} if text_size_tiers is None else text_size_tiers, "text_size_tiers"
+        )
+        monitor: CachePerformanceMonitor | None = arguments.instance(performance_monitor, "performance_monitor", CachePerformanceMonitor)
+        self.performance_monitor = monitor or CachePerformanceMonitor()
+        self.key_generator = CacheKeyGenerator(
+            arguments.whole(text_hash_threshold, "text_hash_threshold"),
+            arguments.hasher(hash_algorithm, "hash_algorithm"),
+            self.performance_monitor,
+        )
+        self.read_legacy = True if read_legacy is None else arguments.flag(read_legacy, "read_legacy")
+        self.memory_ttl = arguments.span(memory_ttl, "memory_ttl", zero=True)
+        self._codec = Codec(
+            threshold=arguments.whole(compression_threshold, "compression_threshold"),
+            zlib_level=arguments.whole(compression_level, "compression_level", most=9),
+        )
+        self.memory_cache = MemoryTier(
+            max_entries=arguments.whole(memory_cache_size, "memory_cache_size"),
+            max_bytes=arguments.whole(memory_cache_bytes, "memory_cache_bytes"),
+            decode=self._decode,
+        )
 
     @property
     def compression_threshold(self) -> int:
@@ -90,7 +106,7 @@ class CacheBase(Link):
 
     @compression_threshold.setter
     def compression_threshold(self, value: int) -> None:
-        self._codec.threshold = value
+        self._codec.threshold = arguments.whole(value, "compression_threshold")
 
     @property
     def compression_level(self) -> int:
@@ -99,7 +115,7 @@ class CacheBase(Link):
 
     @compression_level.setter
     def compression_level(self, value: int) -> None:
-        self._codec.zlib_level = value
+        self._codec.zlib_level = arguments.whole(value, "compression_level", most=9)
 
     @property
     def memory_cache_size(self) -> int:
@@ -108,7 +124,7 @@ class CacheBase(Link):
 
     @memory_cache_size.setter
     def memory_cache_size(self, value: int) -> None:
-        self.memory_cache.max_entries = value
+        self.memory_cache.max_entries = arguments.whole(value, "memory_cache_size")
 
     @property
     def memory_cache_order(self) -> list[str]:
@@ -129,7 +145,7 @@ class CacheBase(Link):
 
     def _entry_name(self, key: str) -> str:
         """A hook: the Redis key for a key of `get` and `set`."""
-        return _text(key, "key")
+        return arguments.text(key, "key")
 
     def _older_entry_names(self, key: str) -> list[OlderName]:
         """A hook: where else the value for `key` may lie."""
@@ -200,22 +216,37 @@ class CacheBase(Link):
             stored, left = await self._execute_many([("GET", wire_name(other.name)), ("PTTL", wire_name(other.name))])
         except RedkeepError:
             return None
-        if stored is None or left == -2:
+        if stored is None or left == GONE:
             return None
+        value, move = await self._open_older(name, other, stored, left)
+        if move is None:
+            return None
+        await self._move([move])
+        return value, move[2], ""
+
+    async def _open_older(self, name: str, other: OlderName, stored: bytes, left: int) -> tuple[Any, tuple[Any, ...] | None]:
+        """The value that lies under another name with `left` milliseconds to live, and the command that moves it to `name`;
+        no command when there is no value to be had."""
         try:
             value = self._decode(other.name, stored, other.legacy)
         except DecryptionError as error:
             await self._reject(other.name, stored, error)
-            return None
+            return MISS, None
         seconds = left / 1000 if left > 0 else float(self.default_ttl)
         try:
             fresh = self._encode(name, value, seconds)
-            await self._execute("SET", wire_name(name), fresh, "PX", max(1, int(seconds * 1000)), "NX")
         except (TypeError, ValueError):  # an old pickle with a NaN
-            return None
+            return MISS, None
+        except RedkeepError:  # the key has sealed all it may
+            return MISS, None
+        return value, ("SET", wire_name(name), fresh, "PX", max(1, int(seconds * 1000)), "NX")
+
+    async def _move(self, moves: list[Command]) -> None:
+        try:
+            if moves:
+                await self._execute_many(moves)
         except RedkeepError:
             logger.debug("cache_value_not_moved")  # it is read again from where it lies
-        return value, fresh, ""
 
     async def _write(self, name: str, stored: bytes, seconds: float, older: list[OlderName]) -> str:
         """Store under `name`, and leave nothing under other names. Returns why it was not stored, or ""."""
@@ -241,17 +272,3 @@ class CacheBase(Link):
 def wire_name(name: str) -> Argument:
     """A key name as it goes to Redis: text, or bytes when it holds lone surrogates."""
     return name if name.isascii() else name.encode("utf-8", "surrogatepass")
-
-
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{field} must be text (str), not {type(value).__name__}")
-    return value
-
-
-def _seconds(value: object, field: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{field} must be a whole number of seconds, not {type(value).__name__}")
-    if not 0 < value <= MAX_TTL:
-        raise ValueError(f"{field} must be 1 to {MAX_TTL} seconds")
-    return value

@@ -6,13 +6,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from redkeep.cache.base import MISS, NOT_FOUND, CacheBase, _seconds, _text, logger, wire_name
+from redkeep.cache import arguments
+from redkeep.cache.base import GONE, MISS, NOT_FOUND, CacheBase, logger, wire_name
 from redkeep.cache.flight import Flights
 from redkeep.cache.keys import ENTRY_OPERATION
 from redkeep.cache.link import reason_of
 from redkeep.errors import DecryptionError, RedkeepError
+
+if TYPE_CHECKING:
+    from redkeep.access.client import Command
 
 Value = TypeVar("Value")
 
@@ -34,6 +38,12 @@ class Entries(CacheBase):
     def _flights(self) -> Flights:
         return Flights(self._execute)
 
+    async def close(self) -> None:
+        """End refreshes under way, then the connection, and forget the memory tier; a second call is idle. The next call connects
+        again."""
+        await self._flights.end_background()
+        await super().close()
+
     async def get(self, key: str) -> Any:
         """The value under `key`, or None. Raises TypeError for a key that is no text; everything else is a miss."""
         value = await self._get(key)
@@ -46,8 +56,8 @@ class Entries(CacheBase):
         of seconds; then nothing was stored.
         """
         start = time.perf_counter()
-        _text(key, "key")
-        seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
+        arguments.text(key, "key")
+        seconds = self.default_ttl if ttl is None else arguments.seconds(ttl, "ttl")
         payload = self._codec.dump(value, field="value")
         epochs = self._epochs
         reason = await self._prepare(ENTRY_OPERATION) if epochs is not None and epochs.due(ENTRY_OPERATION) else ""
@@ -66,7 +76,7 @@ class Entries(CacheBase):
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """What there is under `keys`, by key; misses are left out. One round trip for 500 keys."""
         start = time.perf_counter()
-        wanted = list(dict.fromkeys(_text(key, "keys") for key in keys))
+        wanted = list(dict.fromkeys(arguments.text(key, "keys") for key in keys))
         found: dict[str, Any] = {}
         reason = await self._prepare(ENTRY_OPERATION)
         for first in range(0, len(wanted) if not reason else 0, BATCH):
@@ -77,6 +87,7 @@ class Entries(CacheBase):
             except RedkeepError as error:
                 reason = reason_of(error)
                 break
+            absent: list[tuple[str, str]] = []
             for place, (key, name, stored) in enumerate(zip(part, names, replies, strict=True), 1):
                 if stored is not None:
                     try:
@@ -84,11 +95,11 @@ class Entries(CacheBase):
                     except DecryptionError as error:
                         await self._reject(name, stored, error)
                 elif self._looks_elsewhere:
-                    value, _, _ = await self._read_elsewhere(name, self._older_entry_names(key))
-                    if value is not MISS:
-                        found[key] = value
+                    absent.append((key, name))
                 if not place % self.encryption_batch_size:
                     await asyncio.sleep(0)
+            if absent:
+                found.update(await self._read_many_elsewhere(absent))
         for key in wanted:
             if key in found:
                 self._record("get", start, True, cache_tier="redis")
@@ -96,12 +107,36 @@ class Entries(CacheBase):
                 self._record("get", start, False, cache_tier="redis", reason=reason or "key_not_found")
         return found
 
+    async def _read_many_elsewhere(self, absent: list[tuple[str, str]]) -> dict[str, Any]:
+        """The values, by key, of (key, name) pairs that have none under `name`: moved there from other names, batch by batch."""
+        found: dict[str, Any] = {}
+        places = [(key, name, other) for key, name in absent for other in self._older_entry_names(key)]
+        for first in range(0, len(places), BATCH):
+            part = places[first : first + BATCH]
+            try:
+                replies = await self._execute("MGET", *(wire_name(other.name) for _, _, other in part))
+                there = [(*place, stored) for place, stored in zip(part, replies, strict=True) if stored is not None]
+                times = await self._execute_many([("PTTL", wire_name(other.name)) for _, _, other, _ in there]) if there else []
+            except RedkeepError:
+                break
+            moves: list[Command] = []
+            for place, ((key, name, other, stored), left) in enumerate(zip(there, times, strict=True), 1):
+                if key not in found and left != GONE:
+                    value, fresh = await self._open_older(name, other, stored, left)
+                    if fresh is not None:
+                        found[key] = value
+                        moves.append(fresh)
+                if not place % self.encryption_batch_size:
+                    await asyncio.sleep(0)
+            await self._move(moves)
+        return found
+
     async def set_many(self, values: Mapping[str, Any], ttl: int | None = None) -> None:
         """Keep several values for `ttl` seconds, in one round trip for 500. Raises like `set`, before anything is stored."""
         start = time.perf_counter()
-        seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
+        seconds = self.default_ttl if ttl is None else arguments.seconds(ttl, "ttl")
         for key, value in values.items():
-            _text(key, "values (a key)")
+            arguments.text(key, "values (a key)")
             self._codec.dump(value, field="values")
         reason = await self._prepare(ENTRY_OPERATION)
         batch: list[tuple[Any, ...]] = []
@@ -125,7 +160,7 @@ class Entries(CacheBase):
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Forget what is under `keys`; returns how many were there. Without Redis they stay, and that is logged."""
         start = time.perf_counter()
-        wanted = [_text(key, "keys") for key in keys]
+        wanted = [arguments.text(key, "keys") for key in keys]
         reason = await self._prepare(ENTRY_OPERATION)
         removed = 0
         for first in range(0, len(wanted) if not reason else 0, BATCH):
@@ -161,9 +196,9 @@ class Entries(CacheBase):
 
         Raises what `compute` raises, to everyone who waited for it; nothing is kept then. Without Redis it computes.
         """
-        seconds = self.default_ttl if ttl is None else _seconds(ttl, "ttl")
+        seconds = self.default_ttl if ttl is None else arguments.seconds(ttl, "ttl")
         if negative_ttl is not None:
-            _seconds(negative_ttl, "negative_ttl")
+            arguments.seconds(negative_ttl, "negative_ttl")
         if not 0 <= early < 1:
             raise ValueError("early must be from 0 to less than 1")
 
@@ -193,7 +228,7 @@ class Entries(CacheBase):
 
     async def _get(self, key: str) -> Any:
         start = time.perf_counter()
-        _text(key, "key")
+        arguments.text(key, "key")
         epochs = self._epochs
         reason = await self._prepare(ENTRY_OPERATION) if epochs is not None and epochs.due(ENTRY_OPERATION) else ""
         value = MISS

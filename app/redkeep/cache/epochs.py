@@ -5,7 +5,9 @@ names new, and what lies under the old ones goes with its time. A process asks f
 invalidation reaches the others, and their memory tiers, within it; in the process that made it, it holds at once.
 
 A word that is absent is made anew, not assumed: a lost one (evicted, flushed) makes the cache cold, and never brings back what
-was invalid. A value computed before an invalidation and stored after it lands under the old name, where nobody looks.
+was invalid. Words are not sealed: who plants one gets misses, since nothing was ever named with it. One that a process has seen
+replaced (played back, or a replica that lagged when it took over) is not believed by that process again, and it invalidates anew
+(ADR 40). A value computed before an invalidation and stored after it lands under the old name, where nobody looks.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ _FIRST, _RENEWED = "0", "f"
 """The first digit of a word tells whether it was made because there was none, or by an invalidation."""
 
 _MAX_OPERATIONS: Final = 1_000
+_MAX_REPLACED: Final = 10_000
 
 Ask = Callable[..., Awaitable[Any]]
 
@@ -43,6 +46,7 @@ class Epochs:
         self._clock = clock
         self._words: dict[str, str] = {}
         self._pending: set[str] = set()
+        self._replaced: dict[str, None] = {}  # in the order in which they were
         self._due = 0.0
         self._asking: asyncio.Future[None] | None = None
         self._failures = 0
@@ -99,8 +103,12 @@ class Epochs:
         found = await self._ask("MGET", *map(self._name, wanted))
         for each, word in zip(wanted, found, strict=True):
             known = word.decode() if isinstance(word, bytes) and _WORD.fullmatch(word) else await self._make(each, word)
-            if self._words.get(each) == before.get(each):  # else it was renewed while we asked
-                self._words[each] = known
+            if self._words.get(each) != before.get(each):  # it was renewed while we asked
+                continue
+            if known in self._replaced:
+                await self.renew(each)
+            else:
+                self._learn(each, known)
         self._tags.clear()
         self._due = self._clock() + REFRESH_SECONDS
 
@@ -110,10 +118,18 @@ class Epochs:
         Also then: this process uses the new word at once, and writes it with the next refresh that succeeds.
         """
         word = _new_word(_RENEWED)
-        self._words[operation] = word
+        self._learn(operation, word)
         self._tags.clear()
         self._pending.add(operation)
         await self._put(operation, word)
+
+    def _learn(self, operation: str, word: str) -> None:
+        former = self._words.get(operation, word)
+        self._words[operation] = word
+        if former != word:
+            self._replaced[former] = None
+            if len(self._replaced) > _MAX_REPLACED:
+                del self._replaced[next(iter(self._replaced))]
 
     async def _put(self, operation: str, word: str) -> None:
         await self._ask("SET", self._name(operation), word)
@@ -122,7 +138,8 @@ class Epochs:
 
     async def _make(self, operation: str, found: object) -> str:
         """A new word in place of an absent one, or of what is none. Another process may have been first."""
-        word = _new_word(_FIRST)
+        known = self._words.get(operation, _FIRST)
+        word = _new_word(_RENEWED if known.startswith(_RENEWED) else _FIRST)  # lost, but what was invalid stays so
         if found is None:
             await self._ask("SET", self._name(operation), word, "NX")
         else:

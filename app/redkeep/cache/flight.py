@@ -34,6 +34,7 @@ class Flights:
         """`ask` executes one Redis command."""
         self._ask = ask
         self._tasks: dict[str, asyncio.Task[Any]] = {}
+        self._background: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -51,7 +52,21 @@ class Flights:
     def run_in_background(self, name: str, work: Work, *, lock_seconds: float) -> None:
         """Have one process compute anew; whoever finds it under way does nothing. Failures are logged."""
         if name not in self._tasks:
-            self._start(name, self._refreshed(name, work, lock_seconds))
+            task = self._start(name, self._refreshed(name, work, lock_seconds))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def end_background(self) -> None:
+        """Cancel what `run_in_background` began and wait until it has ended, its locks released. What callers await goes on."""
+        here, mine = asyncio.get_running_loop(), []
+        for task in list(self._background):
+            loop = task.get_loop()
+            if loop is here:
+                task.cancel()
+                mine.append(task)
+            elif loop.is_running():  # in another thread; a loop that stands still runs nothing
+                loop.call_soon_threadsafe(task.cancel)
+        await asyncio.gather(*mine, return_exceptions=True)
 
     def _start(self, name: str, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)

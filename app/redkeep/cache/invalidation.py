@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from redkeep.cache.base import CacheBase, _text, logger
+from redkeep.cache import arguments
+from redkeep.cache.base import CacheBase, logger
 from redkeep.cache.link import reason_of
 from redkeep.errors import RedkeepError
 
@@ -29,7 +30,7 @@ class Invalidation(CacheBase):
 
         `op:NAME` means that operation and no longer name that begins like it; "" means all.
         """
-        _text(pattern, "pattern")
+        arguments.text(pattern, "pattern")
         if pattern.startswith("op:") and "|" not in pattern:
             glob = f"ai_cache:{escape_glob(pattern)}|*"
             head = f"ai_cache:{pattern}|"
@@ -44,7 +45,7 @@ class Invalidation(CacheBase):
 
     async def invalidate_by_operation(self, operation: str, operation_context: str = "") -> int:
         """Remove every answer to `operation`; returns how many there were in Redis."""
-        _text(operation, "operation")
+        arguments.text(operation, "operation")
         return await self.invalidate_pattern(f"op:{operation}", operation_context or f"operation_specific_{operation}")
 
     async def invalidate_memory_cache(self, operation_context: str = "memory_cache_clear") -> int:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from redkeep.cache import arguments
 from redkeep.cache.codec import Codec
 from redkeep.cache.compression import PRESETS, Preset
 from redkeep.crypto.keyring import KeyRing
@@ -33,7 +34,7 @@ class EncryptedCacheLayer:
         `read_legacy` opens what the PRD's class wrote, too: Fernet tokens of the same keys, pickles of plain data.
         Raises ConfigurationError for a key, passphrase or salt that will not do.
         """
-        if compression not in PRESETS:
+        if arguments.text(compression, "compression") not in PRESETS:
             raise ConfigurationError(f"compression must be one of {', '.join(PRESETS)}")
         self.ring, strings = _ring(encryption_key, passphrase, salt)
         self.read_legacy = read_legacy
@@ -70,6 +71,8 @@ def _ring(
 ) -> tuple[KeyRing, tuple[str, ...]]:
     if isinstance(keys, bytes):  # as Fernet.generate_key returns them
         keys = keys.decode("ascii", "replace")
+    elif keys is not None and not isinstance(keys, str | KeyRing) and not _all_text(keys):
+        raise TypeError(f"encryption_key must be text, several in a list, or a KeyRing, not {type(keys).__name__}")
     if isinstance(keys, KeyRing):
         strings: tuple[str, ...] = ()
     elif keys:
@@ -83,10 +86,17 @@ def _ring(
     return (keys if isinstance(keys, KeyRing) else KeyRing.from_strings(strings, field="encryption_key")), strings
 
 
+def _all_text(keys: object) -> bool:
+    return isinstance(keys, Sequence) and all(isinstance(key, str) for key in keys)
+
+
 def _stretch(passphrase: str, salt: bytes | None) -> bytes:
     from redkeep.crypto.passwords import derive_key, validate_passphrase
 
     if salt is None:
         raise ConfigurationError("salt is missing: 16 random bytes, kept beside what the passphrase protects")
+    if not isinstance(salt, bytes):
+        raise TypeError(f"salt must be bytes, not {type(salt).__name__}")
+    arguments.text(passphrase, "passphrase")
     validate_passphrase(passphrase, field="passphrase")
     return derive_key(passphrase, salt=salt)

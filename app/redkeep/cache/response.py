@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from redkeep.cache.base import MISS, NOT_FOUND, _text
+from redkeep.cache import arguments
+from redkeep.cache.base import MISS, NOT_FOUND
 from redkeep.cache.entries import Entries
 from redkeep.cache.invalidation import Invalidation
 from redkeep.cache.keys import canonical_request
@@ -19,7 +20,10 @@ _NOT_COMPRESSED: Final = b'"compression_used":false}'
 _COMPRESSED: Final = b'"compression_used":true}'
 
 _PROOF: Final = "_redkeep"
-"""A field of stored answers, not of returned ones: whose answer it is, and until when, where the name does not say so."""
+"""A field of stored answers, not of returned ones: [whose answer it is, until when], each None where the name says it; and the
+caller's own field of that name, if there is one, as a third."""
+
+_PROOF_DIGITS: Final = 24
 
 
 class AIResponseCache(Entries, Invalidation, Reports):
@@ -113,8 +117,9 @@ class AIResponseCache(Entries, Invalidation, Reports):
             "text_length": len(text),
         }
         proof = self._proof(text, operation, options, question)
-        if proof is not None:
-            value[_PROOF] = [proof, int((time.time() + seconds) * 1000)]
+        if proof is not None or _PROOF in response:
+            until = None if proof is None else int((time.time() + seconds) * 1000)
+            value[_PROOF] = [proof, until, response[_PROOF]] if _PROOF in response else [proof, until]
         value["compression_used"] = False
         payload = self._codec.dump(value, field="response")
         length = len(payload)
@@ -184,7 +189,7 @@ class AIResponseCache(Entries, Invalidation, Reports):
     def _proof(self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None) -> str | None:
         """A hook: what tells this request from others that may share its name; None where names are unique."""
         request = canonical_request("", operation, text, options, question)
-        return hashlib.blake2b(request, digest_size=12).hexdigest()
+        return hashlib.blake2b(request, digest_size=_PROOF_DIGITS // 2).hexdigest()
 
     def _from_memory(self, name: str, stored: bytes, proof: str | None) -> dict[str, Any] | None:
         try:
@@ -199,24 +204,34 @@ class AIResponseCache(Entries, Invalidation, Reports):
 def _check_request(text: object, operation: object, options: object, question: object) -> None:
     if type(text) is type(operation) is str and type(options) is dict and (question is None or type(question) is str):
         return
-    _text(text, "text")
-    _text(operation, "operation")
+    arguments.text(text, "text")
+    arguments.text(operation, "operation")
     if options is not None and not isinstance(options, Mapping):
         raise TypeError(f"options must be a dictionary, not {type(options).__name__}")
     if question is not None:
-        _text(question, "question")
+        arguments.text(question, "question")
 
 
 def _unwrap(value: Any, proof: str | None) -> dict[str, Any] | None:
     """The answer in a stored value, if it is one, to this request, and its time is not over."""
     if not isinstance(value, dict):
         return None
-    seal = value.pop(_PROOF, None)
-    if seal is None or proof is None:
+    seal = value.get(_PROOF)
+    if not isinstance(seal, list) or len(seal) not in (2, 3) or not _is_proof(*seal[:2]):
+        return value  # none, or a field of the caller's own from before there were proofs
+    del value[_PROOF]
+    if len(seal) == 3:
+        value[_PROOF] = seal[2]
+    whose, until = seal[:2]
+    if whose is None or proof is None:
         return value
-    if not isinstance(seal, list) or len(seal) != 2 or seal[0] != proof or not isinstance(seal[1], int):
-        return None
-    return value if time.time() * 1000 < seal[1] else None
+    return value if whose == proof and time.time() * 1000 < until else None
+
+
+def _is_proof(whose: object, until: object) -> bool:
+    if whose is None:
+        return until is None
+    return isinstance(whose, str) and len(whose) == _PROOF_DIGITS and type(until) is int
 
 
 def _copy(payload: bytes) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from redkeep.cache import arguments
 from redkeep.cache.access_points import Access
 from redkeep.cache.base import OlderName, logger, wire_name
-from redkeep.cache.compression import Preset
+from redkeep.cache.compression import PRESETS, Preset
 from redkeep.cache.epochs import EVERYTHING, Epochs
 from redkeep.cache.keys import ENTRY_OPERATION, HashedNames, is_hashed_name, operation_prefix
 from redkeep.cache.layer import EncryptedCacheLayer
@@ -60,8 +61,20 @@ class SecureAIResponseCache(AIResponseCache):
 
         `read_legacy` reads, at the old readable names only, what the old class and the PRD's wrote: migration windows.
         Raises ConfigurationError for a weak password, a key that will not do, and arguments that are less secure than the
-        environment demands (mistake 26).
+        environment demands (mistake 26); TypeError naming the argument that has the wrong type.
         """
+        arguments.text(redis_url, "redis_url")
+        arguments.text_or_none(redis_username, "redis_username")
+        arguments.text_or_none(redis_password, "redis_password")
+        arguments.flag(redis_tls_enabled, "redis_tls_enabled")
+        arguments.path_or_none(redis_tls_ca_file, "redis_tls_ca_file")
+        arguments.path_or_none(redis_tls_cert_file, "redis_tls_cert_file")
+        arguments.path_or_none(redis_tls_key_file, "redis_tls_key_file")
+        arguments.text(namespace, "namespace")
+        arguments.instance(security_monitor, "security_monitor", SecurityMonitor)
+        arguments.instance(optimization, "optimization", SecurityOptimizationConfig)
+        if arguments.text(compression, "compression") not in PRESETS:  # also where nothing is sealed, and so nothing packed
+            raise ConfigurationError(f"compression must be one of {', '.join(PRESETS)}")
         tuned = optimization or SecurityOptimizationConfig(connection_pool_size=64)
         access = Access.of(
             settings,
