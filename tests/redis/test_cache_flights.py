@@ -206,9 +206,11 @@ def test_close_ends_refreshes(server: Server) -> None:
                 return "never"
 
             await cache.get_or_set("k", Counter(), 30)
-            assert await cache.get_or_set("k", endless, 30, early=0.9999) == "value"
-            while not stored_locks(server):
-                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)  # into the last 29.9 of its 30 seconds
+            assert await cache.get_or_set("k", endless, 30, early=0.9975) == "value"
+            async with asyncio.timeout(10):
+                while not stored_locks(server):
+                    await asyncio.sleep(0.01)
             awaited = asyncio.create_task(cache.get_or_set("other", Counter()))
             await asyncio.sleep(0)
             await cache.close()

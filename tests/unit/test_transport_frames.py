@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+from itertools import pairwise
+
 import hiredis
 import pytest
 from hypothesis import given
@@ -16,7 +19,7 @@ def bulk(data: bytes) -> bytes:
 
 # Data full of what looks like headers and line ends.
 confusing = st.lists(st.sampled_from([b"*9999999\r\n", b"\r\n", b"\r", b"\n", b"$5\r\n", b"%", b"x", b""]), max_size=6).map(b"".join)
-line = st.sampled_from([b"+OK\r\n", b":1\r\n", b"_\r\n", b",1.5\r\n", b"#t\r\n", b"(12\r\n", b"-ERR *9999999\r\n", b"$-1\r\n", b"+a\rb\r\n"])
+line = st.sampled_from([b"+OK\r\n", b":1\r\n", b"_\r\n", b",1.5\r\n", b"#t\r\n", b"(12\r\n", b"-ERR *9999999\r\n", b"$-1\r\n"])
 reply = st.recursive(
     confusing.map(bulk) | line | confusing.map(lambda data: b"=%d\r\ntxt:%b\r\n" % (len(data) + 4, data)),
     lambda inner: st.lists(inner, max_size=4).map(lambda items: b"*%d\r\n" % len(items) + b"".join(items)),
@@ -30,7 +33,7 @@ def test_no_good_stream_is_refused(replies: list[bytes], cuts: list[int]) -> Non
     stream = b"".join(replies)
     frames, reader = Frames(4), hiredis.Reader(notEnoughData=Ellipsis)
     places = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         piece = stream[start:end]
         frames.feed(bytearray(piece + b"rubbish that is not counted"), len(piece))
         reader.feed(piece)
@@ -44,9 +47,9 @@ def test_no_good_stream_is_refused(replies: list[bytes], cuts: list[int]) -> Non
 def test_a_promise_is_seen_before_it_is_kept(promise: bytes, step: int) -> None:
     """Every type that holds others, nested too, in pieces too."""
     frames = Frames(4)
+    pieces = [promise[start : start + step] for start in range(0, len(promise), step)]
     with pytest.raises(TooManyElements):
-        for start in range(0, len(promise), step):
-            frames.feed(promise[start : start + step], len(promise[start : start + step]))
+        collections.deque((frames.feed(piece, len(piece)) for piece in pieces), maxlen=0)
 
 
 @pytest.mark.parametrize("wrong", [b"*x\r\n", b"$\r\n", b"*" + b"1" * 40, b"$" + b"9" * 5000 + b"\r\n"])

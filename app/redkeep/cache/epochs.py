@@ -7,7 +7,7 @@ invalidation reaches the others, and their memory tiers, within it; in the proce
 A word that is absent is made anew, not assumed: a lost one (evicted, flushed) makes the cache cold, and never brings back what
 was invalid. Words are not sealed: who plants one gets misses, since nothing was ever named with it. One that a process has seen
 replaced (played back, or a replica that lagged when it took over) is not believed by that process again, and it invalidates anew
-(ADR 40). A value computed before an invalidation and stored after it lands under the old name, where nobody looks.
+(ADR 14). A value computed before an invalidation and stored after it lands under the old name, where nobody looks.
 """
 
 from __future__ import annotations
