@@ -93,18 +93,19 @@ def test_options_that_json_cannot_hold(value: object) -> None:
 def test_hashed_names() -> None:
     """`ai_cache:op:{operation}|h:{32 hex digits}`; nothing of the text; different by key, tenant, epoch and question."""
     names = HashedNames(KeyRing.from_strings([NEW]), "tenant")
-    request = names.request("summarize", "secret words", {"a": 1}, None, "e")
-    name = names.name("summarize", request)
+    request = ("secret words", {"a": 1}, None)
+    name = names.name("summarize", *request, epochs="e")
+    assert name == names.name("summarize", *request, epochs="e")
     assert re.fullmatch(r"ai_cache:op:summarize\|h:[0-9a-f]{32}", name)
     assert is_hashed_name(name)
     assert not is_hashed_name(name + "0")
     assert not is_hashed_name("ai_cache:op:summarize|txt:secret words")
     others = {
-        HashedNames(KeyRing.from_strings([OLD]), "tenant").name("summarize", request),
-        names.name("summarize", HashedNames(KeyRing.from_strings([NEW]), "x").request("summarize", "secret words", {"a": 1}, None, "e")),
-        names.name("summarize", names.request("summarize", "secret words", {"a": 1}, None, "f")),
-        names.name("summarize", names.request("summarize", "secret words", {"a": 1}, "", "e")),
-        names.name("qa", request),
+        HashedNames(KeyRing.from_strings([OLD]), "tenant").name("summarize", *request, epochs="e"),
+        HashedNames(KeyRing.from_strings([NEW]), "x").name("summarize", *request, epochs="e"),
+        names.name("summarize", *request, epochs="f"),
+        names.name("summarize", "secret words", {"a": 1}, "", epochs="e"),
+        names.name("qa", *request, epochs="e"),
     }
     assert len(others | {name}) == 6
 
@@ -112,9 +113,8 @@ def test_hashed_names() -> None:
 def test_names_of_older_keys() -> None:
     """After a promotion the name under the older key is known, and the other way round: processes find each other's values."""
     before, after = HashedNames(KeyRing.from_strings([OLD, NEW]), ""), HashedNames(KeyRing.from_strings([NEW, OLD]), "")
-    request = before.request("qa", "t", None, None, "e")
-    assert [before.name("qa", request)] == after.older("qa", request)
-    assert [after.name("qa", request)] == before.older("qa", request)
+    assert [before.name("qa", "t", None, None, epochs="e")] == after.older("qa", "t", None, None, epochs="e")
+    assert [after.name("qa", "t", None, None, epochs="e")] == before.older("qa", "t", None, None, epochs="e")
     assert after.several
     assert not HashedNames(KeyRing.from_strings([NEW]), "").several
 

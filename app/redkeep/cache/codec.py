@@ -14,6 +14,7 @@ read only with `read_pickles`, and never run.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -88,14 +89,11 @@ class Codec:
             expires_at_ms=expires_at_ms,
         )
 
-    def open(self, stored: bytes, *, name: str, clock: Callable[[], float] | None = None) -> Any:
+    def open(self, stored: bytes, *, name: str, clock: Callable[[], float] = time.time) -> Any:
         """The value of an envelope. Raises DecryptionError for everything that is not one of ours for `name`, in time."""
         if self.ring is None:
             raise DecryptionError("there is no key to open the value with")
-        if clock is None:
-            packed = unseal(stored, key=name, ring=self.ring, namespace=self.namespace)
-        else:
-            packed = unseal(stored, key=name, ring=self.ring, namespace=self.namespace, clock=clock)
+        packed = unseal(stored, key=name, ring=self.ring, namespace=self.namespace, clock=clock)
         return self._parse(unpack(packed, limit=self.limit))
 
     def read(self, stored: bytes, *, name: str, read_pickles: bool) -> Any:

@@ -43,31 +43,24 @@ def pack(payload: bytes, *, preset: Preset, threshold: int) -> bytes:
 
 def unpack(packed: bytes, *, limit: int) -> bytes:
     """What `pack` was given. Raises DecryptionError for anything else and for what says it is longer than `limit` bytes."""
-    kind = packed[:1]
+    kind, body = packed[:1], packed[1:]
     if kind == _PLAIN:
-        return packed[1:]
-    body = packed[1:]
+        return body
     try:
         if kind == _LZ4:
-            size = _SIZE.unpack_from(body)[0]
-            _check(size, limit)
-            inflated: bytes = _lz4_decompress(body)
+            size: int = _SIZE.unpack_from(body)[0]
         elif kind == _ZSTD:
             size = zstandard.frame_content_size(body)
-            _check(size, limit)
-            inflated = _engines()[1].decompress(body)
         else:
             raise DecryptionError("the value is compressed in a way this release does not know")
+        if not 0 <= size <= limit:  # -1: a zstd frame that does not say
+            raise DecryptionError(f"the value says it inflates to {size} bytes; {limit} is the most")
+        inflated: bytes = _lz4_decompress(body) if kind == _LZ4 else _engines()[1].decompress(body)
     except (struct.error, zstandard.ZstdError, lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
         raise DecryptionError("the compressed value is damaged") from None
     if len(inflated) != size:
         raise DecryptionError("the compressed value is damaged")
     return inflated
-
-
-def _check(size: int, limit: int) -> None:
-    if not 0 <= size <= limit:  # -1: a zstd frame that does not say
-        raise DecryptionError(f"the value says it inflates to {size} bytes; {limit} is the most")
 
 
 def _engines() -> tuple[zstandard.ZstdCompressor, zstandard.ZstdDecompressor]:

@@ -26,6 +26,8 @@ BATCH: Final = 500
 NEGATIVE_SECONDS: Final = 60
 _PAUSE_EVERY: Final = 100
 _QUIET_SECONDS: Final = 5.0
+_FROM_REDIS: Final[dict[str, Any]] = {"cache_tier": "redis"}
+_TO_REDIS: Final[dict[str, Any]] = {"cache_tier": "redis", "status": "success"}
 
 
 class Entries(CacheBase):
@@ -240,7 +242,7 @@ class Entries(CacheBase):
         if value is MISS:
             self._record("get", start, False, cache_tier="redis", reason=reason)
         else:
-            self._record("get", start, True, cache_tier="redis")
+            self.performance_monitor.record_cache_operation_time("get", time.perf_counter() - start, True, 0, _FROM_REDIS)
         return value
 
     async def _is_near_its_end(self, name: str, seconds: float) -> bool:
@@ -261,4 +263,4 @@ class Entries(CacheBase):
                 logger.warning("cache_operation_dropped", extra={"operation": operation, "reason": reason})
             self._record(operation, start, False, cache_tier="redis", reason=reason, status="failed")
         else:
-            self._record(operation, start, False, cache_tier="redis", status="success")
+            self.performance_monitor.record_cache_operation_time(operation, time.perf_counter() - start, False, 0, _TO_REDIS)

@@ -36,7 +36,7 @@ _BODY: Final = struct.Struct(">III")
 _ABSENT: Final = 0xFFFFFFFF
 _DIGEST_BYTES: Final = 16
 _HEX_DIGITS: Final = 2 * _DIGEST_BYTES
-_MAX_PREFIXES: Final = 1_000
+_MAX_OPERATIONS: Final = 1_000
 
 
 class KeyTimes(Protocol):
@@ -116,7 +116,10 @@ def _head(namespace: str, operation: str) -> bytes:
 
 
 def _body(text: str, options: Mapping[str, Any] | None, question: str | None) -> bytes:
-    body = _utf8(text)
+    try:
+        body = text.encode()
+    except UnicodeEncodeError:
+        body = _utf8(text)
     if question is None and not options:
         return _BODY.pack(len(body), 0, _ABSENT) + body
     choices = to_json(options, field="options", ordered=True) if options else b""
@@ -138,41 +141,42 @@ class HashedNames:
         self._primary = derived[0]
         self._older = tuple(derived[1:])
         self._namespace = namespace
-        self._prefixes: dict[str, str] = {}
-        self._heads: dict[str, tuple[str, bytes]] = {}
+        self._begun: dict[str, tuple[str, str, Any]] = {}
 
     @property
     def several(self) -> bool:
         """Whether there are names under other keys to think of."""
         return bool(self._older)
 
-    def request(
-        self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, epochs: str
-    ) -> bytes:
-        """What the hash is taken of."""
-        head = self._heads.get(operation)
-        if head is None or head[0] != epochs:
-            head = (epochs, epochs.encode() + _head(self._namespace, operation))
-            if len(self._heads) < _MAX_PREFIXES:  # an application has dozens; those made from user input must not pile up
-                self._heads[operation] = head
-        return head[1] + _body(text, options, question)
+    def name(
+        self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, *, epochs: str
+    ) -> str:
+        """The name of a request under the key that seals."""
+        begun = self._begun.get(operation)
+        if begun is None or begun[0] != epochs:
+            begun = self._begin(operation, epochs)
+        digest = begun[2].copy()
+        digest.update(_body(text, options, question))
+        name: str = begun[1] + digest.hexdigest()
+        return name
 
-    def name(self, operation: str, request: bytes) -> str:
-        """The name under the key that seals."""
-        return (self._prefixes.get(operation) or self._prefix(operation)) + _keyed(self._primary, request)
+    def older(
+        self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, *, epochs: str
+    ) -> list[str]:
+        """Its names under the other keys, newest first."""
+        prefix = operation_prefix(operation) + "h:"
+        request = self._head(operation, epochs) + _body(text, options, question)
+        return [prefix + _keyed(key, request).hexdigest() for key in self._older]
 
-    def older(self, operation: str, request: bytes) -> list[str]:
-        """The names under the other keys, newest first."""
-        prefix = self._prefix(operation)
-        return [prefix + _keyed(key, request) for key in self._older]
+    def _begin(self, operation: str, epochs: str) -> tuple[str, str, Any]:
+        """What all names of an operation share: how they are spelled, and the hash as far as it is the same."""
+        begun = (epochs, operation_prefix(operation) + "h:", _keyed(self._primary, self._head(operation, epochs)))
+        if operation in self._begun or len(self._begun) < _MAX_OPERATIONS:  # an application has dozens; those made from user input must not pile up
+            self._begun[operation] = begun
+        return begun
 
-    def _prefix(self, operation: str) -> str:
-        prefix = self._prefixes.get(operation)
-        if prefix is None:
-            prefix = operation_prefix(operation) + "h:"
-            if len(self._prefixes) < _MAX_PREFIXES:
-                self._prefixes[operation] = prefix
-        return prefix
+    def _head(self, operation: str, epochs: str) -> bytes:
+        return epochs.encode() + _head(self._namespace, operation)
 
 
 def operation_prefix(operation: str) -> str:
@@ -187,8 +191,8 @@ def is_hashed_name(key: str) -> bool:
     return key.startswith(_HASHED_HEAD) and _HASHED.fullmatch(key) is not None
 
 
-def _keyed(key: bytes, request: bytes) -> str:
-    return blake2b(request, key=key, digest_size=_DIGEST_BYTES).hexdigest()
+def _keyed(key: bytes, request: bytes) -> Any:
+    return blake2b(request, key=key, digest_size=_DIGEST_BYTES)
 
 
 def _short(text: str) -> str:

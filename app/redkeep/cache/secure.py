@@ -170,7 +170,7 @@ class SecureAIResponseCache(AIResponseCache):
         if names is None or epochs is None:
             return super()._generate_cache_key(text, operation, options, question)
         start = time.perf_counter()
-        name = names.name(operation, names.request(operation, text, options, question, epochs.tag(operation)))
+        name = names.name(operation, text, options, question, epochs=epochs.tag(operation))
         self.performance_monitor.record_key_generation_time(time.perf_counter() - start, len(text), operation)
         return name
 
@@ -180,8 +180,8 @@ class SecureAIResponseCache(AIResponseCache):
         names, epochs = self._names, self._epochs
         if names is None or epochs is None:
             return []
-        request = names.request(operation, text, options, question, epochs.tag(operation))
-        older = [OlderName(name, False) for name in names.older(operation, request)]
+        tag = epochs.tag(operation)
+        older = [OlderName(name, False) for name in names.older(operation, text, options, question, epochs=tag)]
         if self.read_legacy and epochs.untouched(operation):
             older.append(OlderName(self.key_generator.generate_cache_key(text, operation, options, question), True))
         return older
@@ -190,20 +190,17 @@ class SecureAIResponseCache(AIResponseCache):
         names, epochs = self._names, self._epochs
         if type(key) is not str or names is None or epochs is None or is_hashed_name(key):
             return super()._entry_name(key)
-        return names.name(ENTRY_OPERATION, names.request(ENTRY_OPERATION, key, None, None, epochs.tag(ENTRY_OPERATION)))
+        return names.name(ENTRY_OPERATION, key, None, None, epochs=epochs.tag(ENTRY_OPERATION))
 
     def _older_entry_names(self, key: str) -> list[OlderName]:
         names, epochs = self._names, self._epochs
         if names is None or epochs is None or is_hashed_name(key):
             return []
-        older = [OlderName(name, False) for name in names.older(ENTRY_OPERATION, self._entry_request(names, epochs, key))]
+        tag = epochs.tag(ENTRY_OPERATION)
+        older = [OlderName(name, False) for name in names.older(ENTRY_OPERATION, key, None, None, epochs=tag)]
         if self.read_legacy and key.startswith("ai_cache:") and epochs.untouched(ENTRY_OPERATION):
             older.append(OlderName(key, True))
         return older
-
-    @staticmethod
-    def _entry_request(names: HashedNames, epochs: Epochs, key: str) -> bytes:
-        return names.request(ENTRY_OPERATION, key, None, None, epochs.tag(ENTRY_OPERATION))
 
     def _proof(self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None) -> str | None:
         if self._names is not None and not self.read_legacy:

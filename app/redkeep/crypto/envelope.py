@@ -18,6 +18,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -38,6 +39,10 @@ MAX_EXPIRY_MS: Final = 2**63 - 1
 
 _HEADER = struct.Struct(">BBB8sQ12s")
 _LENGTH = struct.Struct(">I")
+_FIRST = bytes((MAGIC, VERSION))
+_TIME_AND_NONCE = struct.Struct(">Q12s")
+_KEY = slice(len(_FIRST), HEADER_BYTES - _TIME_AND_NONCE.size)
+"""Where an envelope says the algorithm and the id of its key: `RingKey.prefix`."""
 
 
 class Header(NamedTuple):
@@ -70,8 +75,8 @@ def seal(
     sealing = ring.primary
     sealing.count_seal()
     nonce = take_nonce()
-    header = _HEADER.pack(MAGIC, VERSION, sealing.algorithm, sealing.key_id, expires_at_ms, nonce)
-    return header + sealing.cipher.encrypt(nonce, plaintext, _bind(header, namespace, key))
+    header = _FIRST + sealing.prefix + _TIME_AND_NONCE.pack(expires_at_ms, nonce)
+    return header + sealing.cipher.encrypt(nonce, plaintext, header + _scope(namespace) + _bytes(key))
 
 
 def unseal(
@@ -89,19 +94,13 @@ def unseal(
     """
     if len(envelope) < OVERHEAD_BYTES:
         raise DecryptionError("the value is too short to be an envelope")
+    opening = ring.find(envelope[_KEY])
+    if opening is None or envelope[: _KEY.start] != _FIRST:
+        raise _not_ours(envelope, ring)
     header = envelope[:HEADER_BYTES]
-    magic, version, algorithm, key_id, expires_at_ms, nonce = _HEADER.unpack(header)
-    if magic != MAGIC:
-        raise DecryptionError("the value is not an envelope")
-    if version != VERSION:
-        raise DecryptionError(f"the envelope has version {version}, which this release does not know")
-    opening = ring.find(key_id)
-    if opening is None:
-        raise DecryptionError(f"the envelope names key {key_id.hex()}, which the key ring does not hold")
-    if algorithm != opening.algorithm:
-        raise DecryptionError(f"the envelope claims an algorithm that key {key_id.hex()} is not for")
+    expires_at_ms, nonce = _TIME_AND_NONCE.unpack_from(header, _KEY.stop)
     try:
-        plaintext = opening.cipher.decrypt(nonce, envelope[HEADER_BYTES:], _bind(header, namespace, key))
+        plaintext = opening.cipher.decrypt(nonce, envelope[HEADER_BYTES:], header + _scope(namespace) + _bytes(key))
     except InvalidTag:
         raise DecryptionError(
             "the envelope was changed, or was sealed for another key or namespace"
@@ -109,6 +108,17 @@ def unseal(
     if expires_at_ms and clock() * 1000 >= expires_at_ms:
         raise DecryptionError("the envelope is past its expiry")
     return plaintext
+
+
+def _not_ours(envelope: bytes, ring: KeyRing) -> DecryptionError:
+    magic, version, _, key_id, _, _ = _HEADER.unpack_from(envelope)
+    if magic != MAGIC:
+        return DecryptionError("the value is not an envelope")
+    if version != VERSION:
+        return DecryptionError(f"the envelope has version {version}, which this release does not know")
+    if any(key.key_id == key_id for key in ring.keys):
+        return DecryptionError(f"the envelope claims an algorithm that key {key_id.hex()} is not for")
+    return DecryptionError(f"the envelope names key {key_id.hex()}, which the key ring does not hold")
 
 
 def is_envelope(value: bytes) -> bool:
@@ -131,8 +141,12 @@ def needs_resealing(envelope: bytes, *, ring: KeyRing) -> bool:
     return read_header(envelope).key_id != ring.primary.key_id
 
 
-def _bind(header: bytes, namespace: str, key: str | bytes) -> bytes:
-    # surrogatepass keeps the encoding total and one-to-one, so that no key name can raise or collide
+@lru_cache(maxsize=64)
+def _scope(namespace: str) -> bytes:
     tenant = namespace.encode("utf-8", "surrogatepass")
-    name = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
-    return header + _LENGTH.pack(len(tenant)) + tenant + name
+    return _LENGTH.pack(len(tenant)) + tenant
+
+
+def _bytes(key: str | bytes) -> bytes:
+    # surrogatepass keeps the encoding total and one-to-one, so that no key name can raise or collide
+    return key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key

@@ -69,7 +69,7 @@ class RingKey:
     of it under a label (RFC 5869, expand step), so a key that also opened old Fernet tokens stays apart.
     """
 
-    __slots__ = ("_seals", "_secret", "algorithm", "cipher", "key_id", "sealed")
+    __slots__ = ("_seals", "_secret", "algorithm", "cipher", "key_id", "prefix", "sealed")
 
     def __init__(self, secret: bytes, *, sealed: int = 0) -> None:
         if len(secret) != KEY_BYTES:
@@ -82,6 +82,7 @@ class RingKey:
         self.algorithm = AES_256_GCM
         self.cipher = AESGCM(self.derive("aes-256-gcm"))
         self.key_id = self.derive("key id")[:KEY_ID_BYTES]
+        self.prefix = bytes((self.algorithm,)) + self.key_id
 
     def __repr__(self) -> str:
         return f"RingKey({self.key_id.hex()})"
@@ -112,7 +113,7 @@ class RingKey:
 class KeyRing:
     """An ordered set of keys, newest first: `primary` seals, all open."""
 
-    __slots__ = ("_by_id", "keys", "primary")
+    __slots__ = ("find", "keys", "primary")
 
     def __init__(self, keys: Sequence[bytes], *, sealed: Mapping[bytes, int] | None = None) -> None:
         """Build a ring from 32-byte keys, newest first; `sealed` maps key ids to counts of earlier seals.
@@ -128,8 +129,9 @@ class KeyRing:
             )
         self.keys: Final = ring
         self.primary: Final = ring[0]
-        self._by_id: Final = {key.key_id: key for key in ring}
-        if len(self._by_id) != len(ring):
+        self.find: Final = {key.prefix: key for key in ring}.get
+        """The key whose `prefix` an envelope has, or None: the algorithm belongs to the key, never to the envelope."""
+        if len({key.key_id for key in ring}) != len(ring):
             raise ConfigurationError("the key ring holds one key twice; remove the copy")
 
     @classmethod
@@ -152,7 +154,3 @@ class KeyRing:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-    def find(self, key_id: bytes) -> RingKey | None:
-        """Return the key with this id, or None when the ring does not hold it."""
-        return self._by_id.get(key_id)
