@@ -171,7 +171,8 @@ class HashedNames:
     def _begin(self, operation: str, epochs: str) -> tuple[str, str, Any]:
         """What all names of an operation share: how they are spelled, and the hash as far as it is the same."""
         begun = (epochs, operation_prefix(operation) + "h:", _keyed(self._primary, self._head(operation, epochs)))
-        if operation in self._begun or len(self._begun) < _MAX_OPERATIONS:  # an application has dozens; those made from user input must not pile up
+        # An application has dozens; those made from user input must not pile up.
+        if operation in self._begun or len(self._begun) < _MAX_OPERATIONS:
             self._begun[operation] = begun
         return begun
 
