@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from redkeep.cache.response import AIResponseCache
     from redkeep.cache.secure import SecureAIResponseCache
     from redkeep.errors import (
+        AlertError,
         AuthenticationError,
         CertificateError,
         ConfigurationError,
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
         ServerUnavailableError,
         TLSError,
     )
+    from redkeep.monitoring.alerts import SimpleAlertManager
     from redkeep.monitoring.events import SecurityMonitor
     from redkeep.monitoring.metrics import SecurityMetricsCollector
     from redkeep.monitoring.performance import CachePerformanceMonitor
+    from redkeep.monitoring.status import get_security_status
     from redkeep.optimization import SecurityOptimizationConfig
     from redkeep.settings import Settings
 
 __all__ = [
     "AIResponseCache",
+    "AlertError",
     "AuthenticationError",
     "CacheInterface",
     "CacheKeyGenerator",
@@ -51,7 +55,9 @@ __all__ = [
     "SecurityOptimizationConfig",
     "ServerUnavailableError",
     "Settings",
+    "SimpleAlertManager",
     "TLSError",
+    "get_security_status",
 ]
 
 # Loaded at first use: `import redkeep` costs a few milliseconds, Settings (pydantic) some 150.
@@ -61,9 +67,11 @@ _HOMES = {
     "EncryptedCacheLayer": "redkeep.cache.layer",
     "AIResponseCache": "redkeep.cache.response",
     "SecureAIResponseCache": "redkeep.cache.secure",
+    "SimpleAlertManager": "redkeep.monitoring.alerts",
     "SecurityMonitor": "redkeep.monitoring.events",
     "SecurityMetricsCollector": "redkeep.monitoring.metrics",
     "CachePerformanceMonitor": "redkeep.monitoring.performance",
+    "get_security_status": "redkeep.monitoring.status",
     "SecurityOptimizationConfig": "redkeep.optimization",
     "Settings": "redkeep.settings",
 }

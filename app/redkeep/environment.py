@@ -18,8 +18,8 @@ from redkeep.errors import ConfigurationError
 FLAGS: Final = frozenset({"redis_tls_enabled", "redis_protected_mode", "redis_dev_mode", "redis_read_legacy"})
 SECRETS: Final = frozenset(
     {
-        "redis_password", "redis_cache_password", "redis_health_password", "redis_janitor_password", "redis_encryption_key",
-        "redis_encryption_keys",
+        "redis_password", "redis_cache_password", "redis_health_password", "redis_janitor_password", "redis_monitor_password",
+        "redis_encryption_key", "redis_encryption_keys",
     }
 )
 _TEXTS: Final = frozenset(

@@ -9,6 +9,7 @@
     |   |-- ConfigurationError          a setting is missing, wrong or unsafe
     |   |-- SecretStoreError            the operator's secrets folder is missing, loose or locked
     |   `-- CertificateError            a certificate or key cannot be used: expired, mismatched, wrong use
+    |-- AlertError                      an alert did not reach its channel
     `-- ServerUnavailableError          Redis is down or unreachable; nothing about security
 
 Messages name the field, file or user that is at fault and the next step. They never hold the value of a secret.
@@ -51,6 +52,14 @@ class SecretStoreError(SecurityError):
 
 class CertificateError(SecurityError):
     """A certificate or key cannot be used: expired, not yet valid, mismatched, or issued for another use."""
+
+
+class AlertError(RedkeepError):
+    """An alert did not reach its channel; `again` says whether trying again can help."""
+
+    def __init__(self, message: str, *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class ServerUnavailableError(RedkeepError):

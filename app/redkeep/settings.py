@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     redis_janitor_password: SecretStr | None = Field(
         default=None, description="Password of the user cache_janitor; only for invalidation by a pattern of names"
     )
+    redis_monitor_password: SecretStr | None = Field(
+        default=None, description="Password of the user monitor; only for the security monitoring"
+    )
     redis_tls_enabled: bool = Field(default=False, description="Enable TLS encryption for Redis connections")
     redis_tls_ca_file: Path | None = Field(default=None, description="The only CA that is trusted, PEM")
     redis_tls_cert_file: Path | None = Field(default=None, description="Client certificate, PEM")

@@ -84,6 +84,7 @@ class Target(NamedTuple):
     env_file: Path | None = None
     janitor_password: str | None = None
     health_password: str | None = None
+    monitor_password: str | None = None
 
     @property
     def host(self) -> str:
@@ -157,6 +158,7 @@ def build_target(
     redis_cache_password: str | None = None,
     redis_health_password: str | None = None,
     redis_janitor_password: str | None = None,
+    redis_monitor_password: str | None = None,
     redis_tls_enabled: bool | None = None,
     redis_tls_ca_file: Path | str | None = None,
     redis_tls_cert_file: Path | str | None = None,
@@ -201,6 +203,7 @@ def build_target(
         "REDIS_CACHE_PASSWORD": redis_cache_password,
         "REDIS_HEALTH_PASSWORD": redis_health_password,
         "REDIS_JANITOR_PASSWORD": redis_janitor_password,
+        "REDIS_MONITOR_PASSWORD": redis_monitor_password,
     }
     for field, secret in passwords.items():
         if secret is not None:
@@ -231,6 +234,7 @@ def build_target(
         env_file=env_file,
         janitor_password=redis_janitor_password,
         health_password=redis_health_password,
+        monitor_password=redis_monitor_password,
     )
 
 

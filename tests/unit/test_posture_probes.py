@@ -13,9 +13,10 @@ import pytest
 from redkeep.cli.status import table
 from redkeep.crypto.pki import Authority
 from redkeep.errors import ServerUnavailableError
+from redkeep.monitoring.certificates import certificate_end
 from redkeep.monitoring.control import Control, State
 from redkeep.monitoring.posture import Posture, _printable
-from redkeep.monitoring.probes import _plaintext_here, certificate_end
+from redkeep.monitoring.probes import _plaintext_here
 from redkeep.monitoring.wire import Refusal, Wire
 
 

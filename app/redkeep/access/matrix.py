@@ -99,6 +99,7 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "ACL WHOAMI": ("monitor",),
     "ACL LOG": ("monitor",),
     "ACL CAT": (),
+    "ACL DRYRUN default PING": ("monitor",),
     "ACL GETUSER default": (),
     "ACL SETUSER eve on nopass": (),
     "ACL DELUSER monitor": (),

@@ -9,6 +9,7 @@ from typing import Any
 from redkeep.cache.base import CacheBase
 from redkeep.errors import PermissionDeniedError, RedkeepError, ServerUnavailableError
 from redkeep.monitoring.measures import MemoryUsageMetric
+from redkeep.monitoring.server_report import parse_info
 
 
 class Reports(CacheBase):
@@ -118,12 +119,6 @@ class Reports(CacheBase):
     async def _ask_info(self) -> dict[str, str]:
         """A hook: INFO, by whoever may ask for it."""
         return parse_info(await self._execute("INFO"))
-
-
-def parse_info(reply: object) -> dict[str, str]:
-    """The fields of INFO."""
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else str(reply)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line and not line.startswith("#"))
 
 
 def _figures(info: Mapping[str, str]) -> dict[str, Any]:

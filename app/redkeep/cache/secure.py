@@ -16,13 +16,13 @@ from redkeep.cache.epochs import EVERYTHING, Epochs
 from redkeep.cache.keys import ENTRY_OPERATION, HashedNames, is_hashed_name, operation_prefix
 from redkeep.cache.layer import EncryptedCacheLayer
 from redkeep.cache.link import reason_of
-from redkeep.cache.reports import parse_info
 from redkeep.cache.response import AIResponseCache
 from redkeep.crypto.envelope import is_envelope
 from redkeep.crypto.keyring import KeyRing
 from redkeep.errors import ConfigurationError, DecryptionError, PermissionDeniedError, RedkeepError
 from redkeep.monitoring.events import MAX_EVENTS, SecurityMonitor
 from redkeep.monitoring.metrics import SecurityMetricsCollector
+from redkeep.monitoring.server_report import parse_info
 from redkeep.optimization import SecurityOptimizationConfig
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ from typing import Final, NamedTuple
 from redkeep.monitoring.control import STATES, Control, State
 from redkeep.monitoring.host import probe_files, probe_host
 from redkeep.monitoring.probes import probe_server
+from redkeep.monitoring.reach import probe_reach
+from redkeep.monitoring.rights import probe_users
 from redkeep.target import Target
 
 _EXIT_CODES: Final[dict[State, int]] = {"ok": 0, "weak": 1, "unknown": 3, "not applicable": 0}
@@ -48,7 +50,8 @@ def assess(target: Target, *, timeout: float = 3.0) -> Posture:
     `timeout` bounds each network step, in seconds. Blocking: 50-100 ms on a healthy system; from a coroutine, call it
     through `asyncio.to_thread`.
     """
-    return Posture(tuple(_printable((*probe_server(target, timeout=timeout), *probe_files(target), *probe_host(target)))))
+    server = (*probe_server(target, timeout=timeout), *probe_users(target, timeout=timeout), *probe_reach(target))
+    return Posture(tuple(_printable((*server, *probe_files(target), *probe_host(target)))))
 
 
 def _printable(controls: Iterable[Control]) -> Iterable[Control]:

@@ -7,8 +7,6 @@ commands a connection of that name, so that a reader of ACL LOG can tell a probe
 
 from __future__ import annotations
 
-import calendar
-import math
 import os
 import select
 import socket
@@ -20,15 +18,13 @@ from typing import Final
 
 from redkeep.access.tls import alert_after_handshake, client_context
 from redkeep.errors import RedkeepError
+from redkeep.monitoring.certificates import EXPIRY_DAYS, certificate_ends
 from redkeep.monitoring.control import Control, State
 from redkeep.monitoring.round_trip import sealed_round_trip
 from redkeep.monitoring.wire import Refusal, Wire
 from redkeep.target import DEFAULT_PORT, Target
 
 PROBE_NAME: Final = "redkeep-probe"
-EXPIRY_DAYS: Final = 14
-"""Days left at which a certificate is an alarm: half of the 30 at which the deploy renews it."""
-
 ALERT_SECONDS: Final = 0.3
 """How long a server that demands a certificate may take to say so; it does at once, and only a weak one costs the wait."""
 
@@ -49,13 +45,19 @@ _REFUSALS: Final = (
     "wrong password",
 )
 _PLAINTEXT_PORT: Final = "plaintext port"
-_REDEPLOY: Final = "deploy again: it resets the users"
+REDEPLOY: Final = "deploy again: it resets the users"
 
 # Read-only commands that no cache needs: other clients' settings, users, key names and values.
 _FORBIDDEN: Final = (
     ("CONFIG", "GET", "maxmemory"), ("ACL", "WHOAMI"), ("ACL", "LIST"), ("KEYS", "redkeep:none"), ("SCAN", "0", "COUNT", "1"),
     ("GET", "redkeep:outside"), ("DBSIZE",),
 )
+PROBED_OBJECTS: Final = frozenset({"config|get", "acl|whoami", "acl|list", "keys", "scan", "redkeep:outside", "dbsize"})
+"""What stands as the object of a refusal in ACL LOG when a probe was refused: the command, or the key."""
+
+PROBED_USER_OBJECT: Final = "AuTh"
+"""How a probe spells AUTH. The server keeps the spelling in ACL LOG and counts refusals that are spelt alike as one: so a
+probe's refused logins are never in one entry with somebody else's."""
 
 
 def probe_server(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
@@ -135,13 +137,7 @@ def _certificate(wire: Wire, target: Target) -> Iterator[Control]:
 
 def _expiry(target: Target, connection: ssl.SSLSocket) -> Control:
     """The certificate that ends first: the server's, our own, or the CA's (of two while one replaces the other, the newer)."""
-    authorities = connection.context.get_ca_certs()
-    ends = {
-        "server": float(ssl.cert_time_to_seconds(str((connection.getpeercert() or {})["notAfter"]))),
-        "CA": max((ssl.cert_time_to_seconds(str(each["notAfter"])) for each in authorities), default=math.inf),
-    }
-    if target.cert_file:
-        ends["client"] = certificate_end(target.cert_file.read_text("ascii"))
+    ends = certificate_ends(target, connection)
     whose = min(ends, key=ends.__getitem__)
     days = int((ends[whose] - time.time()) // 86_400)
     evidence = f"the {whose} certificate is the first to end, in {days} days"
@@ -150,34 +146,11 @@ def _expiry(target: Target, connection: ssl.SSLSocket) -> Control:
     return Control("certificate expiry", "weak", evidence, "deploy again: it renews certificates")
 
 
-def certificate_end(pem: str) -> float:
-    """Seconds since the epoch at which the first certificate in `pem` ends.
-
-    Looks for the Validity sequence (RFC 5280, 4.1.2.5: two UTCTime or GeneralizedTime values) instead of loading an
-    X.509 parser, which costs 100 ms at import. Raises ValueError when there is none.
-    """
-    head, tail = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    body = pem.partition(head)[2].partition(tail)[0]
-    der = ssl.PEM_cert_to_DER_cert(f"{head}{body}{tail}\n")
-    lengths = {0x17: 13, 0x18: 15}  # YYMMDDHHMMSSZ, YYYYMMDDHHMMSSZ
-    for at in range(len(der) - 36):
-        if der[at] != 0x30 or lengths.get(der[at + 2]) != der[at + 3]:
-            continue
-        second = at + 4 + der[at + 3]
-        if der[at + 1] != second + 2 + der[second + 1] - at - 2 or lengths.get(der[second]) != der[second + 1]:
-            continue
-        text = der[second + 2 : second + 2 + der[second + 1]].decode("ascii")
-        year = text[:-11] if len(text) == 15 else f"{'19' if text[:2] >= '50' else '20'}{text[:2]}"
-        month, day, hour, minute, sec = (text[-11 + i : -9 + i] for i in range(0, 10, 2))
-        return float(calendar.timegm((int(year), int(month), int(day), int(hour), int(minute), int(sec))))
-    raise ValueError("no validity in the certificate")
-
-
 def _rights(wire: Wire, who: str) -> Control:
     name, replies = "cache user's rights", wire.ask(*_FORBIDDEN)
     allowed = [" ".join(line[:2]) for line, reply in zip(_FORBIDDEN, replies, strict=True) if not _is_denied(reply)]
     if allowed:
-        return Control(name, "weak", f"{who} may run {', '.join(allowed)}", _REDEPLOY)
+        return Control(name, "weak", f"{who} may run {', '.join(allowed)}", REDEPLOY)
     return Control(name, "ok", f"{who} is refused {len(_FORBIDDEN)} commands that no cache needs")
 
 
@@ -271,25 +244,25 @@ def _default_user(wire: Wire, target: Target) -> Control:
     """Whether `default` is off cannot be asked without rights; whether it opens with what this host knows can."""
     if target.username in (None, "default"):
         return Control("default user", "weak", "we ourselves log in as `default`", "give the cache its own user")
-    reply = wire.ask(("AUTH", "default", target.password or ""))[0]
+    reply = wire.ask((PROBED_USER_OBJECT, "default", target.password or ""))[0]
     if _refused(reply, "WRONGPASS"):
         return Control("default user", "ok", "no password that this host knows opens it")
-    return Control("default user", "weak", "the user `default` is on and lets us in", _REDEPLOY)
+    return Control("default user", "weak", "the user `default` is on and lets us in", REDEPLOY)
 
 
 def _logins(opened: Wire) -> list[Control]:
     with opened:
         # One after the other: Redis 8.0.2 leaves the second of two pipelined commands unanswered before a login.
         silent = opened.ask(("PING",))[0]
-        wrong = opened.ask(("AUTH", PROBE_NAME, os.urandom(24).hex()))[0]
+        wrong = opened.ask((PROBED_USER_OBJECT, PROBE_NAME, os.urandom(24).hex()))[0]
     first, second = _REFUSALS[3:]
     return [
         Control(first, "ok", "nothing is answered before a login")
         if _refused(silent, "NOAUTH")
-        else Control(first, "weak", "the server works without a login", _REDEPLOY),
+        else Control(first, "weak", "the server works without a login", REDEPLOY),
         Control(second, "ok", "refused")
         if _refused(wrong, "WRONGPASS")
-        else Control(second, "weak", f"an unknown user is not refused: {wrong!s}", _REDEPLOY),
+        else Control(second, "weak", f"an unknown user is not refused: {wrong!s}", REDEPLOY),
     ]
 
 

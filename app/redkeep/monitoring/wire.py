@@ -31,8 +31,11 @@ class Refusal(str):
 class Wire:
     """One connection. Use as a context manager; every method may raise OSError, of which ssl.SSLError is one."""
 
-    def __init__(self, host: str, port: int, *, context: ssl.SSLContext | None, timeout: float) -> None:
+    def __init__(
+        self, host: str, port: int, *, context: ssl.SSLContext | None, timeout: float, max_reply_bytes: int = MAX_REPLY_BYTES
+    ) -> None:
         """Connect to `host`:`port` within `timeout` seconds, which also bounds each read. No context: plaintext."""
+        self._max_reply_bytes = max_reply_bytes
         plain = socket.create_connection((host, port), timeout=timeout)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -85,7 +88,7 @@ class Wire:
         if not chunk:
             raise ConnectionResetError("the server closed the connection")
         self._buffer += chunk
-        if len(self._buffer) > MAX_REPLY_BYTES:
+        if len(self._buffer) > self._max_reply_bytes:
             raise ServerUnavailableError("the peer sent more than a reply")
 
 

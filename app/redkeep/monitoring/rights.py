@@ -1,0 +1,103 @@
+"""What each user of the server may really do, and who is connected: asked as `monitor`, by ACL DRYRUN and CLIENT LIST.
+
+`ACL DRYRUN` answers as the server would, runs nothing and leaves no line in ACL LOG (Redis 7.0, Valkey 7.2 and later).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from redkeep.access.acl import USERS
+from redkeep.access.matrix import Case, command_matrix
+from redkeep.access.tls import client_context
+from redkeep.errors import RedkeepError
+from redkeep.monitoring.control import Control
+from redkeep.monitoring.probes import REDEPLOY, explain
+from redkeep.monitoring.server_report import connections
+from redkeep.monitoring.wire import Refusal, Wire
+from redkeep.monitoring.words import harmless
+from redkeep.target import Target
+
+NAMES: Final = ("users' rights", "default user's rights", "dangerous commands", "connected users", "connected ports")
+_BY_CHOICE: Final = ("CLIENT", "TRACKING", "on")
+"""A deployment may give it to the cache user (acl.py, `client_tracking`)."""
+
+_KILL: Final = "as the operator: ACL DELUSER and CLIENT KILL USER; then deploy again"
+
+
+def probe_users(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
+    """Effective rights of every user, and who is connected how; never raises. `timeout` in seconds, for each step.
+
+    Without the monitor's password there is nobody to ask as: one control says so.
+    """
+    if not target.monitor_password:
+        yield Control(NAMES[0], "not applicable", "asked by the security monitoring, which has the password of `monitor`")
+        return
+    try:
+        context = client_context(target) if target.tls else None
+        with Wire(target.host, target.port, context=context, timeout=timeout, max_reply_bytes=16 * 1024 * 1024) as wire:
+            (login,) = wire.ask(("AUTH", "monitor", target.monitor_password))
+            if login != "OK":
+                yield from _unknown(NAMES, "the login of monitor was refused", REDEPLOY)
+                return
+            cells = [case for case in command_matrix() if not case.allowed and case.line != _BY_CHOICE]
+            found = _rights(cells, wire.ask(*(("ACL", "DRYRUN", case.user, *case.line) for case in cells)))
+            clients = _connected(wire.ask(("CLIENT", "LIST"))[0], target)
+    except (OSError, RedkeepError, ValueError) as error:
+        yield from _unknown(NAMES, f"could not be tried: {explain(error)}", "")
+        return
+    yield from found
+    yield from clients
+
+
+def _rights(cells: Sequence[Case], replies: Sequence[object]) -> list[Control]:
+    refused = next((reply for reply in replies if isinstance(reply, Refusal) and reply.code == "NOPERM"), None)
+    if refused is not None:
+        return list(_unknown(NAMES[:3], "monitor may not ask ACL DRYRUN", REDEPLOY))
+    there = {case.user for case, reply in zip(cells, replies, strict=True) if not isinstance(reply, Refusal)}
+    may: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in NAMES[:3]}
+    for case, reply in zip(cells, replies, strict=True):
+        if reply == "OK":
+            kind = NAMES[1] if case.user == "default" else NAMES[2] if case.line[0] in ("DEBUG", "MODULE", "MONITOR") else NAMES[0]
+            may[kind][case.user].append(" ".join(case.line[:2]) if case.line[0] in ("ACL", "CONFIG", "CLIENT", "MODULE") else case.line[0])
+    others = there - {"operator", "default"}
+    good = {
+        NAMES[0]: f"{len(others)} users are refused everything that is not theirs",
+        NAMES[1]: "default may run nothing",
+        NAMES[2]: "no user may run DEBUG, MODULE or MONITOR, not even the operator",
+    }
+    return [
+        Control(name, "weak", _listed(may[name]), REDEPLOY) if may[name] else Control(name, "ok", good[name]) for name in NAMES[:3]
+    ]
+
+
+def _listed(users: dict[str, list[str]]) -> str:
+    parts = []
+    for user, lines in users.items():
+        short = list(dict.fromkeys(lines))
+        parts.append(f"{user} may run {', '.join(short[:4])}" + (f" and {len(short) - 4} more" if len(short) > 4 else ""))
+    return "; ".join(parts)
+
+
+def _connected(reply: object, target: Target) -> list[Control]:
+    if isinstance(reply, Refusal):
+        return list(_unknown(NAMES[3:], "monitor may not ask CLIENT LIST", REDEPLOY))
+    there = connections(reply)
+    strangers = sorted({each.user for each in there} - set(USERS))
+    ours = {each.port for each in there if each.user == "monitor"}  # by this very connection; a port can be mapped on the way
+    elsewhere = sorted({each.port for each in there if each.port} - ours)
+    return [
+        Control(NAMES[3], "weak", f"connected as {', '.join(map(harmless, strangers[:5]))}", _KILL)
+        if strangers
+        else Control(NAMES[3], "ok", "nobody is connected under a name that is not ours"),
+        Control(NAMES[4], "weak", f"clients use port {', '.join(map(str, elsewhere[:5]))} too", "set port 0: deploy again")
+        if elsewhere
+        else Control(NAMES[4], "ok", f"every client uses the TLS port of {target.host}"),
+    ]
+
+
+def _unknown(names: Sequence[str], evidence: str, remedy: str) -> Iterator[Control]:
+    for name in names:
+        yield Control(name, "unknown", evidence, remedy)

@@ -1,0 +1,66 @@
+"""What the monitoring knows, on disk: one small JSON file, replaced as a whole, so that a restart counts nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from redkeep.errors import ConfigurationError
+
+VERSION: Final = 1
+_MAX_BYTES: Final = 16 * 1024 * 1024
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The saved state; None when there is none yet.
+
+    Raises ConfigurationError, one sentence, for a file that cannot be read or is not ours: start without it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigurationError(f"the monitoring's state {path} cannot be read: {error.strerror}; counting begins anew") from None
+    with os.fdopen(descriptor, "rb") as source:
+        status = os.fstat(source.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+            raise ConfigurationError(f"the monitoring's state {path} is no file of ours; remove it")
+        if status.st_mode & 0o022:
+            raise ConfigurationError(f"the monitoring's state {path} can be written by others; run `chmod 0600 {path}`")
+        text = source.read(_MAX_BYTES)
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise ConfigurationError(f"the monitoring's state {path} is damaged or of another version; counting begins anew")
+    return found
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Replace the file by another of mode 0600: whoever is killed here leaves the old or the new one, whole.
+
+    Raises ConfigurationError when the folder or the disk refuses.
+    """
+    content = json.dumps({**state, "version": VERSION}, separators=(",", ":")).encode("ascii")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as target:
+                target.write(content)
+                target.flush()
+                os.fsync(target.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+    except OSError as error:
+        raise ConfigurationError(f"the monitoring's state {path} cannot be written: {error.strerror}; see the folder's owner") from None

@@ -1,0 +1,45 @@
+"""Words of strangers: user names, client names and error texts, made harmless before they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+NAME_LENGTH: Final = 64
+"""Characters kept of a name; our own are shorter (access/acl.py), and a longer one is not worth a page."""
+
+TEXT_LENGTH: Final = 300
+_SHORTEST_SECRET: Final = 8
+
+
+def harmless(text: str | bytes, *, limit: int = NAME_LENGTH) -> str:
+    """The text without anything a terminal, a log, a mail header or a page could act upon but its letters.
+
+    What is not printable (line ends, escapes, direction marks) becomes its escape, bytes that are no UTF-8 too; what is
+    longer than `limit` characters is cut and ends in an ellipsis. Markup such as `<b>` stays as text: whoever puts it into
+    a page or a chat message escapes it there.
+    """
+    if isinstance(text, bytes):
+        text = text[: limit * 8].decode("utf-8", "backslashreplace")
+    text = text[: limit * 2]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+class Redactor:
+    """Takes our own secrets out of strangers' words: people type passwords where the user name belongs."""
+
+    __slots__ = ("_secrets",)
+
+    def __init__(self, secrets: Iterable[str | None]) -> None:
+        """Secrets shorter than 8 characters are not looked for: they would be found in every text."""
+        self._secrets = sorted({each for each in secrets if each and len(each) >= _SHORTEST_SECRET}, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, "[REDACTED]")
+        return text
+
+    def __repr__(self) -> str:
+        return f"Redactor({len(self._secrets)} secrets)"
