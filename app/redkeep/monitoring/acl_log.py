@@ -31,7 +31,7 @@ _PROBES_AT_ONCE: Final = 8
 
 
 class Denial(NamedTuple):
-    """One entry of the log. `count` refusals alike, the last of them `age` seconds ago, by a client of `address`.
+    """One entry of the log. `times` refusals alike, the last of them `age` seconds ago, by a client of `address`.
 
     `user` is the name that was tried, chosen by whoever tried it; `client_user` who that client was logged in as.
     """
@@ -42,7 +42,7 @@ class Denial(NamedTuple):
     address: str
     client_user: str
     client_name: str
-    count: int
+    times: int
     age: float
     identity: str
     kind: str
@@ -84,7 +84,7 @@ def _denial(entry: object) -> Denial:
         address=client.address,
         client_user=client.user,
         client_name=client.name,
-        count=count if isinstance(count, int) else 1,
+        times=count if isinstance(count, int) else 1,
         age=_seconds(fields.get("age-seconds")),
         identity=f"#{number}" if isinstance(number, int) else _digest(reason, context, what, user, info),
         kind=kind,
@@ -127,21 +127,21 @@ class AclBook:
         seen = Counter(self._seen)
         fresh: list[Denial] = []
         for entry in entries:
-            row = (entry.identity, entry.kind, entry.count)
+            row = (entry.identity, entry.kind, entry.times)
             if seen[row]:
                 seen[row] -= 1
             else:
                 fresh.append(entry)
         fresh.reverse()
-        there = Counter((entry.identity, entry.kind, entry.count) for entry in entries)
+        there = Counter((entry.identity, entry.kind, entry.times) for entry in entries)
         found = []
         for entry in fresh:
             before = self._before(entry, there, most)
             if before is not None:
                 self._seen.remove(before)
-            growth = entry.count - (before[2] if before else 0)
+            growth = entry.times - (before[2] if before else 0)
             found.append((entry, growth))
-        self._seen += [(entry.identity, entry.kind, entry.count) for entry in fresh]
+        self._seen += [(entry.identity, entry.kind, entry.times) for entry in fresh]
         del self._seen[:-_KEPT]
         return [(entry, growth) for entry, growth in found if growth > 0]
 
@@ -155,7 +155,7 @@ class AclBook:
             return next((row for row in reversed(self._seen) if row[0] == entry.identity), None)
         near = self._seen[-(_SCANNED + most) :]
         latest = next((row for row in reversed(near) if row[1] == entry.kind), None)
-        if latest is None or latest[2] >= entry.count or there[latest]:
+        if latest is None or latest[2] >= entry.times or there[latest]:
             return None
         return latest
 

@@ -220,7 +220,7 @@ class SecurityMonitor:
             return
         self._warned_until = now + BRUTE_FORCE_MINUTES * 60
         who = self.sources("auth_attempt", hours=BRUTE_FORCE_MINUTES / 60)
-        listed = {name: ", ".join(counts) for name, counts in who.items()}
+        listed: dict[str, Any] = {name: ", ".join(counts) for name, counts in who.items()}
         self.record("brute_force", severity="error", failures=failures, **listed)
 
 

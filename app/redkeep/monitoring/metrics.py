@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from redkeep.monitoring.tally import Tally
+
 _HOUR: Final = 3600
-_KEPT: Final = 10_000
 
 
 class SecurityMetricsCollector:
@@ -24,14 +24,14 @@ class SecurityMetricsCollector:
         }
         self._operations: dict[str, int] = self.metrics["encryption_operations"]
         self._clock = clock
-        self._failures: deque[float] = deque(maxlen=_KEPT)
-        self._errors: deque[float] = deque(maxlen=_KEPT)
+        self._failures = Tally()
+        self._errors = Tally()
 
-    def record_auth_attempt(self, success: bool) -> None:
-        """Count one login."""
-        self.metrics["auth_attempts"]["success" if success else "failure"] += 1
+    def record_auth_attempt(self, success: bool, *, count: int = 1) -> None:
+        """Count a login, or `count` alike."""
+        self.metrics["auth_attempts"]["success" if success else "failure"] += count
         if not success:
-            self._failures.append(self._clock())
+            self._failures.add(self._clock(), count)
 
     def record_encryption_operation(self, operation: str, success: bool) -> None:
         """Count one `encrypt` or `decrypt`, or its failure."""
@@ -39,7 +39,7 @@ class SecurityMetricsCollector:
             self._operations[operation] += 1
         else:
             self._operations["errors"] += 1
-            self._errors.append(self._clock())
+            self._errors.add(self._clock())
 
     def record_security_event(self, severity: str) -> None:
         """Count one event by its severity: info, warning or error."""
@@ -68,6 +68,5 @@ class SecurityMetricsCollector:
             "events": dict(self.metrics["security_events"]),
         }
 
-    def _recent(self, moments: deque[float]) -> int:
-        first = self._clock() - _HOUR
-        return sum(moment >= first for moment in moments)
+    def _recent(self, moments: Tally) -> int:
+        return moments.since(self._clock() - _HOUR)

@@ -1,0 +1,254 @@
+"""The alert manager: from how many events on people are told, how often, and that it is over.
+
+A kind of alert has one state. It fires when its threshold is reached, is repeated after the cooldown while it lasts, and
+its end is told once. Each channel delivers by itself: one that hangs or fails holds up neither the others nor the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from redkeep.errors import AlertError
+from redkeep.monitoring.alert import Alert, AlertState, Channel
+from redkeep.monitoring.alert_mail import MailChannel
+from redkeep.monitoring.alert_settings import AlertSettings
+from redkeep.monitoring.alert_webhook import WebhookChannel
+from redkeep.monitoring.events import BRUTE_FORCE_MINUTES, EventType, SecurityMonitor
+from redkeep.monitoring.words import Redactor, harmless
+
+logger = logging.getLogger(__name__)
+
+PAUSES: Final = (1.0, 4.0)
+"""Seconds before the second and the third try; there is no fourth."""
+
+_RECENT: Final = 50
+_UNDER_WAY: Final = 32
+"""Deliveries at once; with a dozen kinds and their cooldown there are never that many unless a channel hangs."""
+
+_COUNTED: Final[dict[str, tuple[str, str, tuple[EventType, ...]]]] = {
+    "auth_failures_per_hour": ("High Authentication Failures", "failed logins", ("auth_attempt",)),
+    "encryption_errors_per_hour": (
+        "Encryption Errors Detected", "values that did not open", ("decryption_failure", "downgrade_refused"),
+    ),
+    "connection_failures_per_hour": ("Connection Failures Detected", "failed connections", ("node_down", "tls_failure")),
+}  # fmt: skip
+
+
+class _Cause(NamedTuple):
+    """Why a kind fires now. `names` makes it another cause when a name comes to it."""
+
+    title: str
+    message: str
+    severity: str
+    details: Mapping[str, Any]
+    names: frozenset[str] = frozenset()
+
+
+class _Firing(NamedTuple):
+    alert: Alert
+    told_at: float
+    names: frozenset[str]
+
+
+class SimpleAlertManager:
+    """The PRD's class: `check_and_send_alerts` compares the last hour with the thresholds and tells the channels."""
+
+    def __init__(
+        self,
+        monitor: SecurityMonitor | None = None,
+        *,
+        settings: AlertSettings | None = None,
+        channels: Sequence[Channel] | None = None,
+        secrets: Sequence[str | None] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Watches `monitor`. Settings are those of the environment unless given; `secrets` never stand in an alert.
+
+        Raises ConfigurationError for alert settings that do not hold.
+        """
+        self.settings = AlertSettings.read(os.environ) if settings is None else settings
+        self.alert_thresholds = dict(self.settings.thresholds)
+        self._monitor = SecurityMonitor() if monitor is None else monitor
+        self._channels = tuple(_channels(self.settings) if channels is None else channels)
+        self._redact = Redactor((*self.settings.secrets, *secrets))
+        self._clock = clock
+        self._host = harmless(socket.gethostname())
+        self._firing: dict[str, _Firing] = {}
+        self._recent: deque[Alert] = deque(maxlen=_RECENT)
+        self._results: dict[str, dict[str, Any]] = {
+            each.name: {"delivered": 0, "failed": 0, "last_delivered": None, "last_error": ""} for each in self._channels
+        }
+        self._deliveries: set[asyncio.Task[None]] = set()
+
+    @property
+    def alert_channels(self) -> dict[str, bool]:
+        """Which channels are on; the log always is."""
+        there = {each.name for each in self._channels}
+        return {"log": True, "email": "email" in there, "webhook": "webhook" in there}
+
+    async def check_and_send_alerts(self, weak: Mapping[str, str] | None = None) -> list[Alert]:
+        """Tell what is new, lasts or is over; returns those alerts without waiting for their delivery.
+
+        `weak` maps a weak control of the posture to its remedy; None leaves the posture as it was told.
+        """
+        causes = {kind: cause for kind in _COUNTED if (cause := self._counted(kind))}
+        if weak:
+            causes["posture"] = _Cause(
+                "Posture Weakened",
+                f"Weak: {', '.join(sorted(weak))}",
+                "error",
+                {name: remedy or "see `redkeep status`" for name, remedy in sorted(weak.items())[:8]},
+                frozenset(weak),
+            )
+        asked = {*_COUNTED, *(() if weak is None else ("posture",))}
+        found = [alert for kind in sorted(asked) if (alert := self._step(kind, causes.get(kind)))]
+        for alert in found:
+            self._tell(alert)
+        return found
+
+    async def send_test_alert(self) -> dict[str, dict[str, Any]]:
+        """Send a test through every channel, once each: {"email": {"ok": True, "detail": ""}, ...}."""
+        alert = self._alert("test", "Test", "This is a test: nothing is wrong.", "info", "test", {})
+        self._log(alert)
+        found = await asyncio.gather(*(self._try(each, alert) for each in self._channels))
+        results = {each.name: {"ok": error is None, "detail": str(error or "")} for each, error in zip(self._channels, found, strict=True)}
+        return {"log": {"ok": True, "detail": ""}, **results}
+
+    def report(self) -> dict[str, Any]:
+        """Thresholds, channels with what became of their deliveries, alerts that last, and the last ones, latest first."""
+        return {
+            "thresholds": dict(self.alert_thresholds),
+            "cooldown_seconds": self.settings.cooldown_seconds,
+            "channels": [
+                {"name": name, "enabled": on, **self._results.get(name, {})} for name, on in self.alert_channels.items()
+            ],
+            "active": [firing.alert.as_dict() for firing in self._firing.values()],
+            "recent": [alert.as_dict() for alert in reversed(self._recent)],
+        }
+
+    async def close(self, *, seconds: float = 5.0) -> None:
+        """Give what is under way `seconds` more, then end it."""
+        if self._deliveries:
+            _, late = await asyncio.wait(self._deliveries, timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What has been told and lasts, as plain data: a restart tells it neither again nor never ends it."""
+        return {kind: [firing.alert.as_dict(), firing.told_at, sorted(firing.names)] for kind, firing in self._firing.items()}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take back a snapshot. Raises ValueError when it is something else."""
+        try:
+            self._firing = {
+                str(kind): _Firing(
+                    Alert(**{**alert, "timestamp": datetime.fromisoformat(alert["timestamp"])}), float(told), frozenset(names)
+                )
+                for kind, (alert, told, names) in saved.items()
+            }
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"no snapshot of alerts: {type(error).__name__}") from None
+
+    def _counted(self, kind: str) -> _Cause | None:
+        title, what, kinds = _COUNTED[kind]
+        count = sum(self._monitor.count(each, hours=1) for each in kinds)
+        guessing = kind == "auth_failures_per_hour" and self._monitor.count("brute_force", hours=BRUTE_FORCE_MINUTES / 60) > 0
+        if count < self.alert_thresholds[kind] and not guessing:
+            return None
+        details: dict[str, Any] = {"count": count, "threshold": self.alert_thresholds[kind]}
+        if kind == "auth_failures_per_hour":
+            details |= {name: ", ".join(f"{k} ({n})" for k, n in c.items()) for name, c in self._monitor.sources("auth_attempt", hours=1).items()}
+        message = f"{count} {what} in the last hour" + ("; somebody guesses passwords" if guessing else "")
+        return _Cause(title, message, "error" if guessing else "warning", details)
+
+    def _step(self, kind: str, cause: _Cause | None) -> Alert | None:
+        firing, now = self._firing.get(kind), self._clock()
+        if cause is None:
+            if firing is None:
+                return None
+            del self._firing[kind]
+            return self._alert(kind, firing.alert.title, f"Over: {firing.alert.message}", "info", "resolved", {})
+        lasts = firing is not None and cause.names <= firing.names
+        if firing is not None and lasts and (kind == "posture" or now < firing.told_at + self.settings.cooldown_seconds):
+            # What was told stays told; a control that is healed and weak again is news.
+            self._firing[kind] = firing._replace(names=cause.names)
+            return None
+        alert = self._alert(kind, cause.title, cause.message, cause.severity, "firing", cause.details)
+        self._firing[kind] = _Firing(alert, now, cause.names)
+        return alert
+
+    def _alert(self, kind: str, title: str, message: str, severity: str, state: AlertState, details: Mapping[str, Any]) -> Alert:
+        return Alert(
+            kind=kind, title=title, message=self._redact(message), severity=severity, state=state, host=self._host,
+            timestamp=datetime.fromtimestamp(self._clock(), UTC),
+            details={name: self._redact(value) if isinstance(value, str) else value for name, value in details.items()},
+        )  # fmt: skip
+
+    def _tell(self, alert: Alert) -> None:
+        self._recent.append(alert)
+        self._log(alert)
+        self._monitor.record("alert", success=True, alert=alert.kind, state=alert.state, title=alert.title)
+        for channel in self._channels:
+            if len(self._deliveries) >= _UNDER_WAY:
+                self._failed(channel, alert, AlertError("too many deliveries are under way"))
+                continue
+            task = asyncio.create_task(self._deliver(channel, alert))
+            self._deliveries.add(task)
+            task.add_done_callback(self._deliveries.discard)
+
+    def _log(self, alert: Alert) -> None:
+        level = logging.WARNING if alert.state == "firing" else logging.INFO
+        extra = {f"alert_{name}": value for name, value in alert.as_dict().items()}
+        logger.log(level, "security_alert", extra=extra)
+
+    async def _deliver(self, channel: Channel, alert: Alert) -> None:
+        error = await self._try(channel, alert)
+        for pause in PAUSES:
+            if error is None or not error.again:
+                break
+            await asyncio.sleep(pause)
+            error = await self._try(channel, alert)
+        if error is not None:
+            self._failed(channel, alert, error)
+
+    async def _try(self, channel: Channel, alert: Alert) -> AlertError | None:
+        result = self._results[channel.name]
+        try:
+            await asyncio.wait_for(channel.send(alert), channel.deadline_seconds)
+        except AlertError as error:
+            problem = error
+        except TimeoutError:
+            problem = AlertError(f"no end within {channel.deadline_seconds:g} seconds", again=True)
+        except Exception as error:  # a channel's fault is its own
+            problem = AlertError(f"failed unexpectedly ({type(error).__name__})")
+        else:
+            result.update(delivered=result["delivered"] + 1, last_delivered=_iso(self._clock()), last_error="")
+            return None
+        result["last_error"] = str(problem)
+        return problem
+
+    def _failed(self, channel: Channel, alert: Alert, error: AlertError) -> None:
+        self._results[channel.name]["failed"] += 1
+        self._monitor.record("alert_not_delivered", severity="error", channel=channel.name, alert=alert.kind, reason=str(error))
+
+
+def _channels(settings: AlertSettings) -> list[Channel]:
+    found: list[Channel] = []
+    if settings.mail:
+        found.append(MailChannel(settings.mail))
+    if settings.webhook:
+        found.append(WebhookChannel(settings.webhook))
+    return found
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,331 @@
+"""The monitoring of one process: watcher, posture, events, metrics and alerts, kept going in the background.
+
+What has been counted is written to one file after each look that found something, together with the place in the
+servers' logs: whoever is killed in between counts it again from the log, and once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from redkeep.environment import read_env_file
+from redkeep.errors import ConfigurationError
+from redkeep.monitoring.alert_settings import AlertSettings
+from redkeep.monitoring.alerts import SimpleAlertManager
+from redkeep.monitoring.certificates import certificates
+from redkeep.monitoring.control import Control
+from redkeep.monitoring.events import EventType, SecurityEvent, SecurityMonitor
+from redkeep.monitoring.metrics import SecurityMetricsCollector
+from redkeep.monitoring.node import Node
+from redkeep.monitoring.posture import Posture, assess
+from redkeep.monitoring.state_file import read_state, write_state
+from redkeep.monitoring.status import security_fields
+from redkeep.monitoring.watcher import Watcher
+from redkeep.monitoring.words import Redactor
+from redkeep.optimization import SecurityOptimizationConfig
+from redkeep.target import Target, parse_url, read_target
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 2.0
+"""Between two looks at a node: INFO and, when its counters grew, the new head of ACL LOG."""
+
+NODES_VARIABLE: Final = "SECURITY_MONITOR_NODES"
+STATE_VARIABLE: Final = "SECURITY_MONITOR_STATE_FILE"
+_STALE_INTERVALS: Final = 4
+"""A posture older than that many intervals is no longer an answer."""
+
+_HISTORY_HOURS: Final = 6
+_HISTORY_STEP_MINUTES: Final = 5
+# What a cache notes of itself and no server can see; its refused logins are in the server's log already.
+_OWN_EYES: Final = frozenset({"tls_failure", "decryption_failure", "downgrade_refused", "expired_value", "key_rotated"})
+
+
+class MonitoringService:
+    """Everything the API, the dashboard and the command line show. Use in one event loop: `start`, then `close`."""
+
+    def __init__(
+        self,
+        *,
+        env_file: Path | None = None,
+        state_file: Path | Literal["environment"] | None = "environment",
+        interval: float | None = None,
+        timeout: float = 3.0,
+    ) -> None:
+        """From `env_file`, or this process's environment: the cache's variables, REDIS_MONITOR_PASSWORD, SECURITY_ALERT_...
+
+        SECURITY_MONITOR_NODES names the nodes to watch (`host:port`, separated by commas) when there are more than the one
+        of REDIS_URL. The state file is SECURITY_MONITOR_STATE_FILE, or lies in systemd's STATE_DIRECTORY, or there is none.
+        `interval` is the seconds a posture stays valid, `timeout` those of each network step.
+        Raises ConfigurationError with one sentence.
+        """
+        variables: Mapping[str, str] = read_env_file(env_file) if env_file else os.environ
+        self._target = read_target(env_file)
+        self._timeout = timeout
+        self.interval = SecurityOptimizationConfig().metrics_collection_interval if interval is None else interval
+        self._state_file = _state_file(variables) if state_file == "environment" else state_file
+        self.monitor = SecurityMonitor()
+        self.collector = SecurityMetricsCollector()
+        self._encryption = self.collector
+        target = self._target
+        secrets = (target.password, target.janitor_password, target.health_password, target.monitor_password, *target.keys)
+        self._manager = SimpleAlertManager(self.monitor, settings=AlertSettings.read(variables), secrets=secrets)
+        nodes = [Node(each, timeout=timeout) for each in _node_targets(target, variables)] if target.monitor_password else []
+        self._watcher = Watcher(nodes, self.monitor, redact=Redactor(secrets))
+        self.monitor.subscribe(self._counted)
+        self._posture: Posture | None = None
+        self._posture_at = 0.0
+        self._certificates: list[dict[str, Any]] = []
+        self._probing = asyncio.Lock()
+        self._keys: dict[str, float] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether there is a password to watch the servers with."""
+        return bool(self._target.monitor_password)
+
+    async def start(self) -> None:
+        """Take up the saved state and go on in the background; Redis may be down."""
+        if self._tasks:
+            return
+        self._restore()
+        rounds = ((self.look, LOOK_SECONDS), (self.probe, self.interval))
+        self._tasks = [asyncio.create_task(self._forever(work, pause)) for work, pause in rounds]
+
+    async def close(self) -> None:
+        """End the background work, write the state, end the connections. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        started = bool(self._tasks)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._manager.close()
+        if started:
+            self._save()
+        self._watcher.close()
+
+    def include(self, monitor: SecurityMonitor, metrics: SecurityMetricsCollector | None = None) -> None:
+        """Take in what a cache of this process notes: values that do not open, TLS that fails, its cipher counts."""
+        monitor.subscribe(self._noted)
+        self._encryption = metrics or self._encryption
+
+    async def look(self) -> None:
+        """Look at every node once, and tell what is to be told."""
+        if await self._watcher.look():
+            self._save()
+        await self._manager.check_and_send_alerts()
+
+    async def probe(self) -> None:
+        """Find out the posture anew."""
+        async with self._probing:
+            posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout)
+            self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
+            before, self._posture, self._posture_at = self._posture, posture, time.time()
+        if before is not None:
+            self._compare(before, posture)
+        await self._manager.check_and_send_alerts({c.name: c.remedy for c in posture.controls if c.state == "weak"})
+
+    async def security_status(self) -> dict[str, Any]:
+        """The PRD's five fields, and `state`, `summary`, `checked_at`, `posture`, `key_ages`, `certificates`.
+
+        From the last probe, at most `interval` seconds and a probe's own time old; without one, or when it is older than
+        four intervals, the caller waits for a new one.
+        """
+        if self._posture is None or time.time() - self._posture_at > _STALE_INTERVALS * self.interval:
+            waited_for = self._posture_at
+            async with self._probing:
+                pass
+            if self._posture is None or self._posture_at == waited_for:
+                await self.probe()
+        posture = self._posture or Posture(())
+        return {
+            **security_fields(posture),
+            "recent_auth_failures": self.monitor.get_failure_count(24) if self.watches else None,
+            "state": posture.state,
+            "summary": posture.summary,
+            "checked_at": _iso(self._posture_at),
+            "posture": [control.as_dict() for control in posture.controls],
+            "key_ages": self._key_ages(),
+            "certificates": list(self._certificates),
+        }
+
+    def events(
+        self, kind: str | None = None, severity: str | None = None, since: datetime | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """The last events, latest first, at most `limit`; `since` has a time zone."""
+        found = [
+            event.as_dict()
+            for event in sorted(self.monitor.security_events, key=lambda event: event.timestamp, reverse=True)
+            if kind in (None, event.type) and severity in (None, event.severity) and (since is None or event.timestamp >= since)
+        ]
+        return found[: max(0, limit)]
+
+    def metrics(self) -> dict[str, Any]:
+        """`summary` as the PRD has it, `rates` of the last hour, `totals` by kind, `history` for plots."""
+        now = time.time()
+        start = now - _HISTORY_HOURS * 3600
+        kinds: dict[str, EventType] = {"auth_failures": "auth_attempt", "permission_denied": "permission_denied"}
+        series = {
+            name: [
+                {"time": _iso(at), "count": count}
+                for at, count in self.monitor.tally(kind).series(start=start, end=now, step=_HISTORY_STEP_MINUTES)
+            ]
+            for name, kind in kinds.items()
+        }
+        count = self.monitor.count
+        return {
+            "summary": self._summary(),
+            "rates": {
+                "auth_failures_per_hour": count("auth_attempt", hours=1),
+                "permission_denied_per_hour": count("permission_denied", hours=1),
+                "encryption_errors_per_hour": count("decryption_failure", hours=1) + count("downgrade_refused", hours=1),
+                "connection_failures_per_hour": count("node_down", hours=1) + count("tls_failure", hours=1),
+            },
+            "totals": [
+                {"kind": kind, "success": success, "count": total} for (kind, success), total in self.monitor.totals().items()
+            ],
+            "history": {"step_seconds": _HISTORY_STEP_MINUTES * 60, **series, "latency": self._watcher.latencies()},
+        }
+
+    def metrics_text(self) -> str:
+        """The figures in Prometheus' text format. Raises ConfigurationError when prometheus-client is not installed."""
+        from redkeep.monitoring.exposition import exposition
+
+        controls = self._posture.controls if self._posture else ()
+        return exposition(
+            controls=controls, nodes=self.nodes(), totals=self.monitor.totals(), certificates=self._certificates,
+            summary=self._summary(), checked_at=self._posture_at,
+        )  # fmt: skip
+
+    def alerts(self) -> dict[str, Any]:
+        """Thresholds, channels, alerts that last, and the last ones."""
+        return self._manager.report()
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are watched; one of state "unknown", with the reason, when there is no password to watch with."""
+        if not self.watches:
+            reason = "REDIS_MONITOR_PASSWORD is not set: only this host's own probes are made"
+            name = f"{self._target.host}:{self._target.port}"
+            return [{"node": name, "state": "unknown", "since": None, "reason": reason, "latency_ms": None}]
+        return self._watcher.nodes()
+
+    async def send_test_alert(self) -> dict[str, dict[str, Any]]:
+        """A test through every channel: {"log": {"ok": True, "detail": ""}, "email": ...}."""
+        return await self._manager.send_test_alert()
+
+    def _summary(self) -> dict[str, Any]:
+        own, encryption = self.collector.get_security_summary(), self._encryption.get_security_summary()
+        connected = sum(node.get("clients") or 0 for node in self.nodes())
+        return {**own, "encryption": encryption["encryption"], "connections": {"active_count": connected}}
+
+    def _counted(self, event: SecurityEvent) -> None:
+        self.collector.record_security_event(event.severity)
+        if event.type == "auth_attempt":
+            self.collector.record_auth_attempt(event.success, count=event.count)
+
+    def _noted(self, event: SecurityEvent) -> None:
+        if event.type in _OWN_EYES:
+            self.monitor.record(event.type, success=event.success, severity=event.severity, username=event.username, **event.details)
+
+    def _compare(self, before: Posture, after: Posture) -> None:
+        known = {control.name: control for control in before.controls}
+        for control in after.controls:
+            old: Control | None = known.get(control.name)
+            if old is None or old.state != control.state:
+                severity: Literal["info", "warning", "error"] = {"weak": "error", "unknown": "warning"}.get(control.state, "info")  # type: ignore[assignment]
+                self.monitor.record(
+                    "posture_changed", success=severity == "info", severity=severity, control=control.name, state=control.state,
+                    before=old.state if old else "", evidence=control.evidence, remedy=control.remedy,
+                )  # fmt: skip
+
+    def _key_ages(self) -> list[dict[str, Any]]:
+        """A key says nothing of when it was made: what is told is since when this monitoring has seen it in use."""
+        if not self._target.keys:
+            return []
+        from redkeep.crypto.keyring import KeyRing  # here: it loads the cipher
+
+        now = time.time()
+        ring = KeyRing.from_strings(self._target.keys)
+        found = []
+        for key in ring.keys:
+            name = key.key_id.hex()
+            seen = self._keys.setdefault(name, now)
+            found.append(
+                {"key_id": name, "primary": key.key_id == ring.primary.key_id, "first_seen": _iso(seen), "age_days": int((now - seen) // 86_400)}
+            )
+        return found
+
+    async def _forever(self, work: Any, pause: float) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                await work()
+            except Exception:  # the next round may succeed; a monitoring that ends in silence is worse
+                logger.exception("monitoring_failed")
+            await asyncio.sleep(max(0.1, pause - (time.monotonic() - began)))
+
+    def _restore(self) -> None:
+        if self._state_file is None:
+            return
+        try:
+            saved = read_state(self._state_file)
+            if saved is not None:
+                self.monitor.restore(saved["events"])
+                self._watcher.restore(saved["watcher"])
+                self._manager.restore(saved["alerts"])
+                self._keys = {str(name): float(moment) for name, moment in saved["keys"].items()}
+        except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error) if isinstance(error, ConfigurationError) else "it is of another version; counting begins anew"
+            self.monitor.record("state_unusable", file=str(self._state_file), reason=reason)
+
+    def _save(self) -> None:
+        if self._state_file is None:
+            return
+        state = {
+            "events": self.monitor.snapshot(), "watcher": self._watcher.snapshot(), "alerts": self._manager.snapshot(),
+            "keys": self._keys,
+        }  # fmt: skip
+        try:
+            write_state(self._state_file, state)
+        except ConfigurationError as error:
+            if not self.monitor.count("state_unusable", hours=1):
+                with suppress(ValueError):
+                    self.monitor.record("state_unusable", severity="error", file=str(self._state_file), reason=str(error))
+
+
+def _state_file(variables: Mapping[str, str]) -> Path | None:
+    named = variables.get(STATE_VARIABLE, "").strip()
+    if named:
+        return Path(named)
+    folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(folder) / "monitoring.json" if folder else None
+
+
+def _node_targets(target: Target, variables: Mapping[str, str]) -> list[Target]:
+    names = [part.strip() for part in variables.get(NODES_VARIABLE, "").split(",") if part.strip()]
+    found = {}
+    for name in names:
+        try:
+            address = parse_url(f"redis://{name}")
+        except ConfigurationError:
+            raise ConfigurationError(f"{NODES_VARIABLE} must be host:port, several separated by commas") from None
+        if address.username or address.password or address.path or address.query:
+            raise ConfigurationError(f"{NODES_VARIABLE} must be host:port, several separated by commas")
+        found[(address.host, address.port)] = target._replace(address=address)
+    return list(found.values()) or [target]
+
+
+def _iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
