@@ -1,0 +1,267 @@
+"""The monitoring of a real server: attacks by strangers are counted once, told once on each channel, and shown harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redkeep import get_security_status
+from redkeep.access.tls import client_context
+from redkeep.monitoring import probes, service
+from redkeep.monitoring.alert_webhook import SIGNATURE
+from redkeep.monitoring.service import MonitoringService
+from redkeep.monitoring.wire import Wire
+from tests.redis.receivers import MAIL_PASSWORD, MAIL_USER, Mails, Posts, mail_server, webhook
+from tests.redis.server import Files, Server, free_port
+
+SIGNING = "s" * 32
+pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own Redis and its kernel settings are not what is tested."""
+    monkeypatch.setattr(probes, "DEFAULT_PORT", free_port())
+    monkeypatch.setattr("redkeep.monitoring.posture.probe_host", lambda target: iter(()))
+    monkeypatch.setattr(service, "LOOK_SECONDS", 0.2)
+
+
+def env_file(server: Server, folder: Path, **more: object) -> Path:
+    """A cache.env with the monitor's password and `more`."""
+    path = folder / "cache.env"
+    settings = {**server.settings, "redis_monitor_password": server.passwords["monitor"], **more}
+    path.write_text("".join(f"{name.upper()}={value}\n" for name, value in settings.items()))
+    path.chmod(0o600)
+    return path
+
+
+def guess(server: Server, *, times: int, user: str = "cache_service") -> None:
+    """Wrong passwords from a client that is not ours."""
+    with Wire("127.0.0.1", server.port, context=client_context(server.target()), timeout=3.0) as wire:
+        for attempt in range(times):
+            (reply,) = wire.ask(("AUTH", user, f"wrong-{attempt}"))
+            assert str(reply).startswith("WRONGPASS")
+
+
+async def until(there: Callable[[], bool], *, seconds: float = 10.0) -> bool:
+    """Whether it became so within `seconds`."""
+    end = time.monotonic() + seconds
+    while not there() and time.monotonic() < end:
+        await asyncio.sleep(0.05)
+    return there()
+
+
+@pytest.fixture(params=["starttls", "tls"])
+def channels(files: Files, request: pytest.FixtureRequest) -> Iterator[tuple[dict[str, object], Mails, Posts]]:
+    """Alert settings, and what arrives by mail and by webhook."""
+    with mail_server(files, security=request.param) as (port, mails), webhook(files) as (url, posts):
+        settings: dict[str, object] = {
+            "security_alert_email": "ops@example.org", "security_alert_smtp_host": "localhost", "security_alert_smtp_port": port,
+            "security_alert_smtp_security": request.param, "security_alert_smtp_username": MAIL_USER,
+            "security_alert_smtp_password": MAIL_PASSWORD, "security_alert_smtp_ca_file": files.ca,
+            "security_alert_webhook": url, "security_alert_webhook_secret": SIGNING, "security_alert_webhook_ca_file": files.ca,
+            "security_alert_webhook_networks": "127.0.0.0/8,::1/128",
+        }  # fmt: skip
+        yield settings, mails, posts
+
+
+def about_logins(alerts: list[Any]) -> list[Any]:
+    return [alert for alert in alerts if "Authentication" in str(alert)]
+
+
+def test_200_wrong_passwords(
+    start: Callable[..., Server], tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], caplog: pytest.LogCaptureFixture
+) -> None:
+    """200 of 200 are counted, and one alert goes out on the log, by mail and by webhook; after a restart neither comes again."""
+    server = start(acllog_max_len="1024")
+    settings, mails, posts = channels
+    path = env_file(server, tmp_path, security_monitor_state_file=tmp_path / "state.json", **settings)
+
+    async def run() -> None:
+        monitoring = MonitoringService(env_file=path)
+        await monitoring.start()
+        try:
+            assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
+            await monitoring.security_status()
+            await asyncio.to_thread(guess, server, times=200)
+            assert await until(lambda: monitoring.monitor.get_failure_count(24) >= 200)
+            assert await until(lambda: bool(posts.taken and mails.taken))
+            await asyncio.sleep(1.0)
+            assert (await monitoring.security_status())["recent_auth_failures"] == 200
+        finally:
+            await monitoring.close()
+        again = MonitoringService(env_file=path)
+        await again.start()
+        try:
+            assert await until(lambda: again.nodes()[0]["state"] == "up")
+            await asyncio.sleep(0.5)
+            assert again.monitor.get_failure_count(24) == 200
+        finally:
+            await again.close()
+
+    with caplog.at_level("INFO"):
+        asyncio.run(run())
+    assert 1 == len(about_logins(posts.documents())) == len(about_logins([mail["Subject"] for mail in mails.taken]))
+    assert 1 == len([r for r in caplog.records if r.message == "security_alert" and "Authentication" in r.alert_title])
+    body, headers = posts.taken[0]
+    stamp, _, signature = headers[SIGNATURE].removeprefix("t=").partition(",v1=")
+    assert hmac.new(SIGNING.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest() == signature
+
+
+def test_one_failure_at_a_time_is_counted(start: Callable[..., Server], tmp_path: Path) -> None:
+    """An entry of the log that only grows is counted by its growth, and our own probes are not counted at all."""
+    server = start()
+
+    async def run() -> None:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path))
+        for expected in (1, 2, 3):
+            await asyncio.to_thread(guess, server, times=1)
+            await monitoring.probe()
+            await monitoring.look()
+            assert expected == monitoring.monitor.get_failure_count(24)
+        assert monitoring.monitor.tally("probe", success=True).total > 0
+        await monitoring.close()
+
+    asyncio.run(run())
+
+
+def test_hostile_names_are_harmless(start: Callable[..., Server], tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts]) -> None:
+    """Line ends, markup, terminal escapes and 10 KB in a user name change neither a header nor a line of any channel."""
+    server = start()
+    settings, mails, posts = channels
+    names = ("x\r\nBcc: eve@example.org", "<!channel><b>x</b>", "\x1b[2Jx", "n" * 10_000)
+
+    async def run() -> list[dict[str, Any]]:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path, **settings))
+        for name in names:
+            await asyncio.to_thread(guess, server, times=3, user=name)
+        await monitoring.look()
+        assert await until(lambda: bool(posts.taken and mails.taken))
+        await monitoring.close()
+        return monitoring.events(kind="auth_attempt")
+
+    events = asyncio.run(run())
+    assert 12 == sum(event["count"] for event in events)
+    assert all(event["username"].isprintable() and len(event["username"]) <= 64 for event in events)
+    mail = mails.taken[0]
+    assert mail["Bcc"] is None
+    assert not any("\x1b" in line or line.startswith("Bcc") for line in mail.get_content().splitlines())
+    assert "<!channel>" not in posts.documents()[0]["text"]
+    assert len(posts.taken[0][0]) < 8_192
+
+
+def test_a_channel_that_fails_hurts_nobody(
+    start: Callable[..., Server], tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A webhook that answers 500 is tried three times and then noted; the mail has gone out long before."""
+    monkeypatch.setattr("redkeep.monitoring.alerts.PAUSES", (0.05, 0.05))
+    server = start()
+    settings, mails, posts = channels
+    posts.answer = lambda number: (500, {})
+
+    async def run() -> list[dict[str, Any]]:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path, **settings))
+        await asyncio.to_thread(guess, server, times=20)
+        await monitoring.look()
+        assert await until(lambda: bool(monitoring.events(kind="alert_not_delivered")))
+        await monitoring.close()
+        return monitoring.events(kind="alert_not_delivered")
+
+    (event,) = asyncio.run(run())
+    assert ("webhook", 3, 1) == (event["details"]["channel"], len(posts.taken), len(mails.taken))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"security_alert_webhook_networks": "10.0.0.0/8"}, "not public"),
+        ({"security_alert_smtp_password": "z" * 20}, "refused the login"),
+    ],
+)
+def test_the_test_alert_says_what_is_wrong(
+    server: Server, tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], change: dict[str, object], words: str
+) -> None:
+    """A private address that nobody allowed, a wrong mail password: one sentence, and the other channel works."""
+    settings, _, posts = channels
+    monitoring_file = env_file(server, tmp_path, **{**settings, **change})
+
+    async def run() -> dict[str, Any]:
+        monitoring = MonitoringService(env_file=monitoring_file)
+        found = await monitoring.send_test_alert()
+        await monitoring.close()
+        return found
+
+    results = asyncio.run(run())
+    failed = [each for each in results.values() if not each["ok"]]
+    assert ([words in each["detail"] for each in failed], len(results)) == ([True], 3)
+    assert ("networks" in next(iter(change))) == (not posts.taken)
+
+
+def test_a_redirect_is_not_followed(server: Server, tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts]) -> None:
+    """A receiver that points elsewhere gets one request and an explanation."""
+    settings, _, posts = channels
+    posts.answer = lambda number: (302, {"Location": "http://169.254.169.254/"})
+
+    async def run() -> dict[str, Any]:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path, **settings))
+        found = await monitoring.send_test_alert()
+        await monitoring.close()
+        return found
+
+    result = asyncio.run(run())["webhook"]
+    assert (False, 1) == (result["ok"], len(posts.taken))
+    assert "redirect" in result["detail"]
+
+
+def test_status_of_a_hardened_server(server: Server, tmp_path: Path) -> None:
+    """get_security_status: the PRD's five fields, all as they should be, with evidence behind each."""
+    with server.log_in() as operator:
+        operator.ask(("ACL", "LOG", "RESET"))
+    found = asyncio.run(get_security_status(env_file(server, tmp_path)))
+    fields = ("redis_authenticated", "tls_enabled", "encryption_enabled", "network_isolated")
+    assert [True] * 4 == [found[name] for name in fields]
+    assert isinstance(found["recent_auth_failures"], int)
+    assert {"ok"} == {control["state"] for control in found["posture"]}
+    assert found["key_ages"][0]["primary"]
+    assert {"server", "client", "CA"} == {each["whose"] for each in found["certificates"]}
+
+
+def test_status_when_nothing_answers(server: Server, tmp_path: Path) -> None:
+    """An unreachable server: no field is true, the node is down, and no login is said to have failed."""
+    path = env_file(server, tmp_path, redis_url=f"rediss://127.0.0.1:{free_port()}/0")
+
+    async def run() -> tuple[dict[str, Any], MonitoringService]:
+        monitoring = MonitoringService(env_file=path)
+        await monitoring.look()
+        found = await monitoring.security_status()
+        await monitoring.close()
+        return found, monitoring
+
+    found, monitoring = asyncio.run(run())
+    assert not any(found[name] for name in ("redis_authenticated", "tls_enabled", "encryption_enabled"))
+    assert ("down", 0) == (monitoring.nodes()[0]["state"], found["recent_auth_failures"])
+    assert "unknown" == found["state"]
+
+
+def test_metrics_for_prometheus(server: Server, tmp_path: Path) -> None:
+    """The text that Prometheus scrapes holds the posture, the node and the certificates."""
+
+    async def run() -> str:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path))
+        await monitoring.look()
+        await monitoring.probe()
+        await monitoring.close()
+        assert monitoring.metrics()["rates"]["auth_failures_per_hour"] >= 0
+        return monitoring.metrics_text()
+
+    text = asyncio.run(run())
+    assert 'redkeep_posture{control="login",state="ok"} 1.0' in text
+    assert f'redkeep_node_up{{node="127.0.0.1:{server.port}"}} 1.0' in text
+    assert 'redkeep_certificate_seconds_left{whose="server"}' in text
