@@ -37,7 +37,7 @@ class Mails:
 
 def _login(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
     good = isinstance(data, LoginPassword) and (data.login, data.password) == (MAIL_USER.encode(), MAIL_PASSWORD.encode())
-    return AuthResult(success=good)
+    return AuthResult(success=good, handled=False)
 
 
 def server_context(files: Files) -> ssl.SSLContext:

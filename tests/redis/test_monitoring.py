@@ -14,6 +14,7 @@ import pytest
 
 from redkeep import get_security_status
 from redkeep.access.tls import client_context
+from redkeep.cli import main
 from redkeep.monitoring import probes, service
 from redkeep.monitoring.alert_webhook import SIGNATURE
 from redkeep.monitoring.service import MonitoringService
@@ -265,3 +266,27 @@ def test_metrics_for_prometheus(server: Server, tmp_path: Path) -> None:
     assert 'redkeep_posture{control="login",state="ok"} 1.0' in text
     assert f'redkeep_node_up{{node="127.0.0.1:{server.port}"}} 1.0' in text
     assert 'redkeep_certificate_seconds_left{whose="server"}' in text
+
+
+def test_the_command_tries_the_channels(
+    server: Server, tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`redkeep alerts test` delivers by mail and by webhook, a line each, and fails when one does not take it."""
+    settings, mails, posts = channels
+    path = str(env_file(server, tmp_path, **settings))
+    assert main(["alerts", "test", "--env-file", path]) == 0
+    assert (1, 1) == (len(mails.taken), len(posts.taken))
+    posts.answer = lambda number: (500, {})
+    assert main(["alerts", "test", "--env-file", path]) == 1
+    assert "FAIL  webhook   the webhook answers 500" in capsys.readouterr().out
+
+
+def test_the_command_watches(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`redkeep watch` shows the refused login of a stranger; without the monitor's password it says what is missing."""
+    path = env_file(server, tmp_path)
+    guess(server, times=1, user="stranger")
+    assert main(["watch", "--env-file", str(path), "--seconds", "1.5"]) == 0
+    assert "auth_attempt  user=stranger  address=127.0.0.1" in capsys.readouterr().out
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "MONITOR_PASSWORD" not in line))
+    assert main(["watch", "--env-file", str(path), "--seconds", "1"]) == 2
+    assert "REDIS_MONITOR_PASSWORD is not set" in capsys.readouterr().err

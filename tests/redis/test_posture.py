@@ -303,9 +303,9 @@ def test_command_prints_a_table(env_file: Path, capsys: pytest.CaptureFixture[st
     monkeypatch.setattr("redkeep.monitoring.posture.probe_host", lambda target: iter(()))
     assert main(["status", "--env-file", str(env_file)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "redkeep: 16 controls hold"
-    assert len(lines) == 17
-    assert all(line.startswith("ok    ") for line in lines[:-1])
+    assert lines[-1] == "redkeep: 17 controls hold, 1 not applicable"
+    assert len(lines) == 19
+    assert ["users' rights"] == [line[6:].split("  ")[0] for line in lines[:-1] if not line.startswith("ok    ")]
 
 
 def test_command_tells_the_remedy(env_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -329,7 +329,7 @@ def test_command_as_json(env_file: Path, capsys: pytest.CaptureFixture[str]) -> 
     code = main(["status", "--json", "--env-file", str(env_file)])
     document = json.loads(capsys.readouterr().out)
     assert {0: "ok", 1: "weak"}[code] == document["state"]
-    assert len(document["controls"]) == 21
+    assert len(document["controls"]) == 23
     assert {"name", "state", "evidence", "remedy"} == set(document["controls"][0])
 
 

@@ -1,4 +1,5 @@
-"""The command line: `redkeep secrets`, `redkeep keys`, `redkeep certs`, `redkeep status`, `redkeep bench`.
+"""The command line: `redkeep secrets`, `redkeep keys`, `redkeep certs`, `redkeep status`, `redkeep bench`,
+`redkeep watch`, `redkeep alerts`.
 
 A sub-command is a module with `register(subparsers)`, which adds its parser and sets `func`, a callable from
 the parsed arguments to an exit code. Only the module that is asked for is imported.
@@ -20,6 +21,8 @@ COMMANDS = {
     "keys": ("redkeep.cli.keys", "generate, list, add, promote and retire encryption keys"),
     "certs": ("redkeep.cli.certs", "list, inspect, renew and export certificates"),
     "status": ("redkeep.cli.status", "probe the running system: are we safe?"),
+    "watch": ("redkeep.cli.watch", "show security events as they happen"),
+    "alerts": ("redkeep.cli.alerts", "try the alert channels"),
     "bench": ("redkeep.cli.bench", "measure the cache on this machine"),
 }
 """Each sub-command with its module and the line that `--help` shows."""

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from redkeep.access.acl import USERS
-from redkeep.access.matrix import Case, command_matrix
 from redkeep.access.tls import client_context
 from redkeep.errors import RedkeepError
 from redkeep.monitoring.control import Control
@@ -19,6 +17,9 @@ from redkeep.monitoring.server_report import connections
 from redkeep.monitoring.wire import Refusal, Wire
 from redkeep.monitoring.words import harmless
 from redkeep.target import Target
+
+if TYPE_CHECKING:
+    from redkeep.access.matrix import Case
 
 NAMES: Final = ("users' rights", "default user's rights", "dangerous commands", "connected users", "connected ports")
 _BY_CHOICE: Final = ("CLIENT", "TRACKING", "on")
@@ -35,6 +36,8 @@ def probe_users(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
     if not target.monitor_password:
         yield Control(NAMES[0], "not applicable", "asked by the security monitoring, which has the password of `monitor`")
         return
+    from redkeep.access.matrix import command_matrix  # here: not every host has somebody to ask as
+
     try:
         context = client_context(target) if target.tls else None
         with Wire(target.host, target.port, context=context, timeout=timeout, max_reply_bytes=16 * 1024 * 1024) as wire:
@@ -84,6 +87,8 @@ def _listed(users: dict[str, list[str]]) -> str:
 def _connected(reply: object, target: Target) -> list[Control]:
     if isinstance(reply, Refusal):
         return list(_unknown(NAMES[3:], "monitor may not ask CLIENT LIST", REDEPLOY))
+    from redkeep.access.acl import USERS
+
     there = connections(reply)
     strangers = sorted({each.user for each in there} - set(USERS))
     ours = {each.port for each in there if each.user == "monitor"}  # by this very connection; a port can be mapped on the way

@@ -59,12 +59,14 @@ class MonitoringService:
         state_file: Path | Literal["environment"] | None = "environment",
         interval: float | None = None,
         timeout: float = 3.0,
+        alerts: AlertSettings | None = None,
     ) -> None:
         """From `env_file`, or this process's environment: the cache's variables, REDIS_MONITOR_PASSWORD, SECURITY_ALERT_...
 
         SECURITY_MONITOR_NODES names the nodes to watch (`host:port`, separated by commas) when there are more than the one
         of REDIS_URL. The state file is SECURITY_MONITOR_STATE_FILE, or lies in systemd's STATE_DIRECTORY, or there is none.
-        `interval` is the seconds a posture stays valid, `timeout` those of each network step.
+        `interval` is the seconds a posture stays valid, `timeout` those of each network step; `alerts` replaces the
+        environment's alert settings.
         Raises ConfigurationError with one sentence.
         """
         variables: Mapping[str, str] = read_env_file(env_file) if env_file else os.environ
@@ -77,7 +79,7 @@ class MonitoringService:
         self._encryption = self.collector
         target = self._target
         secrets = (target.password, target.janitor_password, target.health_password, target.monitor_password, *target.keys)
-        self._manager = SimpleAlertManager(self.monitor, settings=AlertSettings.read(variables), secrets=secrets)
+        self._manager = SimpleAlertManager(self.monitor, settings=alerts or AlertSettings.read(variables), secrets=secrets)
         nodes = [Node(each, timeout=timeout) for each in _node_targets(target, variables)] if target.monitor_password else []
         self._watcher = Watcher(nodes, self.monitor, redact=Redactor(secrets))
         self.monitor.subscribe(self._counted)

@@ -1,0 +1,73 @@
+"""`redkeep watch`: the security events of the servers as they happen, a line each."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from redkeep.cli.status import DEFAULT_ENV_FILE
+from redkeep.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from redkeep.monitoring.events import SecurityEvent
+
+_MARKS: Final = {"info": "      ", "warning": "warn  ", "error": "ERROR "}
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser of `redkeep`."""
+    parser = subparsers.add_parser(
+        "watch",
+        help="show security events as they happen",
+        description="Show the servers' security events as they happen: refused logins and commands of any client, nodes that "
+        "go and come, controls that change. Sends no alert and keeps no state.",
+    )
+    parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
+                        help=f"settings to use (default: {DEFAULT_ENV_FILE})")
+    parser.add_argument("--seconds", type=float, default=None, metavar="N", help="end after N seconds (default: at Ctrl-C)")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print events until the time is over. Raises ConfigurationError when there is no password to watch with."""
+    import asyncio
+
+    asyncio.run(_watch(arguments.env_file, arguments.seconds))
+    return 0
+
+
+async def _watch(env_file: Path, seconds: float | None) -> None:
+    import asyncio
+
+    from redkeep.monitoring.alert_settings import AlertSettings
+    from redkeep.monitoring.service import MonitoringService
+
+    service = MonitoringService(env_file=env_file, state_file=None, alerts=AlertSettings())
+    if not service.watches:
+        raise ConfigurationError(f"REDIS_MONITOR_PASSWORD is not set in {env_file}; it is in the operator's `redkeep secrets show`")
+    service.monitor.subscribe(_printer())
+    await service.start()
+    try:
+        end = None if seconds is None else time.monotonic() + seconds
+        while end is None or time.monotonic() < end:
+            await asyncio.sleep(0.2)
+    finally:
+        await service.close()
+
+
+def _printer() -> Callable[[SecurityEvent], None]:
+    def show(event: SecurityEvent) -> None:
+        print(line(event), flush=True)
+
+    return show
+
+
+def line(event: SecurityEvent) -> str:
+    """One line: when, how bad, what, who, and the details; names are harmless already."""
+    who = f"  user={event.username}" if event.username is not None else ""
+    times = f"  x{event.count}" if event.count > 1 else ""
+    details = "".join(f"  {name}={value}" for name, value in event.details.items() if value not in (None, ""))
+    return f"{event.timestamp.astimezone():%H:%M:%S}  {_MARKS[event.severity]}{event.type}{times}{who}{details}"
