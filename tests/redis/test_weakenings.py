@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,9 +100,9 @@ def test_a_stranger_connected(start: Callable[..., Server]) -> None:
 
 
 @pytest.fixture
-def short_lived(files: Files) -> Iterator[tuple[Path, Path]]:
+def short_lived(files: Files) -> tuple[Path, Path]:
     """A server certificate with three days left."""
-    yield files.pair("short-lived", ["127.0.0.1"], use="server", days=3)
+    return files.pair("short-lived", ["127.0.0.1"], use="server", days=3)
 
 
 def test_a_certificate_about_to_end(start: Callable[..., Server], short_lived: tuple[Path, Path]) -> None:
