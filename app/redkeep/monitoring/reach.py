@@ -31,11 +31,11 @@ def probe_reach(target: Target, *, proc: Path = Path("/proc")) -> Iterator[Contr
         found = set(listening(target.port, proc)) or found
         where = "Redis listens on"
     shown = ", ".join(sorted(map(str, found))[:4])
+    unseen = "whether a firewall keeps others out cannot be seen from here"
     if any(address.is_unspecified for address in found):
-        yield Control(NAME, "weak", f"Redis listens on every address of this machine ({shown})", "set redis_bind: deploy again")
+        yield Control(NAME, "not applicable", f"Redis listens on every address of this machine ({shown}); {unseen}")
     elif any(address.is_global for address in found):
-        evidence = f"{where} a public address ({shown}); whether a firewall keeps others out cannot be seen from here"
-        yield Control(NAME, "not applicable", evidence)
+        yield Control(NAME, "not applicable", f"{where} a public address ({shown}); {unseen}")
     else:
         yield Control(NAME, "ok", f"{where} {shown}: {'loopback' if all(a.is_loopback for a in found) else 'private'} only")
 
