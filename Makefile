@@ -42,8 +42,9 @@ soak: test-environment ## The long runs: fuzzing, a million seals, every fault, 
 	.venv/bin/python -m tests.soak.seals
 	$(PYTEST) -q tests/unit tests/redis tests/deploys --soak $(ARGS)
 
-bench: test-environment ## Measure the cache beside redis-py and the PRD design (four minutes; ARGS=--quick: half a minute)
-	.venv/bin/python -m redkeep.cli bench $(ARGS)
+bench: test-environment ## Measure the cache beside redis-py, the PRD design and other caches (six minutes; ARGS=--quick: one)
+	@tests/performance/peers.sh
+	build/bench/bin/python -m tests.performance.bench $(ARGS)
 
 locks: test-environment ## Write the lock files anew
 	deploys/lock.sh

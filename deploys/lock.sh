@@ -11,3 +11,4 @@ lock pyproject.toml --group test --constraints deploys/requirements.lock --const
     --output-file tests/requirements.lock
 lock tests/scanners/requirements.in --output-file tests/scanners/requirements.lock
 lock tests/soak/requirements.in --output-file tests/soak/requirements.lock
+lock tests/performance/requirements.in --constraints app/requirements.lock --output-file tests/performance/requirements.lock

@@ -47,11 +47,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.set_defaults(func=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, write the files. Raises ConfigurationError without a server's binary or with numbers that make no sense."""
+def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
+    """Measure, print, write the files; `also` are variants of the caller's own, to be measured with ours.
+
+    Raises ConfigurationError without a server's binary or with numbers that make no sense.
+    """
     from redkeep.cli.bench_report import document, picture, table
     from redkeep.cli.bench_servers import servers
-    from redkeep.cli.bench_variants import BASE, FULL, OWN_PLAIN, PRD, variants
+    from redkeep.cli.bench_variants import BASE, FULL, OLD, ON_REDIS_PY, OWN_PLAIN, PRD, variants
     from redkeep.errors import ConfigurationError
 
     sizes = [int(size * 1024) for size in arguments.size or ([2] if arguments.quick else [0.5, 2, 10])]
@@ -62,12 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
     loops = _loops()
     cells: list[Cell] = []
     with _alone(), tempfile.TemporaryDirectory(prefix="redkeep-bench-") as folder, servers(Path(folder)) as running:
-        chosen = variants(uvloop=loops[1] is not loops[0])
+        chosen = [*variants(uvloop=loops[1] is not loops[0]), *also]
+        pairs = [(FULL, OWN_PLAIN), (FULL, PRD), (ON_REDIS_PY, OLD), *((FULL, peer.name) for peer in also)]
         for size in sizes:
             for concurrency in callers:
                 cell = _cell(chosen, running, loops, size, concurrency, rounds, arguments.operations)
                 cells.append(cell)
-                print(table(cell, BASE, [(FULL, OWN_PLAIN), (FULL, PRD)]), end="\n\n", flush=True)
+                print(table(cell, BASE, pairs), end="\n\n", flush=True)
     if arguments.json:
         about = {"python": platform.python_version(), "cores": os.cpu_count(), "keys": KEYS, "reads": READS}
         arguments.json.write_text(json.dumps(document(cells, BASE, about), indent=1) + "\n")

@@ -19,6 +19,8 @@ BASE: Final = "redis-py, plain, raw"
 OWN_PLAIN: Final = "our transport, plain, raw"
 PRD: Final = "the PRD's design on redis-py"
 FULL: Final = "our cache, lz4"
+OLD: Final = "the old cache: plain, pickle"
+ON_REDIS_PY: Final = "our cache on redis-py, lz4"
 
 
 class Calls(NamedTuple):
@@ -67,7 +69,8 @@ def variants(*, uvloop: bool) -> list[Variant]:
         Variant("redis-py, password, raw", "password", _redis_py),
         Variant("redis-py, password + TLS, raw", "tls", _redis_py),
         Variant(PRD, "tls", _prd),
-        Variant("our cache on redis-py, lz4", "full", _cache("lz4", "redis-py")),
+        Variant(OLD, "plain", _old),
+        Variant(ON_REDIS_PY, "full", _cache("lz4", "redis-py")),
         Variant(FULL, "full", _cache("lz4", "transport")),
         Variant("our cache, zstd", "full", _cache("zstd", "transport")),
         Variant("our cache, no compression", "full", _cache("none", "transport")),
@@ -89,6 +92,25 @@ def _client(server: Server) -> Any:
 def _redis_py(server: Server, value: Value) -> Calls:
     client = _client(server)
     return Calls(client.get, lambda key: client.set(key, value.json, ex=TTL), client.aclose)
+
+
+def _old(server: Server, value: Value) -> Calls:
+    """What the PRD found: pickle behind a marker, zlib above 1000 bytes, no security (contract.md)."""
+    client = _client(server)
+
+    async def get(key: str) -> Any:
+        found = await client.get(key)
+        if found is None:
+            return None
+        kind, _, payload = found.partition(b":")
+        return pickle.loads(zlib.decompress(payload) if kind == b"compressed" else payload)  # noqa: S301  # nosec B301 - ours
+
+    async def put(key: str) -> None:
+        payload = pickle.dumps(value.document)
+        stored = b"raw:" + payload if len(payload) <= 1000 else b"compressed:" + zlib.compress(payload, 6)
+        await client.setex(key, TTL, stored)
+
+    return Calls(get, put, client.aclose)
 
 
 def _prd(server: Server, value: Value) -> Calls:
