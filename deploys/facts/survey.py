@@ -16,6 +16,8 @@ from typing import Any
 
 from pyinfra.api import FactBase
 
+from deploys.facts.server import ServerState, server_of
+
 # Held by each script of a deploy while it runs. A run that was killed leaves its last script at work: what is true is
 # known when that has ended.
 LOCK = "/run/redkeep.lock"
@@ -54,22 +56,6 @@ class UnitState:
     started: int = 0
     fragment: str = ""
     drop_ins: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ServerState:
-    """The running Redis. ``error`` says why it could not be asked; then all the rest is empty."""
-
-    error: str = "not asked"
-    info: dict[str, str] = field(default_factory=dict)
-    config: dict[str, str] = field(default_factory=dict)
-    acl: tuple[str, ...] = ()
-    clients: tuple[dict[str, str], ...] = ()
-    certificate: str = ""
-
-    @property
-    def reachable(self) -> bool:
-        return not self.error
 
 
 @dataclass(frozen=True)
@@ -251,7 +237,7 @@ def parse(lines: Sequence[str]) -> Survey:
         authorities=certificates_of("\n".join(parts.get("authorities", []))),
         sockets=tuple(_sockets(parts.get("sockets", []))),
         firewall=" ".join(parts.get("firewall", [])),
-        server=_server(parts),
+        server=server_of(parts),
     )
 
 
@@ -321,66 +307,6 @@ def _sockets(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
         words = line.split()
         if len(words) >= 4:
             yield words[3], words[5].partition('(("')[2].partition('"')[0] if len(words) > 5 else ""
-
-
-def _server(parts: dict[str, list[str]]) -> ServerState:
-    if "server" not in parts:
-        return ServerState()
-    if "clients" not in parts or "acl" not in parts:
-        return ServerState(error=_reason(parts["server"] + parts.get("info", [])))
-    refused = [
-        line for name in ("info", "config", "acl", "clients") for line in parts.get(name, [])[:1] if line.startswith("(error)")
-    ]
-    if refused:
-        return ServerState(error=f"the operator may not ask: {refused[0]}")
-    info = _text_block(parts["info"])
-    fingerprint = "".join(parts.get("certificate", []))
-    return ServerState(
-        error="",
-        info={k: v for k, _, v in (line.partition(":") for line in info) if v},
-        config=_config(parts["config"]),
-        acl=tuple(_items(parts["acl"])),
-        clients=tuple(
-            dict(pair.split("=", 1) for pair in line.split(" ") if "=" in pair) for line in _text_block(parts["clients"]) if line
-        ),
-        certificate=fingerprint.partition("=")[2].replace(":", "").lower(),
-    )
-
-
-def _reason(lines: Sequence[str]) -> str:
-    for line in lines:
-        for mark in ("WRONGPASS", "NOAUTH", "refused", " yet", "Could not connect", "error", "timed out"):
-            if mark in line:
-                return line.strip()
-    return next((line.strip() for line in lines if line.strip()), "no answer")
-
-
-def _items(lines: Iterable[str]) -> list[str]:
-    """redis-cli's numbered, quoted list (--no-raw): `1) "user default off"`."""
-    found = []
-    for line in lines:
-        _, separator, value = line.strip().partition(") ")
-        if separator:
-            found.append(_unquote(value.strip()))
-    return found
-
-
-def _config(lines: Iterable[str]) -> dict[str, str]:
-    """CONFIG GET as a list of names and values (RESP2)."""
-    items = _items(lines)
-    return dict(zip(items[::2], items[1::2], strict=False))
-
-
-def _text_block(lines: Sequence[str]) -> list[str]:
-    r"""A bulk string printed by --no-raw: one quoted line with \r\n inside, or plain lines for verbatim text."""
-    text = "\n".join(lines).strip()
-    return _unquote(text).replace("\r\n", "\n").split("\n") if text.startswith('"') else text.splitlines()
-
-
-def _unquote(text: str) -> str:
-    if len(text) >= 2 and text[0] == text[-1] == '"':
-        return text[1:-1].encode("latin-1", "replace").decode("unicode_escape")
-    return text
 
 
 class HostSurvey(FactBase[Survey]):
