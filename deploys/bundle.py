@@ -45,6 +45,11 @@ class Bundle:
         return ENGINES[self.knobs.redis_engine]
 
     @property
+    def in_container(self) -> bool:
+        """Whether this host's Redis runs in a container."""
+        return self.is_redis and self.knobs.redis_runtime == "docker"
+
+    @property
     def is_local(self) -> bool:
         return self.name == "@local"
 
@@ -102,6 +107,8 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
     # the app hosts that name it. With one, it serves all app hosts.
     remote = [app for app in apps if app is not host and _server_of(app, redis) is host] if is_redis else []
     beyond = bool(remote or host.knobs.allowed_clients or _has_remote_bind(host.knobs))
+    if is_redis and host.knobs.redis_runtime == "docker":
+        _only_for_itself(host, remote)
     called = bool(is_app and server is not host) or bool(remote or (host.knobs.allowed_clients and not host.knobs.redis_bind))
     address = server.knobs.redis_address or (server.address if called else LOOPBACK[0])
     if not is_host(address):
@@ -126,6 +133,18 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
         client_addresses=tuple(sorted({*clients, *map(_plain, host.knobs.allowed_clients)})),
         listens_beyond_loopback=beyond,
     )
+
+
+def _only_for_itself(host: Neighbour, remote: Sequence[Neighbour]) -> None:
+    """A container's port is not published: nobody elsewhere can be served."""
+    knobs = host.knobs
+    wanted = [f"the app host {app.name}" for app in remote]
+    wanted += [f"the knob {name}" for name in ("allowed_clients", "redis_bind", "redis_address") if getattr(knobs, name)]
+    if wanted:
+        raise ConfigurationError(
+            f"The Redis of {host.name} runs in a container that only its own host reaches, but {wanted[0]} wants it from "
+            "elsewhere: take that away, or set redis_runtime to native."
+        )
 
 
 def _plain(client: str) -> str:

@@ -29,6 +29,8 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _SYSCTL = re.compile(r"[a-z0-9_]+(\.[a-z0-9_-]+)+")
+_PROCESSORS = re.compile(r"(0\.[1-9]|[1-9][0-9]{0,2}(\.[0-9])?)")
+_PINNED = re.compile(r"[a-z0-9][a-z0-9._/:-]{0,200}@sha256:[0-9a-f]{64}")
 _UNITS = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 _POLICIES = (
     *("allkeys-lru", "allkeys-lfu", "allkeys-random"),
@@ -42,6 +44,14 @@ class Knobs:
 
     environment: str
     redis_engine: str
+    redis_runtime: str
+    redis_image_source: str
+    redis_image: str
+    redis_image_archive: str
+    container_memory: str
+    container_cpus: str
+    container_subnet: str
+    docker_engine: str
     redis_tls_port: int
     redis_address: str
     redis_bind: tuple[str, ...]
@@ -75,6 +85,9 @@ class Knobs:
 
     def __post_init__(self) -> None:
         _one_of("redis_engine", self.redis_engine, ("redis", "valkey"))
+        _one_of("redis_runtime", self.redis_runtime, ("native", "docker"))
+        _one_of("redis_image_source", self.redis_image_source, ("debian", "registry", "archive"))
+        _one_of("docker_engine", self.docker_engine, ("hardened", "as-found"))
         _one_of("tls_minimum_version", self.tls_minimum_version, ("1.3", "1.2"))
         _one_of("tls_client_certificates", self.tls_client_certificates, ("required", "optional"))
         _one_of("redis_maxmemory_policy", self.redis_maxmemory_policy, _POLICIES)
@@ -109,6 +122,7 @@ class Knobs:
         for key in self.kernel_settings:
             _matches("kernel_settings", key, _SYSCTL, "a mapping of sysctl names to whole numbers")
         self.maxmemory_bytes(1024**3)
+        self._check_container()
         if not _PERCENT.fullmatch(self.redis_maxmemory_clients):
             raise _error("redis_maxmemory_clients", 'a share such as "10%"')
 
@@ -117,10 +131,30 @@ class Knobs:
         if share := _PERCENT.fullmatch(self.redis_maxmemory):
             # Whole MiB: the kernel's own figure differs by some KiB between two boots of the same host.
             return host_memory_bytes * int(share[1]) // 100 // 1024**2 * 1024**2
-        size = _SIZE.fullmatch(self.redis_maxmemory.lower())
-        if size and (number := int(size[1]) * _UNITS[size[2]]) >= 1024**2:
+        if (number := bytes_of(self.redis_maxmemory)) >= 1024**2:
             return number
         raise _error("redis_maxmemory", 'a share such as "50%" or a size such as "512mb", at least "1mb"')
+
+    def _check_container(self) -> None:
+        if self.container_memory and bytes_of(self.container_memory) < 1024**2:
+            raise _error("container_memory", 'empty or a size such as "512mb"')
+        if self.container_cpus:
+            _matches("container_cpus", self.container_cpus, _PROCESSORS, 'empty or a number of processors such as "1.5"')
+        if self.container_subnet:
+            _subnet("container_subnet", self.container_subnet)
+        if self.redis_image_source == "registry":
+            _matches(
+                "redis_image",
+                self.redis_image,
+                _PINNED,
+                "an image with its digest (name:tag@sha256:...) when it comes from a registry",
+            )
+        elif self.redis_image:
+            raise _error("redis_image", "empty unless redis_image_source is registry")
+        if (self.redis_image_source == "archive") != bool(self.redis_image_archive):
+            raise _error(
+                "redis_image_archive", "the path of a `docker save` file when redis_image_source is archive, and empty otherwise"
+            )
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Knobs:
@@ -166,6 +200,12 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
     raise _error(name, {str: "a text", bool: "True or False", int: "a whole number"}[wanted])
 
 
+def bytes_of(size: str) -> int:
+    """A size such as "512mb" in bytes; 0 for a text that is none."""
+    found = _SIZE.fullmatch(size.lower())
+    return int(found[1]) * _UNITS[found[2]] if found else 0
+
+
 def _error(field: str, wanted: str) -> ConfigurationError:
     return ConfigurationError(f"The knob {field} must be {wanted}: change it in group_data or the inventory.")
 
@@ -198,6 +238,16 @@ def is_host(text: str) -> bool:
 def _address(field: str, value: str, *, network: bool) -> None:
     if not _is_address(value, network=network):
         raise _error(field, "IP addresses" + (" or networks (CIDR, no host bits)" if network else ""))
+
+
+def _subnet(field: str, value: str) -> None:
+    """A private network with room for the gateway, the server and a few apps, and nothing that could be more."""
+    try:
+        network = ipaddress.IPv4Network(value)
+    except ValueError:
+        raise _error(field, "empty or an IPv4 network such as 10.213.0.0/28") from None
+    if not network.is_private or not 16 <= network.prefixlen <= 29:
+        raise _error(field, "a private IPv4 network between /16 and /29")
 
 
 def _is_address(value: str, *, network: bool = False) -> bool:

@@ -35,6 +35,9 @@ FIXED_AT_START = frozenset(
     }
 )
 
+# The server's data inside its container.
+DATA = "/data"
+
 # Redis reads the files of all three again when one is set: they change together or not at all.
 CERTIFICATE_SETTINGS = ("tls-ca-cert-file", "tls-cert-file", "tls-key-file")
 
@@ -122,13 +125,14 @@ def server_settings(bundle: Bundle, *, addresses: tuple[str, ...], memory_bytes:
                 "disable-thp": "yes",
             },
         ),
-        _persistence(knobs.redis_persistence, engine.data_folder),
+        _persistence(knobs.redis_persistence, DATA if bundle.in_container else engine.data_folder),
         Section(
             "The process and its log. A crash report would print clients' arguments into the log: off.",
             {
-                "daemonize": "yes",
-                "pidfile": engine.pid_file,
-                "logfile": engine.log_file,
+                # In a container the process is the first one, and its log is the engine's.
+                "daemonize": "no" if bundle.in_container else "yes",
+                "pidfile": "" if bundle.in_container else engine.pid_file,
+                "logfile": "" if bundle.in_container else engine.log_file,
                 "loglevel": knobs.redis_log_level,
                 "crash-log-enabled": "no",
                 "crash-memcheck-enabled": "no",

@@ -12,6 +12,35 @@ environment: str = ""
 # "redis" (package redis-server) or "valkey" (package valkey-server, Debian 13 and later).
 redis_engine: str = "redis"
 
+# "native" (the distribution's package and its service) or "docker" (a container that nothing but the app's network and
+# this host's app can reach). Docker serves the host's own app alone: no port is published.
+redis_runtime: str = "native"
+
+# --- The container (redis_runtime "docker") ----------------------------------------------------------------------
+
+# Where its image comes from. "debian": built on the host from the distribution's own files, as new as its updates.
+# "registry": pulled. "archive": carried there by the deploy, for hosts that can pull nothing.
+redis_image_source: str = "debian"
+
+# For "registry": the image with its digest, for instance redis:7-alpine@sha256:<64 digits>. A tag alone can be moved.
+redis_image: str = ""
+
+# For "archive": a file that `docker save` wrote, on the operator's machine.
+redis_image_archive: str = ""
+
+# Memory the container may take, with a unit ("512mb"). Empty: redis_maxmemory and half as much again.
+container_memory: str = ""
+
+# Processors it may use, for instance "1.5". Empty: all but one, two at most: Redis works with one.
+container_cpus: str = ""
+
+# Its network (CIDR, /29 or wider). Empty: the first that is free in 10.213.0.0/16, kept since.
+container_subnet: str = ""
+
+# "hardened": live-restore, no userland proxy, bounded logs, no traffic between containers of the default bridge, no new
+# privileges, written to /etc/docker/daemon.json beside what stands there. "as-found": the engine is not touched.
+docker_engine: str = "hardened"
+
 # --- Network ----------------------------------------------------------------------------------------------------
 
 # TCP port of TLS. There is no plaintext port. 6380, so that an old client on 6379 is refused, not confused.

@@ -16,6 +16,8 @@ from typing import Any
 
 from pyinfra.api import FactBase
 
+from deploys.facts import docker
+from deploys.facts.docker import DockerState
 from deploys.facts.server import ServerState, server_of
 
 # Held by each script of a deploy while it runs. A run that was killed leaves its last script at work: what is true is
@@ -76,6 +78,7 @@ class Survey:
     sockets: tuple[tuple[str, str], ...]
     firewall: str
     server: ServerState
+    docker: DockerState = field(default_factory=DockerState)
 
     @property
     def has_systemd(self) -> bool:
@@ -112,6 +115,10 @@ class Question:
     identity: str = ""
     process: str = ""
     firewall: bool = False
+    stack: str = ""
+    stack_user: str = ""
+    binaries: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     def __or__(self, other: Question) -> Question:
         """Both questions in one; a single value given by either is kept."""
@@ -180,12 +187,16 @@ if [ -d /run/systemd/system ]; then systemctl show -p {wanted} --timestamp=unix 
         yield f"echo '{mark}sockets'\nss -Hltnp 'sport = :{q.port}' 2>/dev/null"
     if q.firewall:
         yield f"""echo '{mark}firewall'
-command -v nft >/dev/null && nft list table inet redkeep 2>/dev/null | sha256sum | cut -c1-64
+command -v nft >/dev/null && for t in "inet redkeep" "bridge redkeep"; do nft list table $t 2>/dev/null; done | sha256sum | cut -c1-64
 [ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
+    if q.stack:
+        yield from docker.sections(q.stack, q.stack_user, q.binaries, q.images, mark)
     if q.cli:
         asked = {"info": "INFO server", "config": f"CONFIG GET {' '.join(q.config)}", "acl": "ACL LIST", "clients": "CLIENT LIST"}
         lines = "\n".join(f'ECHO "{mark}{name}"\n{words}' for name, words in asked.items())
         address = f"[{q.address}]" if ":" in q.address else q.address
+        if q.stack:
+            address = f"$(sed -n 's/^REDIS_ADDRESS=//p' {q.stack}/.env 2>/dev/null)"
         yield f"""echo '{mark}server'
 if [ -x {q.cli} ]; then timeout 10 {q.cli} --no-raw 2>&1 <<'redkeep'
 {lines}
@@ -238,6 +249,7 @@ def parse(lines: Sequence[str]) -> Survey:
         sockets=tuple(_sockets(parts.get("sockets", []))),
         firewall=" ".join(parts.get("firewall", [])),
         server=server_of(parts),
+        docker=docker.docker_of(parts),
     )
 
 

@@ -14,6 +14,7 @@ from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
 from deploys.stages.machine import STATE
+from deploys.stages.wanted import cli_address
 from redkeep.errors import ConfigurationError
 
 HOME = "/opt/redkeep"
@@ -119,7 +120,7 @@ def environment(site: Site, survey: Survey) -> Iterator[Difference]:
     group = site.bundle.knobs.app_group
     client = site.credentials.client("cache_service", site.bundle.name)
     yield from folder_differences([(TLS, "root", group, "0750")], survey)
-    text = render("etc/redkeep/cache.env", group=group, values=values(site))
+    text = render("etc/redkeep/cache.env", group=group, values=values(site, survey))
     yield from file_differences(
         [
             ManagedFile(f"{TLS}/ca.crt", site.credentials.trust_bundle, group=group, mode="0644"),
@@ -131,10 +132,10 @@ def environment(site: Site, survey: Survey) -> Iterator[Difference]:
     )
 
 
-def values(site: Site) -> dict[str, str]:
+def values(site: Site, survey: Survey) -> dict[str, str]:
     """The environment of the app, by the names of redkeep.Settings."""
     knobs, secrets = site.bundle.knobs, site.credentials
-    address = site.bundle.app_redis_address
+    address = cli_address(site, survey) if site.bundle.in_container else site.bundle.app_redis_address
     host = f"[{address}]" if ":" in address else address
     return {
         "ENVIRONMENT": "production",

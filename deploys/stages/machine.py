@@ -21,11 +21,13 @@ STATE = "/var/lib/redkeep"
 MANAGED = f"{STATE}/managed"
 PACKAGES = f"{STATE}/packages"
 BEFORE = f"{STATE}/packages-before"
+_ENGINE_PACKAGES = ("docker.io", "docker-compose", "docker-cli")
 
 
 def question(site: Site) -> Question:
     engine = site.bundle.engine
-    asked = Question(packages=packages_wanted(site), files=(STATE, MANAGED, "/etc/redkeep"))
+    native = (engine.package,) if site.bundle.is_redis else ()
+    asked = Question(packages=(*packages_wanted(site), *_ENGINE_PACKAGES, *native), files=(STATE, MANAGED, "/etc/redkeep"))
     if site.bundle.is_redis:
         kernel = tuple(proc_path(name) for name in site.bundle.knobs.kernel_settings)
         asked |= Question(
@@ -41,18 +43,28 @@ def packages_wanted(site: Site) -> tuple[str, ...]:
     """Debian packages this host needs, by its roles."""
     wanted = ["openssl", "iproute2", "procps"]
     if site.bundle.is_redis:
-        wanted += [site.bundle.engine.package, "logrotate"]
-        if site.bundle.knobs.firewall and site.bundle.listens_beyond_loopback:
+        engine, exposed = site.bundle.engine, site.bundle.listens_beyond_loopback or site.bundle.in_container
+        # In a container runs the server's file that comes with the tools; its log is the container engine's.
+        wanted += [f"{engine.name}-tools"] if site.bundle.in_container else [engine.package, "logrotate"]
+        if site.bundle.knobs.firewall and exposed:
             wanted.append("nftables")
     if site.bundle.is_app:
         wanted.append("python3-venv")
     return tuple(wanted)
 
 
+def engine_wanted(site: Site, survey: Survey) -> tuple[str, ...]:
+    """The distribution's container engine, where it is needed and the host has none of another origin."""
+    if not site.bundle.in_container or (survey.docker.server and _ENGINE_PACKAGES[0] not in survey.packages):
+        return ()
+    # Debian 12 has the client in the engine's package.
+    return _ENGINE_PACKAGES[:2] if survey.host.get("release") == "12" else _ENGINE_PACKAGES
+
+
 def packages(site: Site, survey: Survey) -> Iterator[Difference]:
     """The server's package is installed under a mask (systemd) or a policy (init script): its stock configuration
     never runs, not even once, and not after a reboot in between either."""
-    missing = [name for name in packages_wanted(site) if name not in survey.packages]
+    missing = [name for name in (*packages_wanted(site), *engine_wanted(site, survey)) if name not in survey.packages]
     if not survey.file(MANAGED).kind:
         yield Difference(
             f"folder {STATE} is missing: Redkeep was never here",
@@ -155,4 +167,5 @@ def machine(site: Site) -> None:
     if site.bundle.is_redis:
         converge(site, kernel_files, name="Write the kernel settings")
         converge(site, kernel_values, name="Apply the kernel settings")
+    if site.bundle.is_redis and not site.bundle.in_container:
         converge(site, log_rotation, name="Rotate the server's log")

@@ -12,6 +12,7 @@ from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
+from deploys.stack import BRIDGE, plan
 
 RULES = "/etc/redkeep/firewall.nft"
 LOADER = "/usr/local/sbin/redkeep-firewall"
@@ -20,7 +21,8 @@ UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 
 
 def wanted(site: Site) -> bool:
-    return site.bundle.is_redis and site.bundle.knobs.firewall and site.bundle.listens_beyond_loopback
+    exposed = site.bundle.listens_beyond_loopback or site.bundle.in_container
+    return site.bundle.is_redis and site.bundle.knobs.firewall and exposed
 
 
 def question(site: Site) -> Question:
@@ -35,14 +37,27 @@ def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
             yield Difference("a firewall is there but not wanted", remove_script(survey))
         return
     reload_unit = "systemctl daemon-reload" if survey.has_systemd else ""
-    yield from file_differences([ManagedFile(RULES, rules(site), mode="0640")], survey, after=f"[ ! -x {LOADER} ] || {LOADER}")
+    yield from file_differences(
+        [ManagedFile(RULES, rules(site, survey), mode="0640")], survey, after=f"[ ! -x {LOADER} ] || {LOADER}"
+    )
     yield from file_differences([ManagedFile(LOADER, render("usr/local/sbin/redkeep-firewall"), mode="0750")], survey)
-    unit = render("etc/systemd/system/redkeep-firewall.service", engine=site.bundle.engine)
+    before = "docker.service" if site.bundle.in_container else site.bundle.engine.unit
+    unit = render("etc/systemd/system/redkeep-firewall.service", before=before)
     if survey.has_systemd:
         yield from file_differences([ManagedFile(UNIT_FILE, unit)], survey, after=reload_unit)
 
 
-def rules(site: Site) -> bytes:
+def rules(site: Site, survey: Survey) -> bytes:
+    if site.bundle.in_container:
+        networks = plan(site.bundle, survey.docker)
+        return render(
+            "etc/redkeep/firewall-container.nft",
+            address=networks.redis,
+            subnet=str(networks.internal),
+            bridge=BRIDGE,
+            port=site.bundle.knobs.redis_tls_port,
+            users=["root", *(site.bundle.knobs.app_users if site.bundle.is_app else ())],
+        )
     clients = [ipaddress.ip_network(address) for address in site.bundle.client_addresses]
     return render(
         "etc/redkeep/firewall.nft",
@@ -71,7 +86,7 @@ def firewall_live(site: Site, survey: Survey) -> Iterator[Difference]:
 def remove_script(survey: Survey) -> str:
     """Shell that takes the firewall away again."""
     lines = [f"systemctl disable --now {UNIT} >/dev/null 2>&1 || true"] if survey.has_systemd else []
-    lines.append("nft delete table inet redkeep 2>/dev/null || true")
+    lines += [f"nft delete table {family} redkeep 2>/dev/null || true" for family in ("inet", "bridge")]
     lines.append(f"rm -f {RULES} {LOADER} {UNIT_FILE} /var/lib/redkeep/firewall.sha256")
     return "\n".join(lines + (["systemctl daemon-reload"] if survey.has_systemd else []))
 

@@ -10,14 +10,14 @@ from pyinfra.api import DeployError
 from deploys.engine import ENGINES
 from deploys.facts.survey import Question, Survey, certificates_of
 from deploys.site import Site
-from deploys.stages import application, machine, network, server, watch
+from deploys.stages import application, container_engine, containers, machine, network, server, watch
 from deploys.stages import wanted as server_wanted
 from redkeep.errors import RedkeepError
 
 # Certificates are backdated by five minutes; a clock further off makes them invalid, or its own times worthless.
 CLOCK_SECONDS = 300
 
-STAGES = (machine, server, network, watch, application)
+STAGES = (machine, container_engine, containers, server, network, watch, application)
 
 
 def question(site: Site) -> Question:
@@ -31,7 +31,7 @@ def question(site: Site) -> Question:
 def preflight(site: Site) -> None:
     """Raise DeployError for a host that cannot be deployed to as it is."""
     survey = site.survey()
-    for check in (distribution, memory, clock, port, accounts, foreign_server, foreign_secrets, wanted):
+    for check in (distribution, memory, clock, port, accounts, foreign_server, foreign_secrets, container, wanted):
         if problem := check(site, survey):
             raise DeployError(f"{site.bundle.name}: {problem}")
     site.keep_secrets()
@@ -46,7 +46,7 @@ def wanted(site: Site, survey: Survey) -> str:
             site.credentials.client("operator", site.bundle.name)
         if site.bundle.is_app:
             site.credentials.client("cache_service", site.bundle.name)
-            application.values(site)
+            application.values(site, survey)
     except RedkeepError as error:
         return str(error)
     return ""
@@ -125,6 +125,12 @@ def foreign_secrets(site: Site, survey: Survey) -> str:
         f"it was set up with other secrets than secrets/{site.environment} holds: bring that folder here from whoever deployed "
         "last. To give it new passwords and keys instead, so that no value stored before opens, add --data replace_secrets=yes."
     )
+
+
+def container(site: Site, survey: Survey) -> str:
+    if not site.bundle.in_container:
+        return ""
+    return container_engine.problem(site, survey) or containers.problem(site, survey)
 
 
 def accounts(site: Site, survey: Survey) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pyinfra import host
 from pyinfra.api import DeployError, deploy
 
+from deploys import stack
 from deploys.difference import Difference
 from deploys.facts.survey import LOCK, Question, Survey
 from deploys.operations.converge import converge
 from deploys.site import Site
-from deploys.stages import application, machine, network, preflight, watch
+from deploys.stages import application, container_engine, containers, machine, network, preflight, watch
 from deploys.stages.wanted import CLI
 
 
@@ -26,6 +27,22 @@ def confirm(site: Site) -> None:
             f"This removes Redis and all its data from {site.bundle.name}. If that is what you want, add: "
             f"--data confirm={site.environment}"
         )
+
+
+def stack_gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The containers, and the engine's own settings back."""
+    if survey.file(stack.COMPOSE).kind:
+        yield Difference("the stack of the docker runtime is there", containers.gone())
+    if survey.file(container_engine.BEFORE).kind:
+        yield Difference("the container engine has settings of redkeep", container_engine.put_back(survey))
+
+
+def server_folders(site: Site, survey: Survey) -> Iterator[Difference]:
+    """What the container kept on the host, and no package takes away."""
+    engine = site.bundle.engine
+    there = [path for path in (engine.folder, engine.data_folder) if survey.file(path).kind]
+    if site.bundle.in_container and there and survey.file(machine.MANAGED).kind:
+        yield Difference(f"folders are there: {' '.join(there)}", f"rm -rf {' '.join(there)}")
 
 
 def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -80,6 +97,8 @@ rm -rf {machine.STATE} {LOCK}"""
 
 @deploy("Removal")
 def removal(site: Site) -> None:
+    converge(site, stack_gone, name="Remove the stack of containers")
+    converge(site, server_folders, name="Remove the container's configuration and data")
     converge(site, engine_gone, name="Remove the server and its data")
     converge(site, files_gone, name="Remove the files")
     converge(site, packages_gone, name="Remove the packages that came with it")

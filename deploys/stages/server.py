@@ -14,6 +14,7 @@ from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.server_settings import NEVER_ASKED, SET_BY_THE_SERVICE, flatten, line, server_settings
 from deploys.site import Site
+from deploys.stages import image
 from deploys.stages.service import start_script
 from deploys.stages.wanted import (
     CLI,
@@ -22,6 +23,7 @@ from deploys.stages.wanted import (
     cli_address,
     drop_in_text,
     leaf,
+    native_address,
     sandbox_digest,
     sections,
     users,
@@ -29,6 +31,8 @@ from deploys.stages.wanted import (
 from redkeep.access.acl import acl_file
 
 OPERATOR_FILES = ("password", "ca.crt", "client.crt", "client.key")
+HEALTH_FILES = (*OPERATOR_FILES, "check")
+HEALTH_USER = "health_service"
 
 
 def question(site: Site) -> Question:
@@ -54,24 +58,25 @@ def question(site: Site) -> Question:
             engine.log_file.rpartition("/")[0],
         ),
         authorities=(f"{OPERATOR}/ca.crt", f"{engine.tls_folder}/*/ca.crt"),
-        globs=(f"{engine.tls_folder}/*", f"{engine.tls_folder}/*/*"),
+        globs=(f"{engine.folder}/health", f"{engine.folder}/health/*", f"{engine.tls_folder}/*", f"{engine.tls_folder}/*/*"),
         config=tuple(name for name in names if name not in NEVER_ASKED | SET_BY_THE_SERVICE),
         cli=CLI,
         identity=f"{OPERATOR}/client",
         port=site.bundle.knobs.redis_tls_port,
-        address=cli_address(site),
+        address=native_address(site),
     )
 
 
 def folders(site: Site, survey: Survey) -> Iterator[Difference]:
     engine = site.bundle.engine
+    logs = [] if site.bundle.in_container else [(engine.log_file.rpartition("/")[0], engine.user, "adm", "2750")]
     yield from folder_differences(
         [
             (engine.folder, "root", engine.user, "0750"),
             (engine.tls_folder, "root", engine.user, "0750"),
             (engine.data_folder, engine.user, engine.user, "0750"),
-            (engine.log_file.rpartition("/")[0], engine.user, "adm", "2750"),
             (OPERATOR, "root", "root", "0700"),
+            *logs,
         ],
         survey,
     )
@@ -82,7 +87,7 @@ def operator_access(site: Site, survey: Survey) -> Iterator[Difference]:
     client = site.credentials.client("operator", site.bundle.name)
     contents = (site.credentials.password("operator").encode(), site.credentials.trust_bundle, client.cert_pem, client.key_pem)
     engine, port = site.bundle.engine, site.bundle.knobs.redis_tls_port
-    wrapper = render("usr/local/sbin/redkeep-cli", engine=engine, address=cli_address(site), port=port)
+    wrapper = render("usr/local/sbin/redkeep-cli", engine=engine, address=cli_address(site, survey), port=port)
     yield from file_differences(
         [
             *(ManagedFile(f"{OPERATOR}/{n}", c, mode="0600") for n, c in zip(OPERATOR_FILES, contents, strict=True)),
@@ -122,14 +127,22 @@ def configuration(site: Site, survey: Survey) -> Iterator[Difference]:
     if config_wrong:
         # The users first, then the configuration, tried together with them.
         yield from acl_wrong
-        attempt = try_server(engine, config='"$t"', acl=engine.acl_file)
+        attempt = trial(site, survey, config='"$t"', acl=engine.acl_file)
         yield from file_differences([ManagedFile(engine.config, config, group=group, mode="0640")], survey, before=attempt)
     else:
-        attempt = try_server(engine, config=engine.config, acl='"$t"')
+        attempt = trial(site, survey, config=engine.config, acl='"$t"')
         yield from file_differences([ManagedFile(engine.acl_file, acl, group=group, mode="0640")], survey, before=attempt)
-    if not survey.has_systemd:
+    if not survey.has_systemd and not site.bundle.in_container:
         defaults = f"# Managed by redkeep: do not edit. Read by the init script.\nexport OPENSSL_CONF={folder}/openssl.cnf\nulimit -c 0\n"
         yield from file_differences([ManagedFile(f"/etc/default/{engine.package}", defaults.encode())], survey)
+
+
+def trial(site: Site, survey: Survey, *, config: str, acl: str) -> str:
+    """Shell that fails when a server does not come up from these files."""
+    engine = site.bundle.engine
+    if site.bundle.in_container:
+        return image.try_container(image.reference(site, survey), engine, config=config, acl=acl, user=survey.docker.identity)
+    return try_server(engine, config=config, acl=acl)
 
 
 def try_server(engine: Engine, *, config: str, acl: str) -> str:
@@ -150,6 +163,29 @@ words=$(cat "$try/out" "$try/log" 2>/dev/null | tail -5); rm -rf "$try"
 if [ $up = no ]; then echo "the new configuration does not start, the old one stays: $words" >&2; exit 1; fi"""
 
 
+def health(site: Site, survey: Survey) -> Iterator[Difference]:
+    """What the health check inside the container needs; nothing where there is no container."""
+    engine = site.bundle.engine
+    folder = f"{engine.folder}/health"
+    if not site.bundle.in_container:
+        if survey.file(folder).kind:
+            yield Difference(f"folder {folder} is of no use without a container", f"rm -rf {folder}")
+        return
+    client = site.credentials.client(HEALTH_USER, site.bundle.name)
+    contents = (
+        site.credentials.password(HEALTH_USER).encode() + b"\n",
+        site.credentials.trust_bundle,
+        client.cert_pem,
+        client.key_pem,
+        render("etc/redis/health/check", engine=engine, user=HEALTH_USER, port=site.bundle.knobs.redis_tls_port),
+    )
+    yield from folder_differences([(folder, "root", engine.user, "0750")], survey)
+    yield from file_differences(
+        [ManagedFile(f"{folder}/{n}", c, group=engine.user, mode="0640") for n, c in zip(HEALTH_FILES, contents, strict=True)],
+        survey,
+    )
+
+
 def old_data(site: Site, survey: Survey) -> Iterator[Difference]:
     """Without persistence no file may bring old values back at the next start."""
     if site.bundle.knobs.redis_persistence != "off":
@@ -163,7 +199,7 @@ def old_data(site: Site, survey: Survey) -> Iterator[Difference]:
 def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
     """The sandbox. Its file's time tells whether the running process was started under it: a text mended after a change
     by hand that no start has seen keeps an older time, so that nothing is restarted for it."""
-    if not survey.has_systemd:
+    if not survey.has_systemd or site.bundle.in_container:
         return
     engine, path = site.bundle.engine, site.bundle.engine.drop_in
     yield from folder_differences([(path.rpartition("/")[0], "root", "root", "0755")], survey)
@@ -201,5 +237,6 @@ def server_files(site: Site) -> None:
     converge(site, operator_access, name="Give root on the host the operator's access")
     converge(site, certificates, name="Install the certificates")
     converge(site, configuration, name="Write the configuration and the users")
+    converge(site, health, name="Write the container's health check")
     converge(site, old_data, name="Remove data that nothing reads")
     converge(site, drop_in, name="Write the sandbox")

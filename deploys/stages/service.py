@@ -12,6 +12,7 @@ from deploys.facts.survey import Survey
 from deploys.operations.converge import converge
 from deploys.server_settings import CERTIFICATE_SETTINGS, FIXED_AT_START
 from deploys.site import Site
+from deploys.stages import containers
 from deploys.stages.machine import MANAGED, init_stop
 from deploys.stages.wanted import CLI, certificate_folder, drop_in_text, leaf, settings, users, version
 from redkeep.access.acl import acl_differences, parse_acl_list, setuser_arguments
@@ -45,6 +46,12 @@ def service(site: Site, survey: Survey) -> Iterator[Difference]:
     reasons = restart_reasons(site, survey)
     if reasons:
         yield Difference("; ".join(reasons) + " (needs a restart)", start_script(site, survey, "restart"))
+
+
+def process(site: Site, survey: Survey) -> Iterator[Difference]:
+    """A container whose process cannot be mended live starts anew; it stays the same container."""
+    if survey.docker.container(containers.SERVICE) and (reasons := restart_reasons(site, survey)):
+        yield Difference("; ".join(reasons) + " (needs a restart)", containers.start_script(site, "restart"))
 
 
 def restart_reasons(site: Site, survey: Survey) -> list[str]:
@@ -135,7 +142,11 @@ def old_certificates(site: Site, survey: Survey) -> Iterator[Difference]:
 
 @deploy("Server")
 def server_running(site: Site) -> None:
-    converge(site, service, name="Start the service")
+    if site.bundle.in_container:
+        containers.stack_running(site)
+        converge(site, process, name="Start the server anew where nothing else helps")
+    else:
+        converge(site, service, name="Start the service")
     converge(site, running_users, name="Apply the users to the running server")
     converge(site, running_settings, name="Apply the settings to the running server")
     converge(site, old_certificates, name="Remove certificates no longer in use")

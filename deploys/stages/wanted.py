@@ -7,11 +7,13 @@ from ipaddress import ip_address
 
 from pyinfra.api import DeployError
 
-from deploys.bundle import UNSPECIFIED
+from deploys.bundle import LOOPBACK, UNSPECIFIED
 from deploys.facts.survey import Survey
 from deploys.rendering import render
 from deploys.server_settings import Section, flatten, server_settings
 from deploys.site import Site
+from deploys.stack import SERVICE, plan
+from deploys.stages import image
 from redkeep.access.acl import AclUser, build_users
 from redkeep.crypto.pki import Leaf
 from redkeep.errors import ConfigurationError
@@ -21,14 +23,23 @@ OPERATOR = "/etc/redkeep/operator"
 DROP_IN = "etc/systemd/system/redis-server.service.d/redkeep.conf"
 
 
-def cli_address(site: Site) -> str:
+def cli_address(site: Site, survey: Survey) -> str:
     """Where the host itself reaches its Redis."""
+    if site.bundle.in_container:
+        return plan(site.bundle, survey.docker).redis
+    return native_address(site)
+
+
+def native_address(site: Site) -> str:
+    """Where the host reaches a Redis that is its own service."""
     bind = site.bundle.knobs.redis_bind
     return "127.0.0.1" if not bind or "127.0.0.1" in bind or UNSPECIFIED[0] in bind else bind[0]
 
 
 def addresses(site: Site, survey: Survey) -> tuple[str, ...]:
     try:
+        if site.bundle.in_container:
+            return (LOOPBACK[0], plan(site.bundle, survey.docker).redis)
         return site.bundle.bind_addresses(survey.addresses)
     except ConfigurationError as error:
         raise DeployError(str(error)) from None
@@ -41,6 +52,8 @@ def leaf(site: Site, survey: Survey) -> Leaf:
     names |= {address for address in addresses(site, survey) if address not in UNSPECIFIED}
     if not bundle.is_local:
         names.add(bundle.name)
+    if bundle.in_container:
+        names.add(SERVICE)
     return site.credentials.server(bundle.name, sorted(filter(None, names)))
 
 
@@ -57,6 +70,8 @@ def version(site: Site, survey: Survey) -> tuple[int, int]:
     """The installed server's version; the oldest we support, before it is installed."""
     engine = site.bundle.engine
     text = survey.packages.get(engine.package, engine.oldest).rpartition(":")[2]
+    if site.bundle.in_container:
+        text = survey.docker.versions.get(image.identity(site, survey), engine.oldest)
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
 

@@ -1,0 +1,218 @@
+"""The container engine of a host, and what of ours runs on it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PROJECT = "redkeep"
+SETTINGS_FILE = "/etc/docker/daemon.json"
+
+# Lines of an image's id and the version of the server in it, as the image itself told when it came.
+VERSIONS = "/var/lib/redkeep/image-versions"
+
+_PROJECT_LABEL = "com.docker.compose.project"
+_SERVICE_LABEL = "com.docker.compose.service"
+
+# Prints the engine's settings file as one line of JSON; a file that is none as the word "broken".
+_READ_SETTINGS = f"""import json
+try:
+    print(json.dumps(json.load(open({SETTINGS_FILE!r}))))
+except FileNotFoundError:
+    print("{{}}")
+except (ValueError, OSError):
+    print("broken")"""
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of the stack, as `docker inspect` shows it."""
+
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        return str(self.raw["Id"])
+
+    @property
+    def name(self) -> str:
+        return str(self.raw["Name"]).lstrip("/")
+
+    @property
+    def service(self) -> str:
+        return str(self.labels.get(_SERVICE_LABEL, ""))
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.raw["Config"].get("Labels") or {}
+
+    @property
+    def image(self) -> str:
+        """The image's id."""
+        return str(self.raw["Image"])
+
+    @property
+    def running(self) -> bool:
+        return bool(self.raw["State"]["Running"]) and not self.raw["State"].get("Paused")
+
+    @property
+    def state(self) -> str:
+        """ "running", "exited", "paused", ...; with the health check's word behind it when it is not well."""
+        health = self.raw["State"].get("Health", {}).get("Status", "healthy")
+        word = str(self.raw["State"]["Status"])
+        return word if health == "healthy" or not self.running else f"{word} ({health})"
+
+    @property
+    def healthy(self) -> bool:
+        """Running, and not found ill; one that has just been started counts as well until its check has said otherwise."""
+        return self.running and self.raw["State"].get("Health", {}).get("Status", "healthy") != "unhealthy"
+
+    @property
+    def networks(self) -> Mapping[str, str]:
+        """Its address on each network by the network's name; without one when it does not run."""
+        return {n: str(v.get("IPAddress", "")) for n, v in (self.raw["NetworkSettings"].get("Networks") or {}).items()}
+
+    @property
+    def host(self) -> Mapping[str, Any]:
+        """HostConfig: limits, privileges, mounts."""
+        found: Mapping[str, Any] = self.raw["HostConfig"]
+        return found
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the engine, as `docker network inspect` shows it."""
+
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.raw["Name"])
+
+    @property
+    def internal(self) -> bool:
+        return bool(self.raw.get("Internal"))
+
+    @property
+    def subnets(self) -> tuple[str, ...]:
+        return tuple(str(c["Subnet"]) for c in (self.raw.get("IPAM") or {}).get("Config") or () if c.get("Subnet"))
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return self.raw.get("Options") or {}
+
+    @property
+    def bridge(self) -> str:
+        return self.options.get("com.docker.network.bridge.name", "")
+
+
+@dataclass(frozen=True)
+class DockerState:
+    """``server`` is the engine's version, "" when none answers; ``compose`` the command that reads compose.yaml, "" when
+    there is none; ``foreign`` the number of running containers that are not ours; ``env`` the stack's variables on disk;
+    ``settings`` the content of daemon.json, None when it is no JSON; ``source`` the SHA-256 of the server's files that an
+    image is built from; ``identity`` the server's "uid:gid"; ``images`` ids by reference; ``versions`` the server's version
+    by image id; ``processors`` how many; ``room`` KiB that are free for images."""
+
+    server: str = ""
+    compose: str = ""
+    foreign: int = 0
+    containers: tuple[Container, ...] = ()
+    networks: tuple[Network, ...] = ()
+    images: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = field(default_factory=dict)
+    source: str = ""
+    identity: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    processors: int = 1
+    room: int = 0
+    routes: tuple[str, ...] = ()
+
+    def container(self, service: str) -> Container | None:
+        return next((c for c in self.containers if c.service == service), None)
+
+    def network(self, name: str) -> Network | None:
+        return next((n for n in self.networks if n.name == name), None)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """(major, minor) of the engine; (0, 0) when none answers."""
+        words = self.server.split(".")
+        return (int(words[0]), int(words[1])) if len(words) > 1 and words[0].isdigit() and words[1].isdigit() else (0, 0)
+
+
+def sections(stack: str, user: str, binaries: Sequence[str], images: Sequence[str], mark: str) -> Iterator[str]:
+    """Shell that prints the sections which `docker_of` understands."""
+    yield f"""echo '{mark}docker'
+echo "server $(timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null)"
+if command -v docker-compose >/dev/null; then echo 'compose docker-compose'
+elif docker compose version >/dev/null 2>&1; then echo 'compose docker compose'; fi
+echo "identity $(id -u {user} 2>/dev/null):$(id -g {user} 2>/dev/null)"
+echo "processors $(nproc)"
+echo "room $(df -kP /var/lib/docker /var/lib 2>/dev/null | awk 'NR == 2 {{print $4}}')"
+echo '{mark}versions'
+cat {VERSIONS} 2>/dev/null
+echo '{mark}stack'
+cat {stack}/.env 2>/dev/null
+echo '{mark}settings'
+[ ! -x /usr/bin/python3 ] || /usr/bin/python3 -I -S -c {shlex.quote(_READ_SETTINGS)}
+echo '{mark}routes'
+ip -4 -o route show table main 2>/dev/null | cut -d' ' -f1
+echo '{mark}source'
+for f in {shlex.join(binaries)}; do [ ! -e $f ] || {{ echo $f; ldd $f 2>/dev/null | grep -o '/[^ ]*'; }}; done | LC_ALL=C sort -u |
+    xargs -r sha256sum 2>/dev/null | sha256sum
+if docker version >/dev/null 2>&1; then
+    echo '{mark}running'; docker ps --quiet --no-trunc
+    echo '{mark}containers'
+    c=$(docker ps --all --quiet --filter label={_PROJECT_LABEL}={PROJECT}); [ -z "$c" ] || docker inspect $c
+    echo '{mark}networks'
+    docker network inspect $(docker network ls --quiet)
+    echo '{mark}images'
+    docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' {PROJECT}/* 2>/dev/null
+    for i in {shlex.join(images)}; do echo "$i $(docker image inspect --format '{{{{.Id}}}}' "$i" 2>/dev/null)"; done
+fi"""
+
+
+def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
+    """Understand the output of ``sections``."""
+    words = dict(line.partition(" ")[::2] for line in parts.get("docker", ()))
+    text = "".join(parts.get("settings", ()))
+    containers = tuple(Container(raw) for raw in _json(parts.get("containers", ())))
+    running = {line.strip() for line in parts.get("running", ()) if line.strip()}
+    uid, _, gid = words.get("identity", "").partition(":")
+    return DockerState(
+        server=words.get("server", ""),
+        compose=words.get("compose", ""),
+        foreign=len(running - {c.id for c in containers}),
+        containers=containers,
+        networks=tuple(Network(raw) for raw in _json(parts.get("networks", ()))),
+        images={k: v for k, _, v in (line.strip().partition(" ") for line in parts.get("images", ())) if v},
+        env={k: v for k, s, v in (line.partition("=") for line in parts.get("stack", ())) if s and k[:1] != "#"},
+        settings=None if text == "broken" else dict(json.loads(text or "{}")),
+        source="".join(parts.get("source", ()))[:64],
+        identity=f"{uid}:{gid}" if uid and gid else "",
+        processors=int(words.get("processors", "1") or 1),
+        versions={k: v for k, _, v in (line.partition(" ") for line in parts.get("versions", ())) if v},
+        room=int(words.get("room", "0") or 0),
+        routes=tuple(line for line in map(str.strip, parts.get("routes", ())) if _is_network(line)),
+    )
+
+
+def _json(lines: Sequence[str]) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads("\n".join(lines) or "[]"))
+    except ValueError:
+        return []
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,146 @@
+"""The image of the server: built on the host from the distribution's files, pulled, or brought as an archive."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from pyinfra.api import deploy
+
+from deploys.difference import Difference, encode
+from deploys.engine import Engine
+from deploys.facts.docker import PROJECT, VERSIONS
+from deploys.facts.survey import Survey
+from deploys.operations.converge import converge
+from deploys.rendering import ROOT, render
+from deploys.server_settings import DATA
+from deploys.site import Site
+from redkeep.errors import ConfigurationError
+
+REPOSITORY = f"{PROJECT}/redis"
+
+# A built image has about 20 MiB; unpacked layers of a pulled one several times that.
+ROOM_KIB = 512 * 1024
+
+
+def binaries(engine: Engine) -> tuple[str, ...]:
+    """What a built image holds, beside the libraries it is linked to. Debian's server is one file under several names;
+    this one comes with the tools, without the service. The shell runs the health check."""
+    return (f"/usr/bin/{engine.name}-check-rdb", engine.cli, "/bin/dash")
+
+
+def reference(site: Site, survey: Survey) -> str:
+    """The image as compose.yaml names it: another content has another name."""
+    knobs = site.bundle.knobs
+    if knobs.redis_image_source == "registry":
+        return knobs.redis_image
+    if knobs.redis_image_source == "archive":
+        return f"{REPOSITORY}:archive-{archive_id(knobs.redis_image_archive).removeprefix('sha256:')[:16]}"
+    content = survey.docker.source.encode() + dockerfile(site.bundle.engine)
+    return f"{REPOSITORY}:debian-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def identity(site: Site, survey: Survey) -> str:
+    """The image's id; "" while the host does not have it."""
+    return survey.docker.images.get(reference(site, survey), "")
+
+
+def dockerfile(engine: Engine) -> bytes:
+    return render("var/lib/redkeep/images/redis/Dockerfile", engine=engine)
+
+
+@cache
+def archive_id(path: str) -> str:
+    """The id of the one image in an archive. Raises ConfigurationError for a file that `docker save` did not write."""
+    file = ROOT / path
+    try:
+        with tarfile.open(file) as archive:
+            member = archive.extractfile("manifest.json")
+            manifest = json.loads(member.read()) if member else []
+    except FileNotFoundError:
+        raise ConfigurationError(f"redis_image_archive: there is no file {file}: make it with `docker save`.") from None
+    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+        raise ConfigurationError(f"redis_image_archive: {file} is no archive of `docker save` ({error}).") from None
+    if len(manifest) != 1:
+        raise ConfigurationError(f"redis_image_archive: {file} holds {len(manifest)} images, wanted one.")
+    return "sha256:" + Path(manifest[0]["Config"]).name.removesuffix(".json")
+
+
+def image(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The wanted image is there, and the server in it has told its version by running."""
+    name, found = reference(site, survey), identity(site, survey)
+    knobs, engine = site.bundle.knobs, site.bundle.engine
+    if not found:
+        get, stdin = f"docker pull --quiet {name} >/dev/null", ""
+        if knobs.redis_image_source == "archive":
+            get = f"base64 -d | docker load --quiet >/dev/null\ndocker tag {archive_id(knobs.redis_image_archive)} {name}"
+            yield Difference(
+                f"image {name} is missing",
+                f"{get}\n{told_version(engine, name)}",
+                lambda: encode((ROOT / knobs.redis_image_archive).read_bytes()),
+            )
+            return
+        if knobs.redis_image_source == "debian":
+            get, stdin = _build(engine, name), encode(dockerfile(engine))
+        yield Difference(f"image {name} is missing", f"{get}\n{told_version(engine, name)}", stdin)
+    elif found not in survey.docker.versions:
+        yield Difference(f"image {name} has not told the version of its server", told_version(engine, name))
+
+
+def _build(engine: Engine, name: str) -> str:
+    """Shell that collects the files and builds the image from the Dockerfile on standard input."""
+    return f"""t=$(mktemp -d /var/lib/redkeep/.image.XXXXXX); trap 'rm -rf "$t"' EXIT
+base64 -d > "$t/Dockerfile"; mkdir "$t/files"
+for f in {" ".join(binaries(engine))}; do echo $f; ldd $f | grep -o '/[^ ]*'; done | sort -u | while read -r f; do
+    install -D -m 0755 "$f" "$t/files$f"
+done
+cd "$t/files"; mkdir -m 0755 -p etc/{engine.name} data; mkdir -m 1777 tmp
+mv usr/bin/{engine.name}-check-rdb usr/bin/{engine.package}; ln bin/dash bin/sh
+getent passwd root {engine.user} > etc/passwd; getent group root {engine.user} > etc/group
+DOCKER_BUILDKIT=0 docker build --quiet --network none --tag {name} "$t" >/dev/null 2>"$t/out" || {{ cat "$t/out" >&2; exit 1; }}"""
+
+
+def told_version(engine: Engine, name: str) -> str:
+    """Shell that runs the server of an image for a moment, in the way it will run, and notes its version."""
+    run = "docker run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges --user 65534:65534"
+    return f"""said=$({run} --entrypoint {engine.package} {name} --version 2>&1) || {{
+    echo "the image {name} does not run {engine.package}: $(echo "$said" | tail -1)" >&2; exit 1; }}
+version=$(echo "$said" | sed -n 's/.* v=\\([0-9.]*\\) .*/\\1/p')
+[ -n "$version" ] || {{ echo "the image {name} holds no {engine.package}: $(echo "$said" | head -1)" >&2; exit 1; }}
+case $version in [0-6].*) echo "the image {name} holds {engine.package} $version: 7.0 or later is needed" >&2; exit 1;; esac
+id=$(docker image inspect --format '{{{{.Id}}}}' {name})
+{{ grep -v "^$id " {VERSIONS} 2>/dev/null || true; echo "$id $version"; }} > {VERSIONS}.new; mv {VERSIONS}.new {VERSIONS}"""
+
+
+def try_container(name: str, engine: Engine, *, config: str, acl: str, user: str) -> str:
+    """Shell that starts a throwaway server from these files in a container of the image, without a network, and fails
+    with its words when it does not come up."""
+    return f"""try=$(docker run --detach --network none --read-only --tmpfs {DATA}:uid={user.partition(":")[0]} --cap-drop ALL \\
+    --security-opt no-new-privileges --user {user} --env OPENSSL_CONF={engine.folder}/openssl.cnf \\
+    --volume {engine.folder}:{engine.folder}:ro --entrypoint {engine.package} {name} \\
+    {config} --aclfile {acl} --bind 127.0.0.1 --save '' --appendonly no)
+up=no; i=0
+while [ $i -lt 100 ]; do
+    if docker logs "$try" 2>&1 | grep -q 'Ready to accept connections'; then up=yes; break; fi
+    [ "$(docker inspect --format '{{{{.State.Running}}}}' "$try")" = true ] || break
+    i=$((i+1)); sleep 0.05
+done
+words=$(docker logs "$try" 2>&1 | tail -5); docker rm --force --volumes "$try" >/dev/null
+if [ $up = no ]; then echo "the new configuration does not start, the old one stays: $words" >&2; exit 1; fi"""
+
+
+def old_images(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Images of ours that neither the deploy nor a container names any more."""
+    used = {c.image for c in survey.docker.containers} | {identity(site, survey)}
+    for name, found in survey.docker.images.items():
+        if name.startswith(f"{REPOSITORY}:") and found not in used:
+            yield Difference(f"image {name} is no longer in use", f"docker rmi {name} >/dev/null")
+
+
+@deploy("Image")
+def server_image(site: Site) -> None:
+    converge(site, image, name="Get the server's image")
