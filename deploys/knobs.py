@@ -30,7 +30,6 @@ _ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _SYSCTL = re.compile(r"[a-z0-9_]+(\.[a-z0-9_-]+)+")
 _PROCESSORS = re.compile(r"(0\.[1-9]|[1-9][0-9]{0,2}(\.[0-9])?)")
-_PINNED = re.compile(r"[a-z0-9][a-z0-9._/:-]{0,200}@sha256:[0-9a-f]{64}")
 _UNITS = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 _POLICIES = (
     *("allkeys-lru", "allkeys-lfu", "allkeys-random"),
@@ -45,9 +44,6 @@ class Knobs:
     environment: str
     redis_engine: str
     redis_runtime: str
-    redis_image_source: str
-    redis_image: str
-    redis_image_archive: str
     container_memory: str
     container_cpus: str
     container_subnet: str
@@ -86,7 +82,6 @@ class Knobs:
     def __post_init__(self) -> None:
         _one_of("redis_engine", self.redis_engine, ("redis", "valkey"))
         _one_of("redis_runtime", self.redis_runtime, ("native", "docker"))
-        _one_of("redis_image_source", self.redis_image_source, ("debian", "registry", "archive"))
         _one_of("docker_engine", self.docker_engine, ("hardened", "as-found"))
         _one_of("tls_minimum_version", self.tls_minimum_version, ("1.3", "1.2"))
         _one_of("tls_client_certificates", self.tls_client_certificates, ("required", "optional"))
@@ -142,19 +137,6 @@ class Knobs:
             _matches("container_cpus", self.container_cpus, _PROCESSORS, 'empty or a number of processors such as "1.5"')
         if self.container_subnet:
             _subnet("container_subnet", self.container_subnet)
-        if self.redis_image_source == "registry":
-            _matches(
-                "redis_image",
-                self.redis_image,
-                _PINNED,
-                "an image with its digest (name:tag@sha256:...) when it comes from a registry",
-            )
-        elif self.redis_image:
-            raise _error("redis_image", "empty unless redis_image_source is registry")
-        if (self.redis_image_source == "archive") != bool(self.redis_image_archive):
-            raise _error(
-                "redis_image_archive", "the path of a `docker save` file when redis_image_source is archive, and empty otherwise"
-            )
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Knobs:

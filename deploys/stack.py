@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 from deploys.bundle import Bundle
 from deploys.facts.docker import PROJECT, Container, DockerState, Network
 from deploys.knobs import bytes_of
+from deploys.rendering import render
 from redkeep.errors import ConfigurationError
 
 FOLDER = "/etc/redkeep/stack"
@@ -80,7 +80,7 @@ def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:
 @cache
 def compose_text() -> str:
     """compose.yaml, the same for every host."""
-    return files("redkeep.stack").joinpath("compose.yaml").read_text()
+    return render("etc/redkeep/stack/compose.yaml").decode()
 
 
 def variables(bundle: Bundle, docker: DockerState, *, image: str, memory_bytes: int) -> dict[str, str]:

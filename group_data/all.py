@@ -18,16 +18,6 @@ redis_runtime: str = "native"
 
 # --- The container (redis_runtime "docker") ----------------------------------------------------------------------
 
-# Where its image comes from. "debian": built on the host from the distribution's own files, as new as its updates.
-# "registry": pulled. "archive": carried there by the deploy, for hosts that can pull nothing.
-redis_image_source: str = "debian"
-
-# For "registry": the image with its digest, for instance redis:7-alpine@sha256:<64 digits>. A tag alone can be moved.
-redis_image: str = ""
-
-# For "archive": a file that `docker save` wrote, on the operator's machine.
-redis_image_archive: str = ""
-
 # Memory the container may take, with a unit ("512mb"). Empty: redis_maxmemory and half as much again.
 container_memory: str = ""
 

@@ -146,7 +146,7 @@ class DockerState:
         return (int(words[0]), int(words[1])) if len(words) > 1 and words[0].isdigit() and words[1].isdigit() else (0, 0)
 
 
-def sections(stack: str, user: str, binaries: Sequence[str], images: Sequence[str], mark: str) -> Iterator[str]:
+def sections(stack: str, user: str, binaries: Sequence[str], mark: str) -> Iterator[str]:
     """Shell that prints the sections which `docker_of` understands."""
     yield f"""echo '{mark}docker'
 echo "server $(timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null)"
@@ -174,7 +174,6 @@ if docker version >/dev/null 2>&1; then
     docker network inspect $(docker network ls --quiet)
     echo '{mark}images'
     docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' {PROJECT}/* 2>/dev/null
-    for i in {shlex.join(images)}; do echo "$i $(docker image inspect --format '{{{{.Id}}}}' "$i" 2>/dev/null)"; done
 fi"""
 
 

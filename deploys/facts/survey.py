@@ -118,7 +118,6 @@ class Question:
     stack: str = ""
     stack_user: str = ""
     binaries: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
 
     def __or__(self, other: Question) -> Question:
         """Both questions in one; a single value given by either is kept."""
@@ -187,10 +186,10 @@ if [ -d /run/systemd/system ]; then systemctl show -p {wanted} --timestamp=unix 
         yield f"echo '{mark}sockets'\nss -Hltnp 'sport = :{q.port}' 2>/dev/null"
     if q.firewall:
         yield f"""echo '{mark}firewall'
-command -v nft >/dev/null && for t in "inet redkeep" "bridge redkeep"; do nft list table $t 2>/dev/null; done | sha256sum | cut -c1-64
+command -v nft >/dev/null && for t in "inet redkeep" "bridge redkeep"; do nft --stateless list table $t 2>/dev/null; done | sha256sum | cut -c1-64
 [ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
     if q.stack:
-        yield from docker.sections(q.stack, q.stack_user, q.binaries, q.images, mark)
+        yield from docker.sections(q.stack, q.stack_user, q.binaries, mark)
     if q.cli:
         asked = {"info": "INFO server", "config": f"CONFIG GET {' '.join(q.config)}", "acl": "ACL LIST", "clients": "CLIENT LIST"}
         lines = "\n".join(f'ECHO "{mark}{name}"\n{words}' for name, words in asked.items())

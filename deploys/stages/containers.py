@@ -9,7 +9,7 @@ from pyinfra.api import deploy
 
 from deploys import stack
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
-from deploys.facts.docker import PROJECT, SETTINGS_FILE
+from deploys.facts.docker import PROJECT, SETTINGS_FILE, VERSIONS
 from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
@@ -34,7 +34,6 @@ def question(site: Site) -> Question:
         stack=stack.FOLDER,
         stack_user=engine.user,
         binaries=image.binaries(engine),
-        images=(site.bundle.knobs.redis_image,) if site.bundle.knobs.redis_image else (),
     )
 
 
@@ -137,7 +136,7 @@ def gone() -> str:
 [ ! -x {LOADER} ] || {compose("down --remove-orphans")} || true
 docker image ls --quiet '{PROJECT}/*' 2>/dev/null | sort -u | xargs -r docker rmi --force >/dev/null 2>&1 || true
 nft delete table bridge redkeep 2>/dev/null || true
-rm -rf {stack.FOLDER} {LOADER} {UNIT_FILE} {shlex.quote(image.VERSIONS)}
+rm -rf {stack.FOLDER} {LOADER} {UNIT_FILE} {shlex.quote(VERSIONS)}
 systemctl daemon-reload"""
 
 

@@ -1,13 +1,9 @@
-"""The image of the server: built on the host from the distribution's files, pulled, or brought as an archive."""
+"""The image of the server: built on the host from the distribution's files."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import tarfile
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 from pyinfra.api import deploy
 
@@ -16,10 +12,9 @@ from deploys.engine import Engine
 from deploys.facts.docker import PROJECT, VERSIONS
 from deploys.facts.survey import Survey
 from deploys.operations.converge import converge
-from deploys.rendering import ROOT, render
+from deploys.rendering import render
 from deploys.server_settings import DATA
 from deploys.site import Site
-from redkeep.errors import ConfigurationError
 
 REPOSITORY = f"{PROJECT}/redis"
 
@@ -35,11 +30,6 @@ def binaries(engine: Engine) -> tuple[str, ...]:
 
 def reference(site: Site, survey: Survey) -> str:
     """The image as compose.yaml names it: another content has another name."""
-    knobs = site.bundle.knobs
-    if knobs.redis_image_source == "registry":
-        return knobs.redis_image
-    if knobs.redis_image_source == "archive":
-        return f"{REPOSITORY}:archive-{archive_id(knobs.redis_image_archive).removeprefix('sha256:')[:16]}"
     content = survey.docker.source.encode() + dockerfile(site.bundle.engine)
     return f"{REPOSITORY}:debian-{hashlib.sha256(content).hexdigest()[:16]}"
 
@@ -53,40 +43,13 @@ def dockerfile(engine: Engine) -> bytes:
     return render("var/lib/redkeep/images/redis/Dockerfile", engine=engine)
 
 
-@cache
-def archive_id(path: str) -> str:
-    """The id of the one image in an archive. Raises ConfigurationError for a file that `docker save` did not write."""
-    file = ROOT / path
-    try:
-        with tarfile.open(file) as archive:
-            member = archive.extractfile("manifest.json")
-            manifest = json.loads(member.read()) if member else []
-    except FileNotFoundError:
-        raise ConfigurationError(f"redis_image_archive: there is no file {file}: make it with `docker save`.") from None
-    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        raise ConfigurationError(f"redis_image_archive: {file} is no archive of `docker save` ({error}).") from None
-    if len(manifest) != 1:
-        raise ConfigurationError(f"redis_image_archive: {file} holds {len(manifest)} images, wanted one.")
-    return "sha256:" + Path(manifest[0]["Config"]).name.removesuffix(".json")
-
-
 def image(site: Site, survey: Survey) -> Iterator[Difference]:
     """The wanted image is there, and the server in it has told its version by running."""
     name, found = reference(site, survey), identity(site, survey)
-    knobs, engine = site.bundle.knobs, site.bundle.engine
+    engine = site.bundle.engine
     if not found:
-        get, stdin = f"docker pull --quiet {name} >/dev/null", ""
-        if knobs.redis_image_source == "archive":
-            get = f"base64 -d | docker load --quiet >/dev/null\ndocker tag {archive_id(knobs.redis_image_archive)} {name}"
-            yield Difference(
-                f"image {name} is missing",
-                f"{get}\n{told_version(engine, name)}",
-                lambda: encode((ROOT / knobs.redis_image_archive).read_bytes()),
-            )
-            return
-        if knobs.redis_image_source == "debian":
-            get, stdin = _build(engine, name), encode(dockerfile(engine))
-        yield Difference(f"image {name} is missing", f"{get}\n{told_version(engine, name)}", stdin)
+        script = f"{_build(engine, name)}\n{told_version(engine, name)}"
+        yield Difference(f"image {name} is missing", script, encode(dockerfile(engine)))
     elif found not in survey.docker.versions:
         yield Difference(f"image {name} has not told the version of its server", told_version(engine, name))
 

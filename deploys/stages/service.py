@@ -12,6 +12,7 @@ from deploys.facts.survey import Survey
 from deploys.operations.converge import converge
 from deploys.server_settings import CERTIFICATE_SETTINGS, FIXED_AT_START
 from deploys.site import Site
+from deploys.stack import SERVICE
 from deploys.stages import containers
 from deploys.stages.machine import MANAGED, init_stop
 from deploys.stages.wanted import CLI, certificate_folder, drop_in_text, leaf, settings, users, version
@@ -50,7 +51,7 @@ def service(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def process(site: Site, survey: Survey) -> Iterator[Difference]:
     """A container whose process cannot be mended live starts anew; it stays the same container."""
-    if survey.docker.container(containers.SERVICE) and (reasons := restart_reasons(site, survey)):
+    if survey.docker.container(SERVICE) and (reasons := restart_reasons(site, survey)):
         yield Difference("; ".join(reasons) + " (needs a restart)", containers.start_script(site, "restart"))
 
 

@@ -59,7 +59,7 @@ class Wanted:
 
     @property
     def firewall(self) -> bool:
-        return bool(self["firewall"]) and self.beyond_loopback and "redis" in self.member.groups
+        return bool(self["firewall"]) and (self.beyond_loopback or self["redis_runtime"] == "docker") and "redis" in self.member.groups
 
     def bind(self, own: frozenset[str]) -> frozenset[str]:
         """The addresses to listen on, for a host that has the addresses ``own``."""

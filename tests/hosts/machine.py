@@ -97,7 +97,9 @@ class Machine:
 
     @cached_property
     def _facts(self) -> dict[str, str]:
-        script = _FACTS.replace("SERVER", f"{self.engine}-server")
+        # Of the container's server only the tools' package is on the host: a built image holds the same version.
+        package = f"{self.engine}-{'tools' if self.wanted['redis_runtime'] == 'docker' else 'server'}"
+        script = _FACTS.replace("' SERVER", f"' {package}").replace("SERVER", f"{self.engine}-server")
         return {k: v.strip() for k, _, v in (line.partition("=") for line in self.run(script).stdout.splitlines())}
 
     @cached_property
@@ -111,6 +113,7 @@ class Machine:
             "ssh": not self.wanted.member.is_local,
             "client_certificates": self.wanted["tls_client_certificates"],
             "persistence": self.wanted["redis_persistence"],
+            "runtime": self.wanted["redis_runtime"],
             "redis": "redis" in self.wanted.member.groups,
         }
 
@@ -137,7 +140,17 @@ class Machine:
     @property
     def door(self) -> str:
         """address:port at which the host itself reaches its Redis, as openssl wants it."""
+        if self.wanted["redis_runtime"] == "docker":
+            return endpoint(self.container, self.wanted.port)
         return endpoint(self.wanted.inside(self.addresses), self.wanted.port)
+
+    @property
+    def container(self) -> str:
+        """The address of the one container of the stack, as the engine tells it."""
+        ids = self.out("docker ps --quiet --filter label=com.docker.compose.service=redis").split()
+        assert len(ids) == 1, f"containers of Redis: {ids}"
+        form = "{{range .NetworkSettings.Networks}}{{println .IPAddress}}{{end}}"
+        return self.out(f"docker inspect --format '{form}' {ids[0]}").strip()
 
     @property
     def memory(self) -> int:

@@ -32,6 +32,9 @@ def test_environment_has_this_apps_names_only(app_host: Machine) -> None:
 def test_environment_is_of_the_cache_user_over_tls(app_host: Machine) -> None:
     """The app logs in as cache_service, over TLS, to the wanted address, in protected mode."""
     wanted = app_host.wanted
+    if wanted["redis_runtime"] == "docker":
+        assert _environment(app_host)["REDIS_URL"] == f"rediss://{app_host.door}/0"
+        return
     address = f"[{wanted.app_service}]" if ":" in wanted.app_service else wanted.app_service
     expected = {
         "ENVIRONMENT": "production",

@@ -6,6 +6,9 @@ import pytest
 
 from .machine import CACHE_ENV, OPERATOR, Machine, Stat
 
+# A container's server has its own module, test_container.
+pytestmark = pytest.mark.only(runtime="native")
+
 
 def test_servers_files_are_roots_and_read_by_the_server_alone(redis_host: Machine) -> None:
     """Everything below /etc/redis belongs to root, is read by the server's group and written by root alone."""

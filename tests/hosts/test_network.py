@@ -11,6 +11,9 @@ import pytest
 
 from .machine import Machine
 
+# A container's server has its own module, test_container.
+pytestmark = pytest.mark.only(runtime="native")
+
 
 def _rules(machine: Machine) -> list[dict[str, Any]]:
     return list(json.loads(machine.out("nft -j list table inet redkeep"))["nftables"])

@@ -6,6 +6,9 @@ import pytest
 
 from .machine import Machine
 
+# A container's server has its own module, test_container.
+pytestmark = pytest.mark.only(runtime="native")
+
 MEBIBYTE = 1024**2
 
 

@@ -8,6 +8,9 @@ import pytest
 
 from .machine import Machine, endpoint
 
+# A container's server has its own module, test_container.
+pytestmark = pytest.mark.only(runtime="native")
+
 
 def _listening(machine: Machine, options: str) -> list[list[str]]:
     return [line.split() for line in machine.lines(f"ss -H -l -n -p {options}")]

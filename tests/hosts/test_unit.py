@@ -8,6 +8,9 @@ import pytest
 
 from .machine import MANAGED, Machine
 
+# A container's server has its own module, test_container.
+pytestmark = pytest.mark.only(runtime="native")
+
 pytestmark = pytest.mark.only(redis=True)
 
 

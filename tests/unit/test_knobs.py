@@ -22,6 +22,11 @@ SENTENCE = r"The knob {}[a-z_ ]* must be [^\n]+: change it in group_data or the 
 TEXTS: dict[str, Any] = {
     "environment": "prod",
     "redis_engine": "redis",
+    "redis_runtime": "docker",
+    "container_memory": "4gb",
+    "container_cpus": "1.5",
+    "container_subnet": "10.9.8.0/28",
+    "docker_engine": "hardened",
     "redis_address": "redis-1.example.com",
     "app_address": "app-1.example.com",
     "redis_bind": ["10.0.0.5"],
@@ -42,6 +47,8 @@ TEXTS: dict[str, Any] = {
     "cache_namespace": "tenant-1",
     "cache_compression": "lz4",
 }
+
+MAY_BE_EMPTY = {"environment", "redis_address", "app_address", "cache_namespace", "container_memory", "container_cpus", "container_subnet"}
 
 ATTACKS = [
     *("\n", "\r\n", "\nport 6379", "\nuser evil on nopass ~* +@all", "\x00", "\t", " ", " x", "\v", "\u2028"),
@@ -95,9 +102,9 @@ def test_an_injection_is_refused(name: str) -> None:
     assert {} == {attack: said for attack, said in sentences.items() if not re.fullmatch(sentence, said)}
 
 
-@pytest.mark.parametrize("name", sorted(set(TEXTS) - {"environment", "redis_address", "app_address", "cache_namespace"}))
+@pytest.mark.parametrize("name", sorted(set(TEXTS) - MAY_BE_EMPTY))
 def test_an_empty_text_is_refused_where_it_means_nothing(name: str) -> None:
-    """Only four texts may be empty."""
+    """Only these texts may be empty."""
     good = TEXTS[name]
     _refusal(**{name: [""] if isinstance(good, list) else {"": 1} if isinstance(good, dict) else ""})
 

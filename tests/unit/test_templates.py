@@ -18,7 +18,7 @@ from jinja2 import UndefinedError
 
 from deploys.bundle import Bundle, build
 from deploys.rendering import ROOT, render
-from deploys.stages import application, machine, network, server, watch
+from deploys.stages import application, containers, image, machine, network, server, watch
 from deploys.stages.wanted import CLI
 from redkeep.environment import read_env_file
 from tests.unit.wanted import FakeSite, authority, data, survey
@@ -27,6 +27,9 @@ CONCERNS: tuple[Callable[..., Any], ...] = (
     *(machine.kernel_files, machine.log_rotation, server.operator_access, server.configuration, server.drop_in),
     *(network.firewall_files, watch.watch_files, application.environment),
 )
+
+# What a container adds; the files it does not need are written all the same, to be looked at.
+BOXED: tuple[Callable[..., Any], ...] = (server.health, containers.stack_files, image.image)
 
 # Secrets, certificates and the ACL file, where Redis takes no comment.
 BARE = re.compile(r".*(\.crt|\.key|/password|/users\.acl)")
@@ -40,7 +43,8 @@ def _bundles() -> dict[str, Bundle]:
     }
     alone = build([("@local", frozenset({"redis", "app"}), data())])["@local"]
     both = [("10.0.0.5", frozenset({"redis", "app"}), data(**other)), ("10.0.0.9", frozenset({"app"}), data(**other))]
-    return {"alone": alone, "others": build(both)["10.0.0.5"]}
+    boxed = build([("@local", frozenset({"redis", "app"}), data(redis_runtime="docker"))])["@local"]
+    return {"alone": alone, "others": build(both)["10.0.0.5"], "boxed": boxed}
 
 
 @cache
@@ -48,10 +52,12 @@ def files(kind: str) -> dict[str, bytes]:
     """All files of one host by path."""
     site = FakeSite(_bundles()[kind])
     found: dict[str, bytes] = {}
-    for concern in CONCERNS:
+    for concern in (*CONCERNS, *(BOXED if site.bundle.in_container else ())):
         for difference in concern(site, survey(addresses=("127.0.0.1", "::1", "10.0.0.5"))):
             if difference.what.startswith("file "):
                 found[difference.what.split(" ")[1]] = base64.b64decode(difference.stdin)
+            elif difference.what.startswith("image "):
+                found["/Dockerfile"] = base64.b64decode(difference.stdin)
     return found
 
 
@@ -63,7 +69,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=os.environ | environment)
 
 
-KINDS = ("alone", "others")
+KINDS = ("alone", "others", "boxed")
 HOSTED = [(kind, path) for kind in KINDS for path in files(kind)]
 
 
@@ -113,14 +119,15 @@ def test_a_script_is_valid_shell(kind: str, path: str, shell: str) -> None:
 
 def test_the_firewall_is_made_only_where_it_is_needed() -> None:
     """A Redis on loopback has none."""
-    assert [False, True] == ["/etc/redkeep/firewall.nft" in files(kind) for kind in KINDS]
+    assert [False, True, True] == ["/etc/redkeep/firewall.nft" in files(kind) for kind in KINDS]
 
 
 @pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
-def test_nftables_takes_the_rules(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["others", "boxed"])
+def test_nftables_takes_the_rules(kind: str, tmp_path: Path) -> None:
     """nft checks them in a network namespace of its own; overlapping networks and both families are in them."""
     path = tmp_path / "firewall.nft"
-    path.write_bytes(files("others")["/etc/redkeep/firewall.nft"])
+    path.write_bytes(files(kind)["/etc/redkeep/firewall.nft"])
     alone = ("unshare", "-n") if os.geteuid() == 0 else ("unshare", "-rn")
     done = run(*alone, "/usr/sbin/nft", "-c", "-f", str(path))
     assert (0, "") == (done.returncode, done.stderr)
@@ -153,7 +160,7 @@ def test_systemd_takes_the_units(kind: str, tmp_path: Path) -> None:
     units = [str(path) for path in tmp_path.iterdir() if path.is_file()]
     done = run("systemd-analyze", "verify", "--man=no", *units, SYSTEMD_UNIT_PATH=f"{tmp_path}:/lib/systemd/system")
     complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "redkeep" in line or unit in line]
-    assert (2 if kind == "alone" else 3, []) == (len(units) - 1, complaints)
+    assert ({"alone": 2, "others": 3, "boxed": 4}[kind], []) == (len(units) - 1, complaints)
 
 
 def test_the_sandbox_lets_in_whom_the_firewall_lets_in() -> None:
@@ -177,8 +184,9 @@ def test_the_app_s_environment_reads_as_it_was_meant(kind: str, tmp_path: Path) 
     """The package's own reader finds every value unchanged, and the address the app can reach."""
     path = tmp_path / "cache.env"
     path.write_bytes(files(kind)["/etc/redkeep/cache.env"])
-    assert application.values(FakeSite(_bundles()[kind])) == dict(read_env_file(path))  # type: ignore[arg-type]
-    assert "rediss://127.0.0.1:6380/0" == read_env_file(path)["REDIS_URL"]
+    assert application.values(FakeSite(_bundles()[kind]), survey()) == dict(read_env_file(path))  # type: ignore[arg-type]
+    address = "10.213.0.2" if kind == "boxed" else "127.0.0.1"
+    assert f"rediss://{address}:6380/0" == read_env_file(path)["REDIS_URL"]
 
 
 def test_the_environment_holds_the_app_s_secrets_and_no_others() -> None:

@@ -1,0 +1,257 @@
+"""The docker runtime: Redis in a container that its host's app reaches and nothing else does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.deploys.runner import ROOT, Deployment
+from tests.lab.hosts import Host, Spec
+from tests.lab.inventory import write_inventory
+from tests.lab.lab import Lab
+
+CLI = "/usr/local/sbin/redkeep-cli"
+SUITES = {"box12": "bookworm", "box13": "trixie"}
+NETWORK = "redkeep_internal"
+ADDRESS = "sed -n 's/^REDIS_ADDRESS=//p' /etc/redkeep/stack/.env"
+GATEWAY = "sed -n 's/^INTERNAL_GATEWAY=//p' /etc/redkeep/stack/.env"
+
+# A container with bash, made of the host's own files: it tries a TCP connection and tells how that ended.
+PROBE = r"""docker image inspect probe >/dev/null 2>&1 || { t=$(mktemp -d)
+for f in /bin/bash /usr/bin/timeout; do echo $f; ldd $f | grep -o '/[^ ]*'; done | sort -u | while read -r f; do
+install -D -m 0755 "$f" "$t$f"; done
+tar -C "$t" -c . | docker import - probe >/dev/null; rm -rf "$t"; }"""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A host whose Redis runs in a container, and its deployment."""
+
+    host: Host
+    deployment: Deployment
+
+    def address(self) -> str:
+        return self.host.check(ADDRESS)
+
+    def container(self) -> dict[str, object]:
+        ids = self.host.check("docker ps --all --quiet --filter label=com.docker.compose.service=redis").split()
+        assert len(ids) == 1
+        return dict(json.loads(self.host.check(f"docker inspect {ids[0]}"))[0])
+
+    def identity(self) -> tuple[object, object]:
+        """Another one when the container was replaced or restarted."""
+        found = self.container()
+        return found["Id"], found["State"]["StartedAt"]  # type: ignore[index]
+
+    def reaches(self, network: str, address: str, port: int) -> bool:
+        """Whether a container on a network gets a TCP connection."""
+        script = f"timeout 3 bash -c '</dev/tcp/{address}/{port}'"
+        return self.host.run(f"docker run --rm --network {network} probe /bin/bash -c \"{script}\"").code == 0
+
+    def answers(self, *, seconds: float = 30) -> bool:
+        """Whether the app's package proves every control, waiting for it."""
+        deadline = time.monotonic() + seconds
+        while self.host.run("redkeep status").code:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        return True
+
+
+@pytest.fixture(scope="module", params=sorted(SUITES))
+def box(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """A bare host, deployed to once."""
+    name = str(request.param)
+    lab.ensure([Spec(name, SUITES[name], docker=True)])
+    folder = tmp_path_factory.mktemp(name)
+    data = {name: {"package_source": "wheelhouse", "redis_runtime": "docker"}}
+    path = write_inventory(folder / f"{name}.py", {"redis": [lab[name]], "app": [lab[name]]}, data=data)
+    made = Box(lab[name], Deployment(path, folder / "secrets"))
+    made.deployment.run().ok()
+    made.host.check(PROBE)
+    yield made
+    lab.remove(name)
+
+
+def test_the_app_proves_every_control(box: Box) -> None:
+    """After one run the host's package proves an encrypted write and read, and every control."""
+    status = box.host.run("redkeep status --json")
+    assert status.code == 0, status.out
+
+
+def test_a_second_run_changes_nothing(box: Box) -> None:
+    """The second run mends nothing, and the container is the same and was not restarted."""
+    before = box.identity()
+    run = box.deployment.run().ok()
+    assert (run.changed_operations, run.mended) == (0, {})
+    assert before == box.identity()
+    assert box.deployment.run("status").ok().drift == {}
+
+
+def test_compose_by_hand_changes_nothing(box: Box) -> None:
+    """The compose.yaml on the host alone describes the stack: compose's own `up -d` leaves the container as it is."""
+    before = box.identity()
+    box.host.check("redkeep-stack up -d")
+    assert before == box.identity()
+
+
+def test_only_the_allowed_paths_are_open(box: Box) -> None:
+    """From its network the server's port alone answers; other networks, the outside, other accounts and the way back do not."""
+    box.host.check("docker network inspect other >/dev/null 2>&1 || docker network create other >/dev/null")
+    address, gateway = box.address(), box.host.check(GATEWAY)
+    stranger = "setpriv --reuid=65534 --clear-groups timeout 3"
+    found = {
+        "app's network": box.reaches(NETWORK, address, 6380),
+        "host's root": box.host.run(f"timeout 3 bash -c '</dev/tcp/{address}/6380'").code == 0,
+        "another network": box.reaches("other", address, 6380),
+        "default network": box.reaches("bridge", address, 6380),
+        "plaintext port": box.reaches(NETWORK, address, 6379),
+        "another account of the host": box.host.run(f"{stranger} bash -c '</dev/tcp/{address}/6380'").code == 0,
+        "the host's sshd": box.reaches(NETWORK, gateway, 22),
+        "the outside": box.reaches(NETWORK, box.host.address, 22),
+    }
+    assert found == dict.fromkeys(found, False) | {"app's network": True, "host's root": True}
+
+
+def test_another_host_does_not_reach_it(box: Box, lab: Lab) -> None:
+    """A neighbour that routes to the container by this host gets no connection."""
+    neighbour = lab["peer"] if "peer" in lab.hosts else lab.start("peer")
+    route = f"{box.address()}/32"
+    neighbour.check(f"ip route replace {route} via {box.host.address}")
+    assert neighbour.run(f"timeout 3 bash -c '</dev/tcp/{box.address()}/6380'").code != 0
+    neighbour.check(f"ip route del {route}")
+
+
+def test_the_server_reaches_nothing(box: Box) -> None:
+    """From inside the server's container neither the host, nor the lab's network, nor a resolver answers."""
+    box.host.check("redkeep-stack exec -T redis true 2>/dev/null || true")
+    for target in (box.host.check(GATEWAY), box.host.address, "example.org"):
+        said = box.host.run(f"timeout 6 docker exec {box.container()['Id']} redis-cli -h {target} -p 22 PING")
+        assert "PONG" not in said.out
+        assert said.code != 0
+
+
+def test_the_container_has_no_rights_it_does_not_need(box: Box) -> None:
+    """What the container checks of docker-bench-security ask: user, root, capabilities, limits, ports, health, restarts."""
+    found = box.container()
+    config, host = found["Config"], found["HostConfig"]
+    assert config["User"] not in ("", "0", "root")  # type: ignore[index]
+    assert config["Healthcheck"]["Test"][0] == "CMD"  # type: ignore[index]
+    expected = {"ReadonlyRootfs": True, "Privileged": False, "CapDrop": ["ALL"], "CapAdd": None, "PidsLimit": 64}
+    assert {key: host[key] for key in expected} == expected  # type: ignore[index]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]  # type: ignore[index]
+    assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 5}  # type: ignore[index]
+    assert host["Memory"] == host["MemorySwap"] > 0  # type: ignore[index]
+    assert host["NanoCpus"] > 0 < host["CpuShares"]  # type: ignore[index]
+    assert not host["PortBindings"]  # type: ignore[index]
+    assert host["PidMode"] == host["UTSMode"] == host["UsernsMode"] == ""  # type: ignore[index]
+    assert host["IpcMode"] == "private"  # type: ignore[index]
+
+
+def test_the_health_check_holds(box: Box) -> None:
+    """The engine's own check finds the server well."""
+    deadline = time.monotonic() + 30
+    while (state := box.container()["State"]["Health"]["Status"]) == "starting" and time.monotonic() < deadline:  # type: ignore[index]
+        time.sleep(1)
+    assert state == "healthy"
+
+
+def test_no_secret_is_shown(box: Box) -> None:
+    """No password stands in docker inspect, the image's history, .env, compose.yaml or a process's arguments."""
+    shown = box.host.check(
+        "docker inspect $(docker ps -aq); docker image inspect $(docker image ls -q redkeep/redis);"
+        " docker history --no-trunc $(docker image ls -q redkeep/redis); cat /etc/redkeep/stack/* /etc/redkeep/stack/.env;"
+        " cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
+    )
+    secrets = box.host.check(
+        "cat /etc/redkeep/operator/password /etc/redis/health/password; echo;"
+        " grep -E 'PASSWORD|KEYS=' /etc/redkeep/cache.env | cut -d= -f2-"
+    ).split()
+    assert len(secrets) >= 4
+    assert [secret for secret in secrets if secret in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("docker update --memory 64m --memory-swap 64m $(docker ps -q --filter name=redis)", "has Memory"),
+        ("docker network connect other $(docker ps -q --filter name=redis)", "is on the network other as well"),
+        ("nft flush table inet redkeep", "the firewall's rules in the kernel"),
+        ("docker stop $(docker ps -q --filter name=redis)", "wanted running"),
+        (f"{CLI} CONFIG SET maxclients 20", "running setting maxclients"),
+    ],
+)
+def test_a_change_by_hand_is_named_and_mended(box: Box, change: str, named: str) -> None:
+    """The status names the change, the next run mends that one thing, and then all is as wanted."""
+    box.host.check("docker network inspect other >/dev/null 2>&1 || docker network create other >/dev/null")
+    box.host.check(change)
+    status = box.deployment.run("status")
+    lines = status.drift[box.host.name]
+    assert len(lines) == 1, status.output
+    assert named in lines[0]
+    assert box.deployment.run().ok().mended == status.drift
+    assert box.deployment.run("status").ok().drift == {}
+
+
+def test_it_comes_back_without_hands(box: Box) -> None:
+    """Redis killed in its container, the engine restarted, the host rebooted: each time all controls hold again, the
+    isolation as well, and the engine's restart leaves the container running."""
+    box.host.check("kill -9 $(docker inspect --format '{{.State.Pid}}' $(docker ps -q --filter name=redis))")
+    assert box.answers()
+    before = box.identity()
+    box.host.check("systemctl restart docker")
+    assert box.answers()
+    assert before == box.identity()
+    box.host.reboot()
+    assert box.answers(seconds=60)
+    assert not box.reaches("bridge", box.address(), 6380)
+    assert box.deployment.run("status").ok().drift == {}
+
+
+def test_a_switch_keeps_credentials_and_goes_both_ways(box: Box) -> None:
+    """To native and back: the app's password and the authority stay, every control holds, nothing of the other runtime runs."""
+    before = box.host.check("grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt")
+    box.deployment.run("secure_redis", "--data", "redis_runtime=native").ok()
+    assert box.answers()
+    assert box.host.check("docker ps --all --quiet --filter label=com.docker.compose.project=redkeep") == ""
+    box.deployment.run().ok()
+    assert box.answers()
+    assert box.host.run("systemctl is-active redis-server").out.strip() != "active"
+    assert before == box.host.check("grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ("container_subnet=172.17.0.0/24", "overlaps with 172.17.0.0/16"),
+        ("container_memory=1mb", "leaves no room beside redis_maxmemory"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_stack_is_touched(box: Box, data: str, says: str) -> None:
+    """One sentence, and the container runs on as it was."""
+    before = box.identity()
+    run = box.deployment.run("secure_redis", "--data", data)
+    assert run.code != 0
+    assert says in run.output
+    assert before == box.identity()
+
+
+def test_independent_eyes_agree(box: Box) -> None:
+    """tests/hosts passes on the host."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/hosts", "--inventory", str(box.deployment.inventory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_a_removal_leaves_no_stack(box: Box) -> None:
+    """destroy takes containers, network, images, files and the engine that came with it."""
+    name = box.deployment.inventory.stem
+    box.deployment.run("destroy", "--data", f"confirm={name}").ok()
+    assert box.host.run("ls /etc/redkeep /etc/redis /var/lib/redkeep /etc/docker/daemon.json 2>/dev/null").out == ""
+    assert box.host.run("nft list tables 2>/dev/null | grep redkeep").out == ""
