@@ -51,7 +51,8 @@ def service(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def process(site: Site, survey: Survey) -> Iterator[Difference]:
     """A container whose process cannot be mended live starts anew; it stays the same container."""
-    if survey.docker.container(SERVICE) and (reasons := restart_reasons(site, survey)):
+    found = survey.docker.container(SERVICE)
+    if found and found.running and (reasons := restart_reasons(site, survey)):
         yield Difference("; ".join(reasons) + " (needs a restart)", containers.start_script(site, "restart"))
 
 

@@ -1,0 +1,114 @@
+"""The stack as values: free networks, limits, what makes a container another one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from deploys import stack
+from deploys.facts.docker import DockerState, Network, docker_of
+from deploys.stages.container_engine import SETTINGS, merged
+from redkeep.errors import ConfigurationError
+from tests.unit.wanted import bundle, data
+
+MEMORY = 2**31
+
+
+def state(**changes: Any) -> DockerState:
+    return DockerState(**({"identity": "100:102", "processors": 2} | changes))
+
+
+def other(subnet: str, name: str = "other") -> Network:
+    return Network({"Name": name, "Internal": True, "IPAM": {"Config": [{"Subnet": subnet}]}, "Options": {}})
+
+
+def variables(**knobs: Any) -> dict[str, str]:
+    made = bundle(redis_runtime="docker", **knobs)
+    return stack.variables(made, state(), image="redkeep/redis:x", memory_bytes=MEMORY)
+
+
+def test_the_first_free_network_is_taken_and_kept() -> None:
+    """Networks of the engine and routes of the host are left out; the one noted before stays."""
+    mine = bundle(redis_runtime="docker")
+    assert "10.213.0.0/28" == str(stack.plan(mine, state()).internal)
+    busy = state(networks=(other("10.213.0.0/28"),), routes=("10.213.0.16/28",))
+    assert "10.213.0.32/28" == str(stack.plan(mine, busy).internal)
+    kept = state(env={"INTERNAL_SUBNET": "10.213.0.64/28"})
+    assert "10.213.0.66" == stack.plan(mine, kept).redis
+
+
+def test_a_network_in_use_is_refused() -> None:
+    """The sentence names the knob and what has the network; our own network is no obstacle."""
+    mine = bundle(redis_runtime="docker", container_subnet="10.9.8.0/28")
+    with pytest.raises(ConfigurationError, match=r"container_subnet 10\.9\.8\.0/28 overlaps with 10\.9\.0\.0/16"):
+        stack.plan(mine, state(networks=(other("10.9.0.0/16"),)))
+    own = state(networks=(other("10.9.8.0/28", stack.INTERNAL),), routes=("10.9.8.0/28",))
+    assert "10.9.8.2" == stack.plan(mine, own).redis
+
+
+def test_the_specification_follows_the_server_s_variables_alone() -> None:
+    """Another limit means another container; the network's variables do not stand in the server's text."""
+    plain = variables()
+    assert plain["REDIS_SPEC"] != variables(container_memory="1700mb")["REDIS_SPEC"]
+    assert plain["REDIS_SPEC"] == stack.specification("redis", plain | {"REDIS_SPEC": "", "INTERNAL_BRIDGE": "another"})
+
+
+def test_every_variable_of_compose_has_a_value() -> None:
+    """compose.yaml names no variable that .env has not, and .env none that compose.yaml does not use."""
+    import re
+
+    used = set(re.findall(r"\$\{(\w+):\?\}", stack.compose_text()))
+    assert used == {name for name in variables() if name != "COMPOSE_PROJECT_NAME"}
+    assert "$" not in re.sub(r"\$\{\w+:\?\}", "", stack.compose_text())
+
+
+def test_the_container_has_room_beside_its_data() -> None:
+    """Half as much again by default; a limit that leaves none is refused."""
+    mine = bundle(redis_runtime="docker", redis_maxmemory="100mb")
+    assert 150 * 2**20 + 64 * 2**20 == stack.memory_limit(mine, MEMORY)
+    with pytest.raises(ConfigurationError, match="container_memory 120mb leaves no room"):
+        stack.memory_limit(bundle(redis_runtime="docker", redis_maxmemory="100mb", container_memory="120mb"), MEMORY)
+
+
+def test_a_container_serves_its_own_host_alone() -> None:
+    """Whoever wants it from elsewhere is named."""
+    with pytest.raises(ConfigurationError, match="only its own host reaches, but the knob allowed_clients"):
+        bundle(redis_runtime="docker", allowed_clients=["10.0.0.0/8"])
+    assert data()["redis_runtime"] == "native"
+
+
+def test_a_network_with_a_way_out_is_at_fault() -> None:
+    """Internal, subnet, bridge and options are compared."""
+    raw = {"Name": stack.INTERNAL, "Internal": False, "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}
+    faults = list(stack.network_faults(Network(raw | {"Options": {"x.icc": "true"}}), variables()))
+    assert ["way out", "10.1.0.0/24", "of no name", "x.icc"] == [
+        next(word for word in ("way out", "10.1.0.0/24", "of no name", "x.icc") if word in fault) for fault in faults
+    ]
+
+
+def test_the_engine_s_other_settings_are_kept() -> None:
+    """Ours win where they contradict."""
+    assert {"data-root": "/srv", **SETTINGS} == merged({"data-root": "/srv", "icc": True})
+
+
+def test_what_the_engine_says_is_understood() -> None:
+    """Versions, our containers, others that run, networks; broken settings are None."""
+    mine = {"Id": "a", "Config": {"Labels": {"com.docker.compose.service": "redis"}}, "State": {"Running": True, "Status": "running"}}
+    found = docker_of(
+        {
+            "docker": ["server 20.10.24+dfsg1", "compose docker-compose", "identity 100:102", "processors 4", "room 900"],
+            "running": ["a", "b"],
+            "containers": json.dumps([mine], indent=1).splitlines(),
+            "networks": ["[]"],
+            "settings": ["broken"],
+            "stack": ["# text", "REDIS_ADDRESS=10.0.0.2"],
+            "routes": ["default", "10.0.0.0/8"],
+        }
+    )
+    assert ((20, 10), 1, None, "100:102") == (found.version, found.foreign, found.settings, found.identity)
+    assert {"REDIS_ADDRESS": "10.0.0.2"} == found.env
+    assert ("10.0.0.0/8",) == found.routes
+    assert found.container("redis") is not None
+    assert DockerState() == docker_of({"settings": ["{}"]})
