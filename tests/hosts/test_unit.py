@@ -9,9 +9,7 @@ import pytest
 from .machine import MANAGED, Machine
 
 # A container's server has its own module, test_container.
-pytestmark = pytest.mark.only(runtime="native")
-
-pytestmark = pytest.mark.only(redis=True)
+pytestmark = pytest.mark.only(redis=True, runtime="native")
 
 
 def _status(machine: Machine) -> dict[str, str]:
