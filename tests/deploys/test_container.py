@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from tests.deploys.runner import Deployment
+from tests.deploys.runner import ROOT, Deployment
 from tests.lab.hosts import Host, Spec
 from tests.lab.inventory import write_inventory
 from tests.lab.lab import Lab
 
+CLI = "/usr/local/sbin/redkeep-cli"
 SUITES = {"box12": "bookworm", "box13": "trixie"}
 NETWORK = "redkeep_internal"
 ADDRESS = "sed -n 's/^REDIS_ADDRESS=//p' /etc/redkeep/stack/.env"
@@ -180,6 +183,8 @@ def test_no_secret_is_shown(box: Box) -> None:
         ("docker update --memory 64m --memory-swap 64m $(docker ps -q --filter name=redis)", "has Memory"),
         ("docker network connect other $(docker ps -q --filter name=redis)", "is on the network other as well"),
         ("nft flush table inet redkeep", "the firewall's rules in the kernel"),
+        ("docker stop $(docker ps -q --filter name=redis)", "wanted running"),
+        (f"{CLI} CONFIG SET maxclients 20", "running setting maxclients"),
     ],
 )
 def test_a_change_by_hand_is_named_and_mended(box: Box, change: str, named: str) -> None:
@@ -191,6 +196,21 @@ def test_a_change_by_hand_is_named_and_mended(box: Box, change: str, named: str)
     assert len(lines) == 1, status.output
     assert named in lines[0]
     assert box.deployment.run().ok().mended == status.drift
+    assert box.deployment.run("status").ok().drift == {}
+
+
+def test_it_comes_back_without_hands(box: Box) -> None:
+    """Redis killed in its container, the engine restarted, the host rebooted: each time all controls hold again, the
+    isolation as well, and the engine's restart leaves the container running."""
+    box.host.check("kill -9 $(docker inspect --format '{{.State.Pid}}' $(docker ps -q --filter name=redis))")
+    assert box.answers()
+    before = box.identity()
+    box.host.check("systemctl restart docker")
+    assert box.answers()
+    assert before == box.identity()
+    box.host.reboot()
+    assert box.answers(seconds=60)
+    assert not box.reaches("bridge", box.address(), 6380)
     assert box.deployment.run("status").ok().drift == {}
 
 
@@ -220,3 +240,18 @@ def test_what_cannot_be_is_refused_before_the_stack_is_touched(box: Box, data: s
     assert run.code != 0
     assert says in run.output
     assert before == box.identity()
+
+
+def test_independent_eyes_agree(box: Box) -> None:
+    """tests/hosts passes on the host."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/hosts", "--inventory", str(box.deployment.inventory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_a_removal_leaves_no_stack(box: Box) -> None:
+    """destroy takes containers, network, images, files and the engine that came with it."""
+    name = box.deployment.inventory.stem
+    box.deployment.run("destroy", "--data", f"confirm={name}").ok()
+    assert box.host.run("ls /etc/redkeep /etc/redis /var/lib/redkeep /etc/docker/daemon.json 2>/dev/null").out == ""
+    assert box.host.run("nft list tables 2>/dev/null | grep redkeep").out == ""

@@ -33,6 +33,8 @@ def _homes(machine: Machine) -> set[str]:
     homes = set()
     if "redis" in machine.wanted.member.groups:
         homes |= {f"{OPERATOR}/password", f"{OPERATOR}/client.key", machine.config("tls-key-file")["tls-key-file"]}
+        if machine.wanted["redis_runtime"] == "docker":  # the container's health check logs in
+            homes.add(f"{machine.folder}/health/password")
     if "app" in machine.wanted.member.groups:
         homes |= {CACHE_ENV, "/etc/redkeep/tls/client.key"}
     return homes
