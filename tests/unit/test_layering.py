@@ -108,6 +108,20 @@ def test_deploy_code_neither_prints_nor_exits() -> None:
     assert [] == found
 
 
+def test_nothing_is_unpickled_but_by_the_benchmark() -> None:
+    """pickle runs what it reads. One function calls it, named for the danger; only the benchmark's own designs call that."""
+    calls = re.compile(r"\b(?:c?pickle|dill|marshal|shelve)\.(?:loads?|open|Unpickler)\b|\bimport_module\(\W*pickle|from pickle import")
+    found = [
+        (path.name, line.strip())
+        for path in sorted((ROOT / "app/redkeep").rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if calls.search(line) or "_insecure_unpickle(" in line
+    ]
+    assert {name for name, _ in found} == {"bench_variants.py"}
+    assert sum(bool(calls.search(line)) for _, line in found) == 1
+    assert sum("_insecure_unpickle(" in line for _, line in found) == 3
+
+
 def test_every_operation_has_a_name() -> None:
     """A call of an operation says in plain words what it does: without it pyinfra would print the arguments."""
     found = [
