@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import statistics
 import struct
 import time
 import statistics
