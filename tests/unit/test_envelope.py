@@ -7,7 +7,6 @@ from __future__ import annotations
 import statistics
 import struct
 import time
-import statistics
 import timeit
 
 import pytest
