@@ -120,7 +120,7 @@ def test_a_dead_owner_of_the_lock(server: Server) -> None:
             compute = Counter()
             start = time.monotonic()
             assert await cache.get_or_set("k", compute, lock_seconds=0.5) == "value"
-            assert 0.4 < time.monotonic() - start < 2
+            assert 0.4 < time.monotonic() - start < 10
 
     asyncio.run(work())
 

@@ -68,7 +68,7 @@ def test_waiting_has_its_deadline_and_its_bound(start: Callable[..., Server], mo
         try:
             begun = time.monotonic()
             found = await asyncio.gather(*(client.execute("PING") for _ in range(100)), client.execute_many([("PING",)]), return_exceptions=True)
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < 5
             assert {type(each) for each in found} == {ServerUnavailableError}
             assert sum("too many" in str(each) for each in found) >= 40
         finally:

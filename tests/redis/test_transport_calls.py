@@ -189,7 +189,7 @@ def test_a_deadline_is_kept_and_the_late_reply_reaches_nobody(start: Callable[..
 
     took = asyncio.run(main())
     assert min(took) >= 0.3
-    assert statistics.median(took) < 0.4
+    assert statistics.median(took) < 1.0
 
 
 def test_too_much_in_flight_fails_at_once(start: Callable[..., Server]) -> None:
