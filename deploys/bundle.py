@@ -29,12 +29,14 @@ class Neighbour:
 @dataclass(frozen=True)
 class Bundle:
     """One host's part of the deploy. ``name`` is the inventory's; addresses are as the inventory gives them:
-    ``redis_address`` is how others reach the Redis, ``app_redis_address`` how the app on this very host does."""
+    ``server`` names the Redis host that the app uses, ``redis_address`` is how others reach the Redis,
+    ``app_redis_address`` how the app on this very host does."""
 
     name: str
     knobs: Knobs
     is_redis: bool
     is_app: bool
+    server: str
     redis_address: str
     app_redis_address: str
     client_addresses: tuple[str, ...]
@@ -128,6 +130,7 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
         knobs=host.knobs,
         is_redis=is_redis,
         is_app=is_app,
+        server=server.name,
         redis_address=address,
         app_redis_address=_own_address(host.knobs) if server is host else address,
         client_addresses=tuple(sorted({*clients, *map(_plain, host.knobs.allowed_clients)})),

@@ -19,6 +19,7 @@ from pyinfra.api import FactBase
 from deploys.facts import docker
 from deploys.facts.docker import DockerState
 from deploys.facts.server import ServerState, server_of
+from redkeep.migration.readiness import OWN_NAME
 
 # Held by each script of a deploy while it runs. A run that was killed leaves its last script at work: what is true is
 # known when that has ended.
@@ -192,7 +193,7 @@ command -v nft >/dev/null && for t in "inet redkeep" "bridge redkeep"; do nft --
         yield from docker.sections(q.stack, q.stack_user, q.binaries, mark)
     if q.cli:
         asked = {"info": "INFO server", "config": f"CONFIG GET {' '.join(q.config)}", "acl": "ACL LIST", "clients": "CLIENT LIST"}
-        lines = "\n".join(f'ECHO "{mark}{name}"\n{words}' for name, words in asked.items())
+        lines = "\n".join([f"CLIENT SETNAME {OWN_NAME}", *(f'ECHO "{mark}{name}"\n{words}' for name, words in asked.items())])
         address = f"[{q.address}]" if ":" in q.address else q.address
         if q.stack:
             address = f"$(sed -n 's/^REDIS_ADDRESS=//p' {q.stack}/.env 2>/dev/null)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from pyinfra import state
 from pyinfra.api import DeployError, QuoteString, StringCommand, operation
@@ -12,13 +12,18 @@ from deploys.difference import Difference, locked
 from deploys.site import Concern, Site
 from redkeep.errors import RedkeepError
 
+Dress = Callable[[Difference], str]
 
-def converge(site: Site, concern: Concern, *, name: str) -> None:
-    """Mend what the concern finds, as a pyinfra operation; for a reporting site only note it."""
+
+def converge(site: Site, concern: Concern, *, name: str, dress: Dress | None = None) -> None:
+    """Mend what the concern finds, as a pyinfra operation; for a reporting site only note it.
+
+    ``dress`` gives the shell to run for a difference: its script, with what a migration puts around it.
+    """
     if site.reporting:
         site.found.update(dict.fromkeys(difference.what for difference in differences_of(site, concern)))
     else:
-        mend(site=site, concern=concern, name=name)
+        mend(site=site, concern=concern, dress=dress, name=name)
 
 
 def differences_of(site: Site, concern: Concern) -> list[Difference]:
@@ -30,7 +35,7 @@ def differences_of(site: Site, concern: Concern) -> list[Difference]:
 
 
 @operation()
-def mend(site: Site, concern: Concern) -> Generator[StringCommand, None, None]:
+def mend(site: Site, concern: Concern, dress: Dress | None = None) -> Generator[StringCommand, None, None]:
     """Run the script of each difference the concern finds now, and say what and why.
 
     A concern that finds nothing yields no command, so the operation counts as unchanged. Scripts are run by ``sh``
@@ -51,7 +56,7 @@ def mend(site: Site, concern: Concern) -> Generator[StringCommand, None, None]:
         if executing:
             site.say(difference.what)
             site.changed()
-        script, stdin = locked(difference.script), ""
+        script, stdin = locked(dress(difference) if dress else difference.script), ""
         if executing:
             stdin = difference.stdin() if callable(difference.stdin) else difference.stdin
         yield StringCommand(script, _sudo=site.sudo, _stdin=stdin) if stdin else StringCommand(script, _sudo=site.sudo)

@@ -64,7 +64,6 @@ def engine_wanted(site: Site, survey: Survey) -> tuple[str, ...]:
 def packages(site: Site, survey: Survey) -> Iterator[Difference]:
     """The server's package is installed under a mask (systemd) or a policy (init script): its stock configuration
     never runs, not even once, and not after a reboot in between either."""
-    missing = [name for name in (*packages_wanted(site), *engine_wanted(site, survey)) if name not in survey.packages]
     if not survey.file(MANAGED).kind:
         yield Difference(
             f"folder {STATE} is missing: Redkeep was never here",
@@ -72,6 +71,12 @@ def packages(site: Site, survey: Survey) -> Iterator[Difference]:
             + (stock_stopped(site, survey) if site.bundle.is_redis else "")
             + f"\necho 'This host is managed by redkeep.' > {MANAGED}",
         )
+    yield from packages_missing(site, survey)
+
+
+def packages_missing(site: Site, survey: Survey) -> Iterator[Difference]:
+    """What is to be installed, on a host whose server may be in use."""
+    missing = [name for name in (*packages_wanted(site), *engine_wanted(site, survey)) if name not in survey.packages]
     yield from folder_differences([("/etc/redkeep", "root", "root", "0755")], survey)
     if missing:
         yield Difference(f"packages are missing: {' '.join(missing)}", _install(site, survey, missing))

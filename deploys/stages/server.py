@@ -75,7 +75,6 @@ def folders(site: Site, survey: Survey) -> Iterator[Difference]:
             (engine.folder, "root", engine.user, "0750"),
             (engine.tls_folder, "root", engine.user, "0750"),
             (engine.data_folder, engine.user, engine.user, "0750"),
-            (OPERATOR, "root", "root", "0700"),
             *logs,
         ],
         survey,
@@ -84,17 +83,24 @@ def folders(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def operator_access(site: Site, survey: Survey) -> Iterator[Difference]:
     """The operator's own way in, for root on the host alone."""
+    yield from operator_files(site, survey)
+    yield from operator_command(site, survey)
+
+
+def operator_files(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The operator's password and certificate."""
     client = site.credentials.client("operator", site.bundle.name)
     contents = (site.credentials.password("operator").encode(), site.credentials.trust_bundle, client.cert_pem, client.key_pem)
+    yield from folder_differences([(OPERATOR, "root", "root", "0700")], survey)
+    files = [ManagedFile(f"{OPERATOR}/{n}", c, mode="0600") for n, c in zip(OPERATOR_FILES, contents, strict=True)]
+    yield from file_differences(files, survey)
+
+
+def operator_command(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Redis' command line over TLS."""
     engine, port = site.bundle.engine, site.bundle.knobs.redis_tls_port
     wrapper = render("usr/local/sbin/redkeep-cli", engine=engine, address=cli_address(site, survey), port=port)
-    yield from file_differences(
-        [
-            *(ManagedFile(f"{OPERATOR}/{n}", c, mode="0600") for n, c in zip(OPERATOR_FILES, contents, strict=True)),
-            ManagedFile(CLI, wrapper, mode="0700"),
-        ],
-        survey,
-    )
+    yield from file_differences([ManagedFile(CLI, wrapper, mode="0700")], survey)
 
 
 def certificates(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -142,14 +148,14 @@ def trial(site: Site, survey: Survey, *, config: str, acl: str) -> str:
     engine = site.bundle.engine
     if site.bundle.in_container:
         return image.try_container(image.reference(site, survey), engine, config=config, acl=acl, user=survey.docker.identity)
-    return try_server(engine, config=config, acl=acl)
+    return try_server(engine, config=config, options=f"--aclfile {acl}")
 
 
-def try_server(engine: Engine, *, config: str, acl: str) -> str:
+def try_server(engine: Engine, *, config: str, options: str = "") -> str:
     """Shell that starts a throwaway server from these files on a loopback address of its own, and fails with its words
     when it does not come up. It runs for a moment, without data, and every user of it needs a password."""
     return f"""try=$(mktemp -d /run/redkeep-try.XXXXXX); chown {engine.user} "$try"
-set -- {engine.server} {config} --aclfile {acl} --bind 127.83.7.$(( $$ % 250 + 2 )) --daemonize no --supervised no
+set -- {engine.server} {config} {options} --bind 127.83.7.$(( $$ % 250 + 2 )) --daemonize no --supervised no
 set -- "$@" --logfile "$try/log" --dir "$try" --pidfile "$try/pid" --save '' --appendonly no
 export OPENSSL_CONF={engine.folder}/openssl.cnf
 setpriv --reuid={engine.user} --regid={engine.user} --clear-groups "$@" >"$try/out" 2>&1 & p=$!

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-OWN_NAME: Final = "redkeep-migration"
-"""CLIENT SETNAME of the migration's own sessions: they are never in anybody's way."""
+OWN_NAME: Final = "redkeep-survey"
+"""CLIENT SETNAME of the survey's own session: it is never in anybody's way."""
 
 SHOWN: Final = 8
 """Clients named in one sentence; the rest is a number."""
@@ -37,7 +37,7 @@ class Session:
 
 
 def sessions(lines: Iterable[Mapping[str, str]]) -> tuple[Session, ...]:
-    """The clients of CLIENT LIST, each line as its fields. Replication links and the migration's own sessions are left out."""
+    """The clients of CLIENT LIST, each line as its fields. Replication links and the survey's own session are left out."""
     found = []
     for line in lines:
         if line.get("name") == OWN_NAME or set(line.get("flags", "")) & set("MS"):
