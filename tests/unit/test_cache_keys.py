@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 
 from redkeep.cache.interface import CacheInterface
 from redkeep.cache.invalidation import escape_glob
-from redkeep.cache.keys import CacheKeyGenerator, HashedNames, canonical_request, is_hashed_name, operation_prefix
+from redkeep.cache.keys import (
+    ENTRY_OPERATION,
+    CacheKeyGenerator,
+    HashedNames,
+    canonical_request,
+    is_hashed_name,
+    operation_label,
+    operation_of,
+    operation_prefix,
+)
+from redkeep.cache.origin import Origin, after_origin, split_origin
 from redkeep.crypto.keyring import KeyRing, generate_key
+from redkeep.errors import DecryptionError
 from redkeep.monitoring.performance import CachePerformanceMonitor
 
 OLD, NEW = generate_key(), generate_key()
@@ -113,20 +124,58 @@ def test_hashed_names() -> None:
 def test_names_of_older_keys() -> None:
     """After a promotion the name under the older key is known, and the other way round: processes find each other's values."""
     before, after = HashedNames(KeyRing.from_strings([OLD, NEW]), ""), HashedNames(KeyRing.from_strings([NEW, OLD]), "")
-    assert [before.name("qa", "t", None, None, epochs="e")] == after.older("qa", "t", None, None, epochs="e")
-    assert [after.name("qa", "t", None, None, epochs="e")] == before.older("qa", "t", None, None, epochs="e")
+    request = before.request("qa", "t", None, None)
+    assert request == after.request("qa", "t", None, None)
+    first, second = (names.name("qa", "t", None, None, epochs="e") for names in (before, after))
+    assert [first, second] == before.under_each_key("qa", request, epochs="e")
+    assert [second, first] == after.under_each_key("qa", request, epochs="e")
     assert after.several
     assert not HashedNames(KeyRing.from_strings([NEW]), "").several
 
 
 @given(st.text(max_size=80))
 def test_odd_operations_stay_apart(operation: str) -> None:
-    """A prefix holds no separator but its own, and no two operations share one."""
+    """A prefix holds no separator but its own, no two operations share one, and a label is its own."""
+    assert operation_label(operation) == operation_label(operation_label(operation))
     prefix = operation_prefix(operation)
     assert prefix.isascii()
     assert prefix.count("|") == 1
     assert prefix != operation_prefix(operation + "x")
     assert len(prefix) < 90
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_the_operation_of_a_name(operation: str, text: str) -> None:
+    """It is read from hashed and readable names, as what gives the same epochs; other names are keys of `set`."""
+    hashed = HashedNames(KeyRing.from_strings([NEW]), "").name(operation, text, None, None, epochs="e")
+    assert operation_label(operation) == operation_of(hashed)
+    if "|" not in operation:
+        assert operation == operation_of(CacheKeyGenerator().generate_cache_key(text, operation, None))
+    assert operation_of("ai_cache:" + text) == ENTRY_OPERATION or "|txt:" in text
+
+
+def test_what_stands_for_a_name_is_no_request() -> None:
+    """A readable name has 32 bytes of its own: apart from those of a request, and another tenant's."""
+    ring, name = KeyRing.from_strings([NEW]), "ai_cache:op:qa|txt:t"
+    names = HashedNames(ring, "")
+    others = {names.request("", name, None, None), names.request("qa", "t", None, None), HashedNames(ring, "x").readable(name)}
+    assert names.readable(name) not in others
+    assert len({*others, names.readable(name + "x"), names.readable(name)}) == 5
+    assert {32} == {len(each) for each in others}
+
+
+@given(st.binary(min_size=32, max_size=32) | st.just(b""), st.text(max_size=40), st.binary(max_size=40))
+def test_origins_come_back(request: bytes, readable: str, packed: bytes) -> None:
+    """Whatever the origin knows, it and what follows are read as they were written; a piece of it is damage."""
+    origin = Origin(request, readable)
+    whole = origin.encode() + packed
+    assert split_origin(whole) == (origin, packed)
+    assert after_origin(whole) == packed
+    for length in range(len(origin.encode())):
+        with pytest.raises(DecryptionError):
+            split_origin(whole[:length])
+    with pytest.raises(DecryptionError, match="does not know"):
+        after_origin(b"\x04" + whole)
 
 
 @given(st.text(max_size=30))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -13,6 +14,8 @@ from redkeep.cache.codec import Codec
 from redkeep.cache.keys import CacheKeyGenerator
 from redkeep.cache.link import TIMEOUT_SECONDS, Link, reason_of
 from redkeep.cache.memory import MAX_BYTES, MemoryTier
+from redkeep.cache.origin import NO_ORIGIN
+from redkeep.crypto.envelope import expiry_of
 from redkeep.errors import (
     DecryptionError,
     RedkeepError,
@@ -29,6 +32,9 @@ NOT_FOUND: Final = "key_not_found"
 MISS: Final = object()
 """No value; None is a value that JSON can hold."""
 
+_TRIES: Final = 3
+"""Looks at all names while values are being moved: a value is moved once, or twice when a key is retired meanwhile."""
+
 GONE: Final = -2
 """What PTTL says of a key that is not there."""
 
@@ -37,18 +43,23 @@ MEMORY_SECONDS: Final = 300.0
 
 
 class OlderName(NamedTuple):
-    """Another name under which a value may lie; `legacy` when it is one of the old readable names."""
+    """Another name under which a value may lie; `legacy` when it is one of the old readable names, `alias` when
+    `redkeep migrate-data` has named it by that one's hash."""
 
     name: str
     legacy: bool
+    alias: bool = False
 
 
 class CacheBase(Link):
     """Not for use by itself; see AIResponseCache."""
 
     _epochs: Epochs | None = None
-    _looks_elsewhere = False
-    """Whether values may lie under other names, too: several keys, or a migration window."""
+
+    @property
+    def _looks_elsewhere(self) -> bool:
+        """A hook: whether values may lie under other names, too: several keys, or a migration window."""
+        return False
 
     def __init__(
         self,
@@ -157,13 +168,25 @@ class CacheBase(Link):
         """A hook: where else the answer to a request may lie."""
         return []
 
+    def _entry_origin(self, key: str) -> bytes:
+        """A hook: what is sealed with the value for `key`, to name it anew."""
+        return NO_ORIGIN
+
+    def _response_origin(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None
+    ) -> bytes:
+        """A hook: what is sealed with the answer to a request, to name it anew."""
+        return NO_ORIGIN
+
     def _compress_data(self, data: Any) -> bytes:
         return self._codec.wrap(self._codec.dump(data, field="data"))
 
     def _decompress_data(self, data: bytes) -> Any:
         return self._codec.read(data, name="", read_pickles=self.read_legacy)
 
-    def _encode(self, name: str, value: Any, seconds: float, payload: bytes | None = None) -> bytes:
+    def _encode(
+        self, name: str, value: Any, seconds: float, payload: bytes | None = None, origin: bytes = NO_ORIGIN
+    ) -> bytes:
         """A hook: what is stored under `name` for `seconds`; `payload` is the value as JSON, when that is known already."""
         return self._compress_data(value)
 
@@ -202,29 +225,39 @@ class CacheBase(Link):
             await self._reject(name, stored, error)
             return MISS, b"", "unreadable"
 
-    async def _read_elsewhere(self, name: str, older: list[OlderName]) -> tuple[Any, bytes, str]:
-        """The value under the first of the other names that has one."""
-        for other in older:
-            found = await self._read_older(name, other)
-            if found is not None:
-                return found
+    async def _read_elsewhere(self, name: str, older: list[OlderName], origin: bytes) -> tuple[Any, bytes, str]:
+        """The value under the first of the other names that has one, moved to `name` with the time it has left.
+
+        All names are asked at one instant, `name` itself again: what moves from one to another meanwhile is found all the same.
+        """
+        others = [wire_name(other.name) for other in older]
+        for _ in range(_TRIES if older else 0):
+            try:
+                (moved, *found), *times = await self._execute_many(
+                    [("MGET", wire_name(name), *others), *(("PTTL", other) for other in others)]
+                )
+            except RedkeepError as error:
+                return MISS, b"", reason_of(error)
+            if moved is not None:
+                return await self._read(name)
+            again = False
+            for other, stored, left in zip(older, found, times, strict=True):
+                if stored is None:
+                    continue
+                if left == GONE:  # it was there a moment ago
+                    again = True
+                    continue
+                value, move = await self._open_older(name, other, stored, left, origin)
+                if move is not None:
+                    await self._move([move], [other] if other.alias else [])
+                    return value, move[2], ""
+            if not again:
+                break
         return MISS, b"", NOT_FOUND
 
-    async def _read_older(self, name: str, other: OlderName) -> tuple[Any, bytes, str] | None:
-        """The value under another name, moved to `name` with the time it has left; None when there is none."""
-        try:
-            stored, left = await self._execute_many([("GET", wire_name(other.name)), ("PTTL", wire_name(other.name))])
-        except RedkeepError:
-            return None
-        if stored is None or left == GONE:
-            return None
-        value, move = await self._open_older(name, other, stored, left)
-        if move is None:
-            return None
-        await self._move([move])
-        return value, move[2], ""
-
-    async def _open_older(self, name: str, other: OlderName, stored: bytes, left: int) -> tuple[Any, tuple[Any, ...] | None]:
+    async def _open_older(
+        self, name: str, other: OlderName, stored: bytes, left: int, origin: bytes
+    ) -> tuple[Any, tuple[Any, ...] | None]:
         """The value that lies under another name with `left` milliseconds to live, and the command that moves it to `name`;
         no command when there is no value to be had."""
         try:
@@ -232,16 +265,26 @@ class CacheBase(Link):
         except DecryptionError as error:
             await self._reject(other.name, stored, error)
             return MISS, None
-        seconds = left / 1000 if left > 0 else float(self.default_ttl)
+        seconds = self._seconds_left(stored, left)
         try:
-            fresh = self._encode(name, value, seconds)
+            fresh = self._encode(name, value, seconds, None, origin)
         except (TypeError, ValueError):  # an old pickle with a NaN
             return MISS, None
         except RedkeepError:  # the key has sealed all it may
             return MISS, None
         return value, ("SET", wire_name(name), fresh, "PX", max(1, int(seconds * 1000)), "NX")
 
-    async def _move(self, moves: list[Command]) -> None:
+    def _seconds_left(self, stored: bytes, left: int) -> float:
+        """How long a value stays that is moved: what Redis says, and no longer than what is sealed with it."""
+        until = expiry_of(stored)
+        sealed = until / 1000 - time.time() if until else math.inf
+        seconds = min(left / 1000 if left > 0 else math.inf, sealed)
+        return seconds if seconds < math.inf else float(self.default_ttl)
+
+    async def _move(self, moves: list[Command], emptied: list[OlderName]) -> None:
+        """Store what was found elsewhere, and leave nothing at the places in `emptied`: both or neither."""
+        if emptied:
+            moves = [("MULTI",), *moves, ("UNLINK", *(wire_name(other.name) for other in emptied)), ("EXEC",)]
         try:
             if moves:
                 await self._execute_many(moves)

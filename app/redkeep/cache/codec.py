@@ -1,6 +1,6 @@
 """The codec: a value to the bytes that are stored, and back. One decoder knows every marker (mistake 2).
 
-    envelope                0xC1 ...        sealed; inside, one byte for the compression and JSON
+    envelope                0xC1 ...        sealed; inside, the origin, one byte for the compression, and JSON
     raw:                    JSON            written by AIResponseCache; the old class put a pickle there
     compressed:             zlib(JSON)      the same, above the threshold
     JSON text                               the old class's `set`
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redkeep.cache.compression import Preset, pack, unpack
 from redkeep.cache.document import from_json, to_json
 from redkeep.cache.legacy import inflate, is_pickle, load_plain_pickle
+from redkeep.cache.origin import NO_ORIGIN, after_origin
 from redkeep.crypto.envelope import is_envelope, seal, unseal
 from redkeep.errors import ConfigurationError, DecryptionError
 
@@ -77,12 +78,12 @@ class Codec:
             return RAW + payload
         return COMPRESSED + zlib.compress(payload, self.zlib_level)
 
-    def seal(self, payload: bytes, *, name: str, expires_at_ms: int) -> bytes:
-        """JSON compressed and sealed for the Redis key `name`. Needs a ring."""
+    def seal(self, payload: bytes, *, name: str, expires_at_ms: int, origin: bytes = NO_ORIGIN) -> bytes:
+        """JSON compressed and sealed for the Redis key `name`, with its origin. Needs a ring."""
         if self.ring is None:
             raise ConfigurationError("there is no encryption key to seal with; set REDIS_ENCRYPTION_KEY")
         return seal(
-            pack(payload, preset=self.compression, threshold=self.threshold),
+            origin + pack(payload, preset=self.compression, threshold=self.threshold),
             key=name,
             ring=self.ring,
             namespace=self.namespace,
@@ -93,8 +94,8 @@ class Codec:
         """The value of an envelope. Raises DecryptionError for everything that is not one of ours for `name`, in time."""
         if self.ring is None:
             raise DecryptionError("there is no key to open the value with")
-        packed = unseal(stored, key=name, ring=self.ring, namespace=self.namespace, clock=clock)
-        return self._parse(unpack(packed, limit=self.limit))
+        opened = unseal(stored, key=name, ring=self.ring, namespace=self.namespace, clock=clock)
+        return self._parse(unpack(after_origin(opened), limit=self.limit))
 
     def read(self, stored: bytes, *, name: str, read_pickles: bool) -> Any:
         """The value in any of the forms above; for values that nothing vouches for. Raises DecryptionError."""

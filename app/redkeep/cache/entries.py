@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from redkeep.cache import arguments
-from redkeep.cache.base import GONE, MISS, NOT_FOUND, CacheBase, logger, wire_name
+from redkeep.cache.base import GONE, MISS, NOT_FOUND, CacheBase, OlderName, logger, wire_name
 from redkeep.cache.flight import Flights
 from redkeep.cache.keys import ENTRY_OPERATION
 from redkeep.cache.link import reason_of
@@ -69,7 +69,8 @@ class Entries(CacheBase):
 
     async def _set_at(self, name: str, key: str, value: Any, seconds: int, payload: bytes) -> str:
         older = self._older_entry_names(key) if self._looks_elsewhere else []
-        return await self._write(name, self._encode(name, value, seconds, payload), seconds, older)
+        stored = self._encode(name, value, seconds, payload, self._entry_origin(key))
+        return await self._write(name, stored, seconds, older)
 
     async def delete(self, key: str) -> None:
         """Forget what is under `key`. Without Redis it stays, and that is logged."""
@@ -112,25 +113,36 @@ class Entries(CacheBase):
     async def _read_many_elsewhere(self, absent: list[tuple[str, str]]) -> dict[str, Any]:
         """The values, by key, of (key, name) pairs that have none under `name`: moved there from other names, batch by batch."""
         found: dict[str, Any] = {}
-        places = [(key, name, other) for key, name in absent for other in self._older_entry_names(key)]
-        for first in range(0, len(places), BATCH):
-            part = places[first : first + BATCH]
+        places = [(key, name, self._older_entry_names(key)) for key, name in absent]
+        step = max(1, 2 * BATCH // (1 + max((len(older) for _, _, older in places), default=0)))
+        for first in range(0, len(places), step):
+            part = places[first : first + step]
+            # all names of a key in one command: what moves from one to another meanwhile is found all the same
+            asked = [(key, name, other) for key, name, older in part for other in (OlderName(name, False), *older)]
             try:
-                replies = await self._execute("MGET", *(wire_name(other.name) for _, _, other in part))
-                there = [(*place, stored) for place, stored in zip(part, replies, strict=True) if stored is not None]
+                replies = await self._execute("MGET", *(wire_name(other.name) for _, _, other in asked))
+                there = [(*place, stored) for place, stored in zip(asked, replies, strict=True) if stored is not None]
                 times = await self._execute_many([("PTTL", wire_name(other.name)) for _, _, other, _ in there]) if there else []
             except RedkeepError:
                 break
             moves: list[Command] = []
+            emptied: list[OlderName] = []
             for place, ((key, name, other, stored), left) in enumerate(zip(there, times, strict=True), 1):
-                if key not in found and left != GONE:
-                    value, fresh = await self._open_older(name, other, stored, left)
+                if key in found:
+                    continue
+                if left == GONE or other.name == name:
+                    value, _, _ = await self._read_elsewhere(name, self._older_entry_names(key), self._entry_origin(key))
+                    if value is not MISS:
+                        found[key] = value
+                else:
+                    value, fresh = await self._open_older(name, other, stored, left, self._entry_origin(key))
                     if fresh is not None:
                         found[key] = value
                         moves.append(fresh)
+                        emptied += [other] if other.alias else []
                 if not place % self.encryption_batch_size:
                     await asyncio.sleep(0)
-            await self._move(moves)
+            await self._move(moves, emptied)
         return found
 
     async def set_many(self, values: Mapping[str, Any], ttl: int | None = None) -> None:
@@ -145,8 +157,10 @@ class Entries(CacheBase):
         keys = list(values) if not reason else []
         for place, key in enumerate(keys, 1):
             name = self._entry_name(key)
-            batch.append(("SET", wire_name(name), self._encode(name, values[key], seconds), "PX", seconds * 1000))
-            batch.extend(("UNLINK", wire_name(other.name)) for other in self._older_entry_names(key))
+            stored = self._encode(name, values[key], seconds, None, self._entry_origin(key))
+            batch.append(("SET", wire_name(name), stored, "PX", seconds * 1000))
+            if self._looks_elsewhere:
+                batch.extend(("UNLINK", wire_name(other.name)) for other in self._older_entry_names(key))
             if len(batch) >= BATCH or place == len(keys):
                 try:
                     await self._execute_many(batch)
@@ -238,7 +252,7 @@ class Entries(CacheBase):
             name = self._entry_name(key)
             value, _, reason = await self._read(name)
             if self._looks_elsewhere and reason == NOT_FOUND:
-                value, _, reason = await self._read_elsewhere(name, self._older_entry_names(key))
+                value, _, reason = await self._read_elsewhere(name, self._older_entry_names(key), self._entry_origin(key))
         if value is MISS:
             self._record("get", start, False, cache_tier="redis", reason=reason)
         else:

@@ -8,6 +8,9 @@ A word that is absent is made anew, not assumed: a lost one (evicted, flushed) m
 was invalid. Words are not sealed: who plants one gets misses, since nothing was ever named with it. One that a process has seen
 replaced (played back, or a replica that lagged when it took over) is not believed by that process again, and it invalidates anew
 (ADR 14). A value computed before an invalidation and stored after it lands under the old name, where nobody looks.
+
+With the words comes a marker: whether `redkeep migrate-data` has left values under aliases, where a lookup that misses then asks.
+It goes with the last of them. Like a word it is not sealed: a planted one costs a read for each miss.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from redkeep.cache.keys import operation_label
 from redkeep.errors import RedkeepError, ServerUnavailableError
 
 REFRESH_SECONDS: Final = 1.0
+EPOCH_PREFIX: Final = "ai_cache:epoch:"
 EVERYTHING: Final = "\0"
 """In the place of an operation; the empty text is an operation of its own."""
 
@@ -42,6 +47,8 @@ class Epochs:
     def __init__(self, ask: Ask, namespace: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`ask` executes one Redis command."""
         self._ask = ask
+        self.aliases = False
+        """Whether there are values under aliases."""
         self._namespace = namespace
         self._clock = clock
         self._words: dict[str, str] = {}
@@ -100,7 +107,8 @@ class Epochs:
             await self._put(pending, self._words[pending])
         wanted = list({EVERYTHING: 0, operation: 0, **dict.fromkeys(self._words)})
         before = dict(self._words)
-        found = await self._ask("MGET", *map(self._name, wanted))
+        *found, marker = await self._ask("MGET", *map(self._name, wanted), self.marker)
+        self.aliases = marker is not None
         for each, word in zip(wanted, found, strict=True):
             known = word.decode() if isinstance(word, bytes) and _WORD.fullmatch(word) else await self._make(each, word)
             if self._words.get(each) != before.get(each):  # it was renewed while we asked
@@ -149,9 +157,17 @@ class Epochs:
             raise ServerUnavailableError("Redis does not keep the cache's epochs: is it out of memory?")
         return again.decode()
 
+    @property
+    def marker(self) -> str:
+        """The key of the marker that says whether there are aliases."""
+        return self._key(".aliases|")
+
     def _name(self, operation: str) -> str:
-        scope = f"{len(self._namespace)}:{self._namespace}{operation}".encode("utf-8", "surrogatepass")
-        return f"ai_cache:epoch:{hashlib.sha256(scope).hexdigest()[:32]}"
+        return self._key(operation_label(operation))
+
+    def _key(self, label: str) -> str:
+        scope = f"{len(self._namespace)}:{self._namespace}{label}".encode("utf-8", "surrogatepass")
+        return f"{EPOCH_PREFIX}{hashlib.sha256(scope).hexdigest()[:32]}"
 
 
 def _new_word(kind: str) -> str:

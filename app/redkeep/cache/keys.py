@@ -1,9 +1,10 @@
 """Key names: the old readable ones, and keyed hashes that show nobody what was asked.
 
 A hashed name is `ai_cache:op:{operation}|h:{keyed BLAKE2b, 32 hex digits}` (RFC 7693; a MAC by itself, and three times as fast as
-HMAC-SHA256 for a short request: performance.md) over namespace, epochs, operation, text, options and
-question, each with its length before it, so that no two requests share a name (mistakes 13 and 14). 128 bits are enough: who
-does not hold the key cannot search for a collision.
+HMAC-SHA256 for a short request: performance.md) over the epochs and the request: a BLAKE2b of 256 bits over namespace,
+operation, text, options and question, each with its length before it, so that no two requests share a name (mistakes 13 and 14).
+128 bits are enough for the name: who does not hold the key cannot search for a collision. The request's 256 bits lie sealed in
+the value (`origin.py`), so that whoever holds the keys can name the value anew without knowing what was asked.
 
 The key of the hash comes from the encryption key that seals. After a rotation a lookup that misses tries the names under the
 older keys, so nothing is lost and there is no further secret to keep; see `HashedNames`.
@@ -28,9 +29,12 @@ PREFIX: Final = "ai_cache:"
 ENTRY_OPERATION: Final = "_entry"
 """What `get` and `set` use as operation; an application's own operations begin with a letter."""
 
-_SAFE_OPERATION: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+REQUEST_BYTES: Final = 32
+"""BLAKE2b of 256 bits: nobody finds two requests with one hash, though no key is in it."""
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}|~[0-9a-f]{32}")
 _HASHED_HEAD: Final = f"{PREFIX}op:"
-_HASHED: Final = re.compile(r"ai_cache:op:[A-Za-z0-9_.~-]{1,65}\|h:[0-9a-f]{32}")
+_HASHED: Final = re.compile(r"ai_cache:op:(?:[A-Za-z0-9_.-]{1,64}|~[0-9a-f]{32})\|h:[0-9a-f]{32}")
 _HEAD: Final = struct.Struct(">II")
 _BODY: Final = struct.Struct(">III")
 _ABSENT: Final = 0xFFFFFFFF
@@ -130,23 +134,21 @@ def _body(text: str, options: Mapping[str, Any] | None, question: str | None) ->
 
 
 class HashedNames:
-    """Names under the keys of a ring: `name` by the key that seals, `older` by the others.
+    """Names under the keys of a ring: `name` by the key that seals, `under_each_key` by all of them.
 
     While a ring holds several keys, a lookup that misses also asks for the names under the others, and a write removes what
     lies there: processes that disagree about the first key still see each other's values, and never a value that was replaced.
     """
 
     def __init__(self, ring: KeyRing, namespace: str) -> None:
-        derived = [key.derive("redis key names") for key in ring.keys]
-        self._primary = derived[0]
-        self._older = tuple(derived[1:])
+        self._keys = tuple(key.derive("redis key names") for key in ring.keys)
         self._namespace = namespace
-        self._begun: dict[str, tuple[str, str, Any]] = {}
+        self._begun: dict[str, tuple[str, str, Any, Any]] = {}
 
     @property
     def several(self) -> bool:
         """Whether there are names under other keys to think of."""
-        return bool(self._older)
+        return len(self._keys) > 1
 
     def name(
         self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, *, epochs: str
@@ -155,36 +157,57 @@ class HashedNames:
         begun = self._begun.get(operation)
         if begun is None or begun[0] != epochs:
             begun = self._begin(operation, epochs)
+        request = begun[3].copy()
+        request.update(_body(text, options, question))
         digest = begun[2].copy()
-        digest.update(_body(text, options, question))
+        digest.update(request.digest())
         name: str = begun[1] + digest.hexdigest()
         return name
 
-    def older(
-        self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, *, epochs: str
-    ) -> list[str]:
-        """Its names under the other keys, newest first."""
-        prefix = operation_prefix(operation) + "h:"
-        request = self._head(operation, epochs) + _body(text, options, question)
-        return [prefix + _keyed(key, request).hexdigest() for key in self._older]
+    def request(self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None) -> bytes:
+        """The 32 bytes that stand for a request, whatever keys and epochs are."""
+        digest = _asked(_head(self._namespace, operation))
+        digest.update(_body(text, options, question))
+        found: bytes = digest.digest()
+        return found
 
-    def _begin(self, operation: str, epochs: str) -> tuple[str, str, Any]:
-        """What all names of an operation share: how they are spelled, and the hash as far as it is the same."""
-        begun = (epochs, operation_prefix(operation) + "h:", _keyed(self._primary, self._head(operation, epochs)))
+    def readable(self, name: str) -> bytes:
+        """The 32 bytes that stand for an old readable name, when what was asked is not known: it may hold the text's hash alone."""
+        return blake2b(_head(self._namespace, "") + _utf8(name), digest_size=REQUEST_BYTES, person=b"redkeep old name").digest()
+
+    def under_each_key(self, operation: str, request: bytes, *, epochs: str) -> list[str]:
+        """The names of what `request` or `readable` gave, the one under the sealing key first."""
+        prefix = operation_prefix(operation) + "h:"
+        named = epochs.encode() + request
+        return [prefix + _keyed(key, named).hexdigest() for key in self._keys]
+
+    def _begin(self, operation: str, epochs: str) -> tuple[str, str, Any, Any]:
+        """What all names of an operation share: how they are spelled, and both hashes as far as they are the same."""
+        named, request = _keyed(self._keys[0], epochs.encode()), _asked(_head(self._namespace, operation))
+        begun = (epochs, operation_prefix(operation) + "h:", named, request)
         # An application has dozens; those made from user input must not pile up.
         if operation in self._begun or len(self._begun) < _MAX_OPERATIONS:
             self._begun[operation] = begun
         return begun
 
-    def _head(self, operation: str, epochs: str) -> bytes:
-        return epochs.encode() + _head(self._namespace, operation)
+
+def operation_label(operation: str) -> str:
+    """The operation as names have it; one that is no plain word is named by its hash. A label is its own label."""
+    return operation if _LABEL.fullmatch(operation) else f"~{hashlib.sha256(_utf8(operation)).hexdigest()[:_HEX_DIGITS]}"
 
 
 def operation_prefix(operation: str) -> str:
-    """How hashed names of an operation begin. An operation that is no plain word is named by its hash."""
-    if _SAFE_OPERATION.fullmatch(operation):
-        return f"{PREFIX}op:{operation}|"
-    return f"{PREFIX}op:~{hashlib.sha256(_utf8(operation)).hexdigest()[:_HEX_DIGITS]}|"
+    """How hashed names of an operation begin."""
+    return f"{PREFIX}op:{operation_label(operation)}|"
+
+
+def operation_of(name: str) -> str:
+    """The operation, or its label, that a name was made for: hashed, or readable as the old class had it.
+
+    `ENTRY_OPERATION` for every other name: it was a key of `set`.
+    """
+    head, mark, _ = name.partition("|h:" if is_hashed_name(name) else "|txt:")
+    return head[len(_HASHED_HEAD) :] if mark and head.startswith(_HASHED_HEAD) else ENTRY_OPERATION
 
 
 def is_hashed_name(key: str) -> bool:
@@ -194,6 +217,10 @@ def is_hashed_name(key: str) -> bool:
 
 def _keyed(key: bytes, request: bytes) -> Any:
     return blake2b(request, key=key, digest_size=_DIGEST_BYTES)
+
+
+def _asked(head: bytes) -> Any:
+    return blake2b(head, digest_size=REQUEST_BYTES, person=b"redkeep request")
 
 
 def _short(text: str) -> str:

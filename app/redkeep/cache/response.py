@@ -67,7 +67,9 @@ class AIResponseCache(Entries, Invalidation, Reports):
             value, stored, reason = await self._read(name)
             if self._looks_elsewhere and reason == NOT_FOUND:
                 value, stored, reason = await self._read_elsewhere(
-                    name, self._older_response_names(text, operation, options, question)
+                    name,
+                    self._older_response_names(text, operation, options, question),
+                    self._response_origin(text, operation, options, question),
                 )
         if value is not MISS:
             answer = _unwrap(value, proof)
@@ -133,7 +135,7 @@ class AIResponseCache(Entries, Invalidation, Reports):
             trouble = await self._prepare(operation)
             name = self._generate_cache_key(text, operation, options, question)
         packing = time.perf_counter()
-        stored = self._encode(name, value, seconds, payload)
+        stored = self._encode(name, value, seconds, payload, self._response_origin(text, operation, options, question))
         if value["compression_used"]:
             self.performance_monitor.record_compression_ratio(
                 length, len(stored), time.perf_counter() - packing, operation

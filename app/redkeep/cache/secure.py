@@ -13,9 +13,11 @@ from redkeep.cache.access_points import Access
 from redkeep.cache.base import OlderName, logger, wire_name
 from redkeep.cache.compression import PRESETS, Preset
 from redkeep.cache.epochs import EVERYTHING, Epochs
-from redkeep.cache.keys import ENTRY_OPERATION, HashedNames, is_hashed_name, operation_prefix
+from redkeep.cache.keys import operation_prefix
 from redkeep.cache.layer import EncryptedCacheLayer
 from redkeep.cache.link import reason_of
+from redkeep.cache.origin import NO_ORIGIN
+from redkeep.cache.places import Places
 from redkeep.cache.response import AIResponseCache
 from redkeep.crypto.envelope import is_envelope
 from redkeep.crypto.keyring import KeyRing
@@ -107,7 +109,7 @@ class SecureAIResponseCache(AIResponseCache):
         self.metrics_collection_interval = tuned.metrics_collection_interval if access else 0.0
         self.encryption: EncryptedCacheLayer | None = None
         self._access = access
-        self._names: HashedNames | None = None
+        self._places: Places | None = None
         self._info_refused = False
         if sealed:
             self.encryption = EncryptedCacheLayer(
@@ -118,9 +120,14 @@ class SecureAIResponseCache(AIResponseCache):
                 read_legacy=self.read_legacy,
             )
             self._codec = self.encryption.codec
-            self._names = HashedNames(self.encryption.ring, namespace)
-            self._looks_elsewhere = self._names.several or self.read_legacy
             self._epochs = Epochs(self._execute, namespace)
+            self._places = Places(
+                self.encryption.ring,
+                namespace,
+                self._epochs,
+                window=self.read_legacy,
+                readable=self.key_generator.generate_cache_key,
+            )
 
     @classmethod
     def from_settings(
@@ -163,47 +170,41 @@ class SecureAIResponseCache(AIResponseCache):
 
     # names
 
+    @property
+    def _looks_elsewhere(self) -> bool:
+        return self._places is not None and self._places.several
+
     def _generate_cache_key(
         self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None = None
     ) -> str:
-        names, epochs = self._names, self._epochs
-        if names is None or epochs is None:
+        if self._places is None:
             return super()._generate_cache_key(text, operation, options, question)
         start = time.perf_counter()
-        name = names.name(operation, text, options, question, epochs=epochs.tag(operation))
+        name = self._places.name(operation, text, options, question)
         self.performance_monitor.record_key_generation_time(time.perf_counter() - start, len(text), operation)
         return name
 
     def _older_response_names(
         self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None
     ) -> list[OlderName]:
-        names, epochs = self._names, self._epochs
-        if names is None or epochs is None:
-            return []
-        tag = epochs.tag(operation)
-        older = [OlderName(name, False) for name in names.older(operation, text, options, question, epochs=tag)]
-        if self.read_legacy and epochs.untouched(operation):
-            older.append(OlderName(self.key_generator.generate_cache_key(text, operation, options, question), True))
-        return older
+        return [] if self._places is None else self._places.older(operation, text, options, question)
+
+    def _response_origin(
+        self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None
+    ) -> bytes:
+        return NO_ORIGIN if self._places is None else self._places.origin(operation, text, options, question)
 
     def _entry_name(self, key: str) -> str:
-        names, epochs = self._names, self._epochs
-        if type(key) is not str or names is None or epochs is None or is_hashed_name(key):
-            return super()._entry_name(key)
-        return names.name(ENTRY_OPERATION, key, None, None, epochs=epochs.tag(ENTRY_OPERATION))
+        return super()._entry_name(key) if type(key) is not str or self._places is None else self._places.entry(key)
 
     def _older_entry_names(self, key: str) -> list[OlderName]:
-        names, epochs = self._names, self._epochs
-        if names is None or epochs is None or is_hashed_name(key):
-            return []
-        tag = epochs.tag(ENTRY_OPERATION)
-        older = [OlderName(name, False) for name in names.older(ENTRY_OPERATION, key, None, None, epochs=tag)]
-        if self.read_legacy and key.startswith("ai_cache:") and epochs.untouched(ENTRY_OPERATION):
-            older.append(OlderName(key, True))
-        return older
+        return [] if self._places is None else self._places.older_entry(key)
+
+    def _entry_origin(self, key: str) -> bytes:
+        return NO_ORIGIN if self._places is None else self._places.entry_origin(key)
 
     def _proof(self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None) -> str | None:
-        if self._names is not None and not self.read_legacy:
+        if self._places is not None and not self._places.may_share_a_name:
             return None
         return super()._proof(text, operation, options, question)
 
@@ -219,13 +220,16 @@ class SecureAIResponseCache(AIResponseCache):
             return super()._decompress_data(data)
         return self.encryption.decrypt_cache_data(data)
 
-    def _encode(self, name: str, value: Any, seconds: float, payload: bytes | None = None) -> bytes:
+    def _encode(
+        self, name: str, value: Any, seconds: float, payload: bytes | None = None, origin: bytes = NO_ORIGIN
+    ) -> bytes:
         if self.encryption is None:
             return super()._encode(name, value, seconds, payload)
         if payload is None:
             payload = self._codec.dump(value, field="value")
         try:
-            stored = self._codec.seal(payload, name=name, expires_at_ms=int((time.time() + seconds) * 1000))
+            expires_at_ms = int((time.time() + seconds) * 1000)
+            stored = self._codec.seal(payload, name=name, expires_at_ms=expires_at_ms, origin=origin)
         except ConfigurationError:
             self.security_metrics.record_encryption_operation("encrypt", False)
             raise

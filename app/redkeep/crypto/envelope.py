@@ -136,6 +136,11 @@ def read_header(envelope: bytes) -> Header:
     return Header(*_HEADER.unpack_from(envelope)[1:])
 
 
+def expiry_of(stored: bytes) -> int:
+    """The expiry in milliseconds since the epoch that a value of this version carries, unproven; 0 for none, or no envelope."""
+    return read_header(stored).expires_at_ms if stored[:2] == _FIRST and len(stored) >= OVERHEAD_BYTES else 0
+
+
 def needs_resealing(envelope: bytes, *, ring: KeyRing) -> bool:
     """Tell whether an envelope was sealed under an older key than the ring's first (lazy re-encryption)."""
     return read_header(envelope).key_id != ring.primary.key_id
