@@ -17,9 +17,10 @@ began=$(date +%s)
 pytest_tier() {
     name=$1
     shift
-    for folder in "$@"; do
+    for argument in "$@"; do
         shift
-        [ ! -d "$folder" ] || set -- "$@" "$folder"
+        case $argument in tests/*) [ -d "$argument" ] || continue ;; esac
+        set -- "$@" "$argument"
     done
     [ $# = 0 ] || tier "$name" .venv/bin/python -m pytest -q --durations=3 --durations-min=2 "$@"
 }
@@ -51,8 +52,9 @@ if [ "${1:-}" != fast ]; then
         build/scanners/bin/pip --quiet --disable-pip-version-check install --require-hashes --requirement tests/scanners/requirements.lock
         cp tests/scanners/requirements.lock build/scanners/.lock
     fi
-    # One session: the lab's hosts serve both. tests/hosts and tests/scanners look at hosts that are deployed already, by
-    # `--inventory FILE`: tests/deploys runs both on its own hosts.
-    pytest_tier lab tests/lab tests/deploys
+    # Two processes, each with a lab of its own: a deploy waits more than it computes. tests/hosts and tests/scanners look
+    # at hosts that are deployed already, by `--inventory FILE`: tests/deploys runs both on its own hosts.
+    .venv/bin/python -m tests.lab build
+    pytest_tier lab tests/lab tests/deploys -n 2 --dist loadgroup
 fi
 echo "--- everything passed in $(($(date +%s) - began)) s"
