@@ -23,6 +23,8 @@ COMMANDS = {
     "status": ("redkeep.cli.status", "probe the running system: are we safe?"),
     "watch": ("redkeep.cli.watch", "show security events as they happen"),
     "alerts": ("redkeep.cli.alerts", "try the alert channels"),
+    "serve": ("redkeep.cli.serve", "serve the API of the security status"),
+    "dashboard": ("redkeep.cli.dashboard", "open the dashboard, a page that asks the API"),
     "bench": ("redkeep.cli.bench", "measure the cache on this machine"),
 }
 """Each sub-command with its module and the line that `--help` shows."""

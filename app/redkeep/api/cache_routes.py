@@ -1,0 +1,66 @@
+"""The cache's internal routes: statistics, and invalidation. Each needs the API key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query, status
+
+from redkeep.api.auth import require_key
+from redkeep.api.cache_schemas import CacheStatus, Invalidated, InvalidationStatistics, Performance, Recommendations
+from redkeep.api.dependencies import cache_of
+from redkeep.api.problems import KEYED, UNAVAILABLE, Route
+from redkeep.cache.response import AIResponseCache
+
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+Cache = Annotated[AIResponseCache, Depends(cache_of)]
+
+router = APIRouter(
+    prefix="/internal/cache", tags=["cache"], dependencies=[Depends(require_key)], responses=KEYED, route_class=Route
+)
+
+
+@router.get("/status", response_model=CacheStatus, response_model_exclude_unset=True, summary="Redis, memory and performance")
+async def cache_status(cache: Cache) -> Any:
+    """Statistics of this process's cache, and of Redis as it is now. A Redis that is down is `unavailable`, not an error."""
+    return await cache.get_cache_stats()
+
+
+@router.post(
+    "/invalidate", response_model=Invalidated, responses=UNAVAILABLE, summary="Make cached answers invalid"
+)
+async def invalidate(
+    cache: Cache,
+    pattern: Annotated[
+        str, Query(max_length=512, pattern=PRINTABLE, description="`op:NAME` for one operation; empty for everything")
+    ],
+    operation_context: Annotated[str, Query(max_length=128, pattern=PRINTABLE, description="Why, for the statistics")] = "api_endpoint",
+) -> Any:
+    """Invalidate an operation, or everything. Another pattern finds readable names alone and needs the janitor's password."""
+    removed = await cache.invalidate_pattern(pattern, operation_context)
+    # No await since the cache noted it: the last event is this one's.
+    data = cache.performance_monitor.invalidation_events[-1].additional_data or {}
+    if data.get("status") == "failed":
+        detail = f"nothing was invalidated: {data.get('reason', 'redis_connection_failed')}"
+        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, detail)
+    return Invalidated(message=f"Cache invalidated for pattern: {pattern}", keys_invalidated=removed)
+
+
+@router.get(
+    "/invalidation-stats", response_model=InvalidationStatistics, response_model_exclude_unset=True, summary="How often, and of what"
+)
+async def invalidation_statistics(cache: Cache) -> Any:
+    """Invalidations that this process made: rates, patterns, efficiency."""
+    return cache.get_invalidation_frequency_stats()
+
+
+@router.get("/invalidation-recommendations", response_model=Recommendations, summary="What the invalidations suggest")
+async def invalidation_recommendations(cache: Cache) -> Any:
+    """Advice from the invalidations that this process made."""
+    return {"recommendations": cache.get_invalidation_recommendations()}
+
+
+@router.get("/metrics", response_model=Performance, response_model_exclude_unset=True, summary="The performance monitor")
+async def cache_metrics(cache: Cache) -> Any:
+    """Times, hit rate, compression and memory of this process's cache."""
+    return cache.performance_monitor.get_performance_stats()

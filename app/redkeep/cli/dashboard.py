@@ -1,0 +1,69 @@
+"""`redkeep dashboard`: the page, served on this host and fed by the API."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from redkeep.errors import ConfigurationError
+from redkeep.network import is_loopback
+
+DEFAULT_PORT: Final = 8501
+
+PAGE_OPTIONS: Final = {
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.runOnSave": "false",
+    "server.maxUploadSize": "1",  # there is nothing to upload
+    "server.enableStaticServing": "false",
+    "browser.gatherUsageStats": "false",  # speaks to nobody but the API
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "theme.light.primaryColor": "#0f766e",
+    "theme.dark.primaryColor": "#2dd4bf",
+    "theme.baseRadius": "0.5rem",
+}
+"""Streamlit's settings. Light or dark follows the browser."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser of `redkeep`."""
+    parser = subparsers.add_parser(
+        "dashboard",
+        help="open the dashboard, a page that asks the API",
+        description="Serve the dashboard. It asks the API at REDKEEP_API_URL (default: http://127.0.0.1:8765) with the key of "
+        "REDKEEP_API_KEY or REDKEEP_API_KEY_FILE, and nothing else. Needs the extra redkeep[dashboard].",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"TCP port (default: {DEFAULT_PORT})")
+    parser.add_argument("--insecure-open", action="store_true",
+                        help="listen beyond this host: the page asks nobody for a password, and the way to it is not encrypted")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Become Streamlit. Raises ConfigurationError, before anything listens, for what cannot work."""
+    if not is_loopback(arguments.host) and not arguments.insecure_open:
+        raise ConfigurationError(
+            f"--host {arguments.host} shows the dashboard to everyone who reaches it: keep 127.0.0.1 and use a tunnel "
+            f"(ssh -L {arguments.port}:127.0.0.1:{arguments.port} HOST), or give --insecure-open behind a proxy that asks for a login"
+        )
+    if not 1 <= arguments.port <= 65535:
+        raise ConfigurationError("--port must be 1 to 65535")
+    if importlib.util.find_spec("streamlit") is None or importlib.util.find_spec("httpx") is None:
+        raise ConfigurationError("streamlit is not installed: install redkeep[dashboard]")
+    from redkeep.dashboard.client import Client, SettingsWrong
+
+    try:
+        Client.from_environment()
+    except SettingsWrong as error:
+        raise ConfigurationError(str(error)) from None
+    page = Path(__file__).parents[1] / "dashboard" / "app.py"
+    options = {"server.address": arguments.host, "server.port": str(arguments.port), **PAGE_OPTIONS}
+    words = [sys.executable, "-m", "streamlit", "run", str(page), *(f"--{name}={value}" for name, value in options.items())]
+    sys.stdout.flush()
+    os.execv(sys.executable, words)  # noqa: S606  # nosec B606 - our own interpreter and our own words

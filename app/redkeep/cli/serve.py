@@ -1,0 +1,140 @@
+"""`redkeep serve`: the API, on this host alone unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import ssl
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from redkeep.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+DEFAULT_PORT: Final = 8765
+CONNECTIONS: Final = 128
+"""At once; beyond it a request gets 503. One dashboard keeps one or two."""
+
+HEAD_BYTES: Final = 16_384
+"""The longest request line and headers together, before 400."""
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser of `redkeep`."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve the API of the security status",
+        description="Serve the API. The key comes from REDKEEP_API_KEY or the file of REDKEEP_API_KEY_FILE, everything else from "
+        "the cache's own environment. Needs the extra redkeep[api].",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"TCP port (default: {DEFAULT_PORT})")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="speak TLS with this certificate chain, PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
+    parser.add_argument("--insecure-http", action="store_true",
+                        help="plain HTTP beyond this host: only inside a container's own network, or behind a proxy that speaks TLS")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal ends it. Raises ConfigurationError, before anything listens, for what cannot work."""
+    if (arguments.tls_cert is None) != (arguments.tls_key is None):
+        raise ConfigurationError("--tls-cert and --tls-key belong together; give both or none")
+    tls = arguments.tls_cert is not None
+    if not tls and not arguments.insecure_http and not is_loopback(arguments.host):
+        raise ConfigurationError(
+            f"--host {arguments.host} is not this host alone, and the key would cross the network in clear: give --tls-cert and "
+            "--tls-key, or --insecure-http behind a proxy that speaks TLS"
+        )
+    try:
+        import uvicorn
+
+        from redkeep.api.application import create_application
+        from redkeep.api.dependencies import open_gate
+        from redkeep.api.headers import SecurityHeaders
+    except ImportError as error:
+        raise ConfigurationError(f"{error.name} is not installed: install redkeep[api]") from None
+    from redkeep.settings import Settings
+
+    settings = Settings()
+    open_gate(settings)  # what is wrong with the key is said here, before anything listens
+    config = uvicorn.Config(
+        SecurityHeaders(create_application(settings)),
+        ssl_certfile=arguments.tls_cert,
+        ssl_keyfile=arguments.tls_key,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )
+    _load(config)
+    listening = _listen(arguments.host, arguments.port)
+    server = _announcing(uvicorn.Server)(config)
+    where = f"http{'s' if tls else ''}://{_shown(arguments.host)}:{listening.getsockname()[1]}"
+    print(f"redkeep: the API listens on {where}", file=sys.stderr, flush=True)
+    server.run(sockets=[listening])
+    return 0 if server.started else 1
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is reached from this machine alone. A name other than localhost counts as not."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def notify(state: str) -> None:
+    """Tell systemd, when it asked to be told (sd_notify(3)): `READY=1`, `STOPPING=1`."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] in ("/", "@"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer, contextlib.suppress(OSError):
+            peer.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
+            peer.send(state.encode("ascii"))
+
+
+def _announcing(base: type[uvicorn.Server]) -> type[uvicorn.Server]:
+    class Announcing(base):  # type: ignore[misc,valid-type]  # the base is imported only when it is needed
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            notify("READY=1")
+
+    return Announcing
+
+
+def _load(config: uvicorn.Config) -> None:
+    """Read the certificate. Raises ConfigurationError when it cannot be used."""
+    try:
+        config.load()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or "not a certificate with its key"
+        raise ConfigurationError(f"--tls-cert and --tls-key cannot be used: {reason}") from None
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigurationError when the address or port cannot be had."""
+    if not 0 <= port <= 65535:
+        raise ConfigurationError("--port must be 0 to 65535; 0 takes a free one")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        raise ConfigurationError(f"--host {host} --port {port} cannot be listened on: {error.strerror or error}") from None
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

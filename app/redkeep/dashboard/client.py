@@ -1,0 +1,124 @@
+"""The way to the API: one key, one address, and one sentence for whatever goes wrong."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+
+DEFAULT_URL: Final = "http://127.0.0.1:8765"
+TIMEOUT_SECONDS: Final = 5.0
+_SECONDS: Final = httpx.Timeout(TIMEOUT_SECONDS)
+
+
+class SettingsWrong(Exception):
+    """The dashboard's settings do not do; the text says which, and the next step."""
+
+
+class ApiAway(Exception):
+    """The API did not answer, or not with what was asked; the text says why, and the next step."""
+
+
+class Client:
+    """Speaks HTTP to the API and to nothing else: no proxy, no redirect, TLS or this host alone."""
+
+    def __init__(self, url: str, key: str, *, ca_file: Path | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        """Raises SettingsWrong. `transport` is httpx's."""
+        self.url = check_url(url)
+        verify: ssl.SSLContext | bool = True
+        if self.url.startswith("https://"):
+            try:
+                verify = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+            except (OSError, ValueError):
+                raise SettingsWrong(f"REDKEEP_API_CA_FILE: {ca_file} is not a readable file of certificates") from None
+            verify.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._http = httpx.Client(
+            base_url=self.url, headers={"X-API-Key": key}, timeout=_SECONDS, verify=verify, follow_redirects=False,
+            trust_env=False, transport=transport,
+        )  # fmt: skip
+
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str] | None = None) -> Client:
+        """The API of REDKEEP_API_URL with the key of REDKEEP_API_KEY or REDKEEP_API_KEY_FILE. Raises SettingsWrong."""
+        variables = os.environ if variables is None else variables
+        ca = variables.get("REDKEEP_API_CA_FILE")
+        return cls(variables.get("REDKEEP_API_URL", DEFAULT_URL), read_key(variables), ca_file=Path(ca) if ca else None)
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """The JSON of a route. Raises ApiAway."""
+        return self._ask("GET", path, query)
+
+    def post(self, path: str) -> Any:
+        """The JSON of what a route answers to a POST without a body. Raises ApiAway."""
+        return self._ask("POST", path, {})
+
+    def _ask(self, method: str, path: str, query: Mapping[str, str | int]) -> Any:
+        try:
+            answer = self._http.request(method, path, params=dict(query))
+        except httpx.TimeoutException:
+            raise ApiAway(f"{self.url} did not answer within {TIMEOUT_SECONDS:.0f} s.") from None
+        except httpx.ConnectError as error:
+            if "certificate" in str(error).lower():
+                raise ApiAway(f"{self.url} shows a certificate that is not trusted; set REDKEEP_API_CA_FILE to its CA.") from None
+            raise ApiAway(f"Nothing answers at {self.url}. Start the API with `redkeep serve`, or open the tunnel to it.") from None
+        except httpx.HTTPError as error:
+            raise ApiAway(f"The connection to {self.url} broke ({type(error).__name__}).") from None
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise ApiAway(f"The API at {self.url} refuses this dashboard's key; give both the same REDKEEP_API_KEY.")
+        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            raise ApiAway(f"The API asks for a pause of {answer.headers.get('Retry-After', 'some')} s: too many requests.")
+        if answer.status_code != httpx.codes.OK:
+            raise ApiAway(f"The API at {self.url} answered {answer.status_code} to {path}; its log says why.")
+        try:
+            return answer.json()
+        except ValueError:
+            raise ApiAway(f"What answers at {self.url} is not the API of Redkeep.") from None
+
+
+def check_url(url: str) -> str:
+    """The address without a slash at its end. Raises SettingsWrong unless it is https, or http to this very host."""
+    try:
+        parts = urlsplit(url)
+        host, scheme = parts.hostname, parts.scheme
+        port = parts.port
+    except ValueError:
+        host, scheme, port = None, "", None
+    if scheme not in ("http", "https") or not host or port == 0 or parts.username or parts.query or parts.fragment:
+        raise SettingsWrong("REDKEEP_API_URL must be like http://127.0.0.1:8765 or https://host:port, without credentials")
+    if scheme == "http" and not is_loopback(host) and os.environ.get("REDKEEP_INSECURE_HTTP") != "true":
+        raise SettingsWrong(
+            "REDKEEP_API_URL is plain http to another host, where the key would be read on the way; use https, or a tunnel: "
+            "ssh -L 8765:127.0.0.1:8765 HOST"
+        )
+    return url.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine alone. A name other than localhost counts as not."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_key(variables: Mapping[str, str]) -> str:
+    """The key of REDKEEP_API_KEY or of the file that REDKEEP_API_KEY_FILE names. Raises SettingsWrong."""
+    key, pointer = variables.get("REDKEEP_API_KEY"), variables.get("REDKEEP_API_KEY_FILE")
+    if key and pointer:
+        raise SettingsWrong("REDKEEP_API_KEY and REDKEEP_API_KEY_FILE are both set; keep one")
+    if pointer:
+        try:
+            key = Path(pointer).read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            raise SettingsWrong(f"REDKEEP_API_KEY_FILE: {pointer} cannot be read by this user") from None
+    if not key:
+        raise SettingsWrong("REDKEEP_API_KEY is not set; give the dashboard the key that the API has")
+    if not key.isascii() or not key.isprintable():
+        raise SettingsWrong("REDKEEP_API_KEY holds what no header carries; give the dashboard the key that the API has")
+    return key
