@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 
@@ -12,23 +13,21 @@ from redkeep.api.auth import require_key
 from redkeep.api.dependencies import backend_lifespan
 from redkeep.api.problems import KEYED, internal_error
 
-if TYPE_CHECKING:
-    from redkeep.settings import Settings
 
-
-def redkeep_router(settings: Settings | None = None) -> APIRouter:
+def redkeep_router(env_file: Path | None = None) -> APIRouter:
     """Every route of Redkeep for an application of your own: `app.include_router(redkeep_router())`, before it starts.
 
     It brings its lifespan along: the key of REDKEEP_API_KEY, the cache (the application's own, when it has
-    `cache_lifespan()`), the monitoring. Wrong settings stop the application's start with a ConfigurationError.
+    `cache_lifespan()`), the monitoring, by the settings of `env_file` or of the environment. Wrong settings stop the
+    application's start with a ConfigurationError.
     """
-    router = APIRouter(lifespan=backend_lifespan(settings))
-    for part in (cache_routes.router, monitoring_routes.router, health.router):
+    router = APIRouter(lifespan=backend_lifespan(env_file))
+    for part in (cache_routes.router, monitoring_routes.router, monitoring_routes.short, health.router):
         router.include_router(part)
     return router
 
 
-def create_application(settings: Settings | None = None) -> FastAPI:
+def create_application(env_file: Path | None = None) -> FastAPI:
     """Redkeep's own application: the routes, and /openapi.json behind the key; no page of documentation."""
     app = FastAPI(
         title="Redkeep",
@@ -39,7 +38,7 @@ def create_application(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         exception_handlers={Exception: internal_error},
     )
-    app.include_router(redkeep_router(settings))
+    app.include_router(redkeep_router(env_file))
 
     @app.get("/openapi.json", tags=["documentation"], dependencies=[Depends(require_key)], responses=KEYED, summary="This document")
     async def openapi(request: Request) -> dict[str, Any]:

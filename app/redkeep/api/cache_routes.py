@@ -38,8 +38,10 @@ async def invalidate(
 ) -> Any:
     """Invalidate an operation, or everything. Another pattern finds readable names alone and needs the janitor's password."""
     removed = await cache.invalidate_pattern(pattern, operation_context)
-    # No await since the cache noted it: the last event is this one's.
-    data = cache.performance_monitor.invalidation_events[-1].additional_data or {}
+    # No await since the cache noted it: the last event like this is this one's.
+    noted = reversed(cache.performance_monitor.invalidation_events)
+    ours = (event for event in noted if (event.pattern, event.operation_context) == (pattern, operation_context))
+    data = next((event.additional_data or {} for event in ours), {})
     if data.get("status") == "failed":
         detail = f"nothing was invalidated: {data.get('reason', 'redis_connection_failed')}"
         raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, detail)

@@ -197,6 +197,7 @@ class CacheSecurity(BaseModel):
     """What the cache itself did and met."""
 
     tls: bool
+    encryption_enabled: bool
     encryption: Sealing
     errors: dict[str, int] = Field(description="Failures by kind")
     authentication: Logins

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from starlette.requests import HTTPConnection
 
@@ -14,20 +15,18 @@ from redkeep.cache.dependencies import get_cache_service
 from redkeep.cache.response import AIResponseCache
 from redkeep.errors import ConfigurationError
 from redkeep.monitoring.service import MonitoringService
-
-if TYPE_CHECKING:
-    from redkeep.settings import Settings
+from redkeep.settings import Settings
 
 
 def open_gate(settings: Settings) -> Gate:
     """The gate that the environment describes; its key must be no other secret of ours. Raises ConfigurationError."""
     target = settings.target
-    others = (target.password, target.janitor_password, target.health_password, *target.keys)
+    others = (target.password, target.janitor_password, target.health_password, target.monitor_password, *target.keys)
     return Gate(ApiKey.from_environment(other_secrets=filter(None, others)), Limits.from_environment())
 
 
-def backend_lifespan(settings: Settings | None = None) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """A lifespan that opens what the routes need, by `settings` (by default the environment's).
+def backend_lifespan(env_file: Path | None = None) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """A lifespan that opens what the routes need, by the settings of `env_file`, or of the environment.
 
     An application that has a cache of its own (`cache_lifespan`) keeps it: the routes then tell of that one. Redis may be
     down; wrong settings stop the start, with a ConfigurationError.
@@ -36,17 +35,18 @@ def backend_lifespan(settings: Settings | None = None) -> Callable[[Any], Abstra
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
         from redkeep.cache.secure import SecureAIResponseCache
-        from redkeep.settings import Settings
 
-        chosen = settings or Settings()
-        gate = open_gate(chosen)
+        settings = Settings.load(env_file)
+        gate = open_gate(settings)
+        monitoring = MonitoringService(env_file=env_file)
         async with AsyncExitStack() as stack:
             cache = getattr(app.state, "redkeep_cache", None)
             if cache is None:
-                cache = app.state.redkeep_cache = SecureAIResponseCache.from_settings(chosen)
+                cache = app.state.redkeep_cache = SecureAIResponseCache.from_settings(settings)
                 stack.callback(delattr, app.state, "redkeep_cache")
                 await stack.enter_async_context(cache)
-            monitoring = MonitoringService()
+            if isinstance(cache, SecureAIResponseCache):
+                monitoring.include(cache.security_monitor, cache.security_metrics)
             stack.push_async_callback(monitoring.close)
             await monitoring.start()
             app.state.redkeep_gate, app.state.redkeep_monitoring = gate, monitoring

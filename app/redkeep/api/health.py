@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Depends, Response, status
 from pydantic import BaseModel
@@ -25,18 +25,19 @@ class Ready(BaseModel):
     status: Literal["ready", "unavailable"]
 
 
-router = APIRouter(prefix="/health", tags=["health"], dependencies=[Depends(limited)], responses=LIMITED, route_class=Route)
+_AWAY: Final[dict[int | str, dict[str, Any]]] = {503: {"model": Ready, "description": "Redis does not answer"}}
+
+router = APIRouter(tags=["health"], dependencies=[Depends(limited)], responses=LIMITED, route_class=Route)
 
 
-@router.get("/live", response_model=Live, summary="The process answers")
+@router.get("/health/live", response_model=Live, summary="The process answers")
 async def live() -> Any:
     """For a supervisor: when this fails, start the process again."""
     return {"status": "alive"}
 
 
-@router.get(
-    "/ready", response_model=Ready, responses={503: {"model": Ready, "description": "Redis does not answer"}}, summary="Redis answers"
-)
+@router.get("/health", response_model=Ready, responses=_AWAY, summary="Redis answers")
+@router.get("/health/ready", response_model=Ready, responses=_AWAY, summary="Redis answers")
 async def ready(cache: Annotated[AIResponseCache, Depends(cache_of)], response: Response) -> Any:
     """For a load balancer. The security status is served either way, and says why."""
     if (await cache.health_check())["status"] == "healthy":

@@ -325,7 +325,7 @@ class SecureAIResponseCache(AIResponseCache):
         if self._access is not None or self.encryption is not None:
             found["security"] = {
                 "tls": self.redis_tls_enabled,
-                "encryption": self.encryption is not None,
+                "encryption_enabled": self.encryption is not None,
                 "errors": dict(self.error_counts),
                 **self.security_metrics.get_security_summary(),
             }

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from redkeep.dashboard.address import is_loopback
 from redkeep.errors import ConfigurationError
-from redkeep.network import is_loopback
 
 DEFAULT_PORT: Final = 8501
 

@@ -8,10 +8,10 @@ import os
 import socket
 import ssl
 import sys
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from redkeep.dashboard.address import is_loopback
 from redkeep.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
     parser.add_argument("--insecure-http", action="store_true",
                         help="plain HTTP beyond this host: only inside a container's own network, or behind a proxy that speaks TLS")
+    parser.add_argument("--env-file", type=Path, metavar="FILE", help="the cache's settings (default: this process's environment)")
     parser.set_defaults(func=run)
 
 
@@ -62,10 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError(f"{error.name} is not installed: install redkeep[api]") from None
     from redkeep.settings import Settings
 
-    settings = Settings()
-    open_gate(settings)  # what is wrong with the key is said here, before anything listens
+    open_gate(Settings.load(arguments.env_file))  # what is wrong with the key is said here, before anything listens
     config = uvicorn.Config(
-        SecurityHeaders(create_application(settings)),
+        SecurityHeaders(create_application(arguments.env_file)),
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,
         http="h11",
@@ -86,14 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"redkeep: the API listens on {where}", file=sys.stderr, flush=True)
     server.run(sockets=[listening])
     return 0 if server.started else 1
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is reached from this machine alone. A name other than localhost counts as not."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def notify(state: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpx
+
+from redkeep.dashboard.address import is_loopback
 
 DEFAULT_URL: Final = "http://127.0.0.1:8765"
 TIMEOUT_SECONDS: Final = 5.0
@@ -97,14 +98,6 @@ def check_url(url: str) -> str:
             "ssh -L 8765:127.0.0.1:8765 HOST"
         )
     return url.rstrip("/")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine alone. A name other than localhost counts as not."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def read_key(variables: Mapping[str, str]) -> str:
