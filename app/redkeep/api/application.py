@@ -14,20 +14,20 @@ from redkeep.api.dependencies import backend_lifespan
 from redkeep.api.problems import KEYED, internal_error
 
 
-def redkeep_router(env_file: Path | None = None) -> APIRouter:
+def redkeep_router(env_file: Path | None = None, *, interval: float | None = None) -> APIRouter:
     """Every route of Redkeep for an application of your own: `app.include_router(redkeep_router())`, before it starts.
 
     It brings its lifespan along: the key of REDKEEP_API_KEY, the cache (the application's own, when it has
-    `cache_lifespan()`), the monitoring, by the settings of `env_file` or of the environment. Wrong settings stop the
-    application's start with a ConfigurationError.
+    `cache_lifespan()`), the monitoring, by the settings of `env_file` or of the environment, with a probe of the posture
+    every `interval` seconds (by default 30). Wrong settings stop the application's start with a ConfigurationError.
     """
-    router = APIRouter(lifespan=backend_lifespan(env_file))
+    router = APIRouter(lifespan=backend_lifespan(env_file, interval=interval))
     for part in (cache_routes.router, monitoring_routes.router, monitoring_routes.short, health.router):
         router.include_router(part)
     return router
 
 
-def create_application(env_file: Path | None = None) -> FastAPI:
+def create_application(env_file: Path | None = None, *, interval: float | None = None) -> FastAPI:
     """Redkeep's own application: the routes, and /openapi.json behind the key; no page of documentation."""
     app = FastAPI(
         title="Redkeep",
@@ -38,7 +38,7 @@ def create_application(env_file: Path | None = None) -> FastAPI:
         redoc_url=None,
         exception_handlers={Exception: internal_error},
     )
-    app.include_router(redkeep_router(env_file))
+    app.include_router(redkeep_router(env_file, interval=interval))
 
     @app.get("/openapi.json", tags=["documentation"], dependencies=[Depends(require_key)], responses=KEYED, summary="This document")
     async def openapi(request: Request) -> dict[str, Any]:

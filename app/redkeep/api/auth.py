@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -77,9 +77,11 @@ class ApiKey:
 class Gate:
     """Who may pass: the key and the rate of requests, per address of the client."""
 
-    def __init__(self, key: ApiKey, limits: Limits) -> None:
+    def __init__(self, key: ApiKey, limits: Limits, *, refused: Callable[[str], object] = lambda client: None) -> None:
+        """`refused` is called with the address of whoever sent a wrong key."""
         self.key = key
         self.limits = limits
+        self.refused = refused
 
     def admit(self, client: str, given: str | None) -> None:
         """Let a request with the key `given` pass. Raises HTTPException 401 without the right key, 429 above the limit.
@@ -89,6 +91,8 @@ class Gate:
         known = given is not None and self.key.matches(given)
         self.limit(client, "keyed" if known else "keyless")
         if not known:
+            if given is not None:
+                self.refused(client)
             raise HTTPException(
                 status.HTTP_401_UNAUTHORIZED,
                 f"send the API key in the header {HEADER}" if given is None else "the API key is wrong",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Query, status
 
 from redkeep.api.auth import require_key
 from redkeep.api.cache_schemas import CacheStatus, Invalidated, InvalidationStatistics, Performance, Recommendations
 from redkeep.api.dependencies import cache_of
-from redkeep.api.problems import KEYED, UNAVAILABLE, Route
+from redkeep.api.problems import KEYED, REFUSED, UNAVAILABLE, Route
 from redkeep.cache.response import AIResponseCache
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+_NO_SCAN: Final = "no user here may search for names; invalidate op:NAME, or everything, or set REDIS_JANITOR_PASSWORD"
 Cache = Annotated[AIResponseCache, Depends(cache_of)]
 
 router = APIRouter(
@@ -27,7 +28,7 @@ async def cache_status(cache: Cache) -> Any:
 
 
 @router.post(
-    "/invalidate", response_model=Invalidated, responses=UNAVAILABLE, summary="Make cached answers invalid"
+    "/invalidate", response_model=Invalidated, responses={**REFUSED, **UNAVAILABLE}, summary="Make cached answers invalid"
 )
 async def invalidate(
     cache: Cache,
@@ -43,8 +44,9 @@ async def invalidate(
     ours = (event for event in noted if (event.pattern, event.operation_context) == (pattern, operation_context))
     data = next((event.additional_data or {} for event in ours), {})
     if data.get("status") == "failed":
-        detail = f"nothing was invalidated: {data.get('reason', 'redis_connection_failed')}"
-        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, detail)
+        if data.get("reason") in ("configuration", "permission_denied"):
+            raise HTTPException(status.HTTP_409_CONFLICT, _NO_SCAN)
+        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, f"nothing was invalidated: {data.get('reason')}")
     return Invalidated(message=f"Cache invalidated for pattern: {pattern}", keys_invalidated=removed)
 
 

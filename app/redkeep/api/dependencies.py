@@ -25,10 +25,10 @@ def open_gate(settings: Settings) -> Gate:
     return Gate(ApiKey.from_environment(other_secrets=filter(None, others)), Limits.from_environment())
 
 
-def backend_lifespan(env_file: Path | None = None) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+def backend_lifespan(env_file: Path | None = None, *, interval: float | None = None) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """A lifespan that opens what the routes need, by the settings of `env_file`, or of the environment.
 
-    An application that has a cache of its own (`cache_lifespan`) keeps it: the routes then tell of that one. Redis may be
+    `interval` is the seconds between two probes of the posture (by default 30). An application that has a cache of its own (`cache_lifespan`) keeps it: the routes then tell of that one. Redis may be
     down; wrong settings stop the start, with a ConfigurationError.
     """
 
@@ -38,7 +38,8 @@ def backend_lifespan(env_file: Path | None = None) -> Callable[[Any], AbstractAs
 
         settings = Settings.load(env_file)
         gate = open_gate(settings)
-        monitoring = MonitoringService(env_file=env_file)
+        monitoring = MonitoringService(env_file=env_file, interval=interval)
+        gate.refused = lambda client: monitoring.monitor.record("api_key_refused", address=client)
         async with AsyncExitStack() as stack:
             cache = getattr(app.state, "redkeep_cache", None)
             if cache is None:

@@ -18,7 +18,9 @@ VARIABLE: Final = "REDKEEP_API_RATE_LIMIT"
 DEFAULT_PER_MINUTE: Final = 600
 """Requests a minute with the key: a dashboard asks some 100, Prometheus 4."""
 
-KEYLESS_PER_MINUTE: Final = 30
+KEYLESS_SHARE: Final = 20
+"""Without the key, or with a wrong one, a 20th: 30 a minute."""
+
 ALERT_TESTS_PER_MINUTE: Final = 3
 """Each sends a mail and a message to people."""
 
@@ -34,7 +36,7 @@ class Limits:
         self._per_minute = {
             "keyed": per_minute,
             "open": per_minute,
-            "keyless": min(KEYLESS_PER_MINUTE, per_minute),
+            "keyless": max(1, per_minute // KEYLESS_SHARE),
             "alert test": min(ALERT_TESTS_PER_MINUTE, per_minute),
         }
         self._clock = clock

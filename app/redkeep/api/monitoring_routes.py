@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BeforeValidator
 
 from redkeep.api.auth import Gate, gate_of, require_key
 from redkeep.api.dependencies import cache_of, monitoring_of
@@ -18,6 +19,17 @@ from redkeep.monitoring.events import MAX_EVENTS, EventType, Severity
 from redkeep.monitoring.service import MonitoringService
 
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
+
+
+def _written_out(text: Any) -> Any:
+    """A date and a time, as RFC 3339 writes them; a bare number is none."""
+    if not _DATE.match(str(text)):
+        raise ValueError("must be like 2026-01-31T12:00:00Z")
+    return text
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 Monitoring = Annotated[MonitoringService, Depends(monitoring_of)]
 
 router = APIRouter(
@@ -38,7 +50,7 @@ async def events(
     monitoring: Monitoring,
     kind: Annotated[EventType | None, Query(description="Only these")] = None,
     severity: Annotated[Severity | None, Query(description="Only these")] = None,
-    since: Annotated[AwareDatetime | None, Query(description="From this moment on, with its zone")] = None,
+    since: Annotated[Moment | None, Query(description="From this moment on, with its zone")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_EVENTS, description="At most so many")] = 100,
 ) -> Any:
     """The last security events of any client, latest first."""

@@ -32,6 +32,7 @@ KEYED: Final[dict[int | str, dict[str, Any]]] = {
     **LIMITED,
     **INVALID,
 }
+REFUSED: Final[dict[int | str, dict[str, Any]]] = {409: _document("This deployment cannot do it")}
 UNAVAILABLE: Final[dict[int | str, dict[str, Any]]] = {503: _document("Redis cannot do it now")}
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import socket
 import ssl
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from redkeep.cli.log_lines import log_to_stderr
 from redkeep.dashboard.address import is_loopback
 from redkeep.errors import ConfigurationError
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 DEFAULT_PORT: Final = 8765
 CONNECTIONS: Final = 128
 """At once; beyond it a request gets 503. One dashboard keeps one or two."""
+
+LEAST_INTERVAL: Final = 1
+"""Seconds; a probe takes a tenth of one, and its refused logins stand in the server's log."""
 
 HEAD_BYTES: Final = 16_384
 """The longest request line and headers together, before 400."""
@@ -39,6 +44,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
     parser.add_argument("--insecure-http", action="store_true",
                         help="plain HTTP beyond this host: only inside a container's own network, or behind a proxy that speaks TLS")
+    parser.add_argument("--interval", type=float, default=None, metavar="SECONDS",
+                        help=f"between two probes of the posture, {LEAST_INTERVAL} at least (default: 30)")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="the cache's settings (default: this process's environment)")
     parser.set_defaults(func=run)
 
@@ -47,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it. Raises ConfigurationError, before anything listens, for what cannot work."""
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         raise ConfigurationError("--tls-cert and --tls-key belong together; give both or none")
+    if arguments.interval is not None and not LEAST_INTERVAL <= arguments.interval <= 3600:
+        raise ConfigurationError(f"--interval must be {LEAST_INTERVAL} to 3600 seconds")
     tls = arguments.tls_cert is not None
     if not tls and not arguments.insecure_http and not is_loopback(arguments.host):
         raise ConfigurationError(
@@ -61,17 +70,21 @@ def run(arguments: argparse.Namespace) -> int:
         from redkeep.api.headers import SecurityHeaders
     except ImportError as error:
         raise ConfigurationError(f"{error.name} is not installed: install redkeep[api]") from None
+    from redkeep.monitoring.service import MonitoringService
     from redkeep.settings import Settings
 
-    open_gate(Settings.load(arguments.env_file))  # what is wrong with the key is said here, before anything listens
+    open_gate(Settings.load(arguments.env_file))  # what is wrong with the settings is said here, before anything listens
+    MonitoringService(env_file=arguments.env_file)
+    log_to_stderr()
     config = uvicorn.Config(
-        SecurityHeaders(create_application(arguments.env_file)),
+        SecurityHeaders(create_application(arguments.env_file, interval=arguments.interval)),
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,
         http="h11",
         ws="none",
         lifespan="on",
         access_log=False,
+        log_config=None,
         server_header=False,
         proxy_headers=False,
         limit_concurrency=CONNECTIONS,
@@ -81,9 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _load(config)
     listening = _listen(arguments.host, arguments.port)
-    server = _announcing(uvicorn.Server)(config)
     where = f"http{'s' if tls else ''}://{_shown(arguments.host)}:{listening.getsockname()[1]}"
-    print(f"redkeep: the API listens on {where}", file=sys.stderr, flush=True)
+    server = _announcing(uvicorn.Server, f"redkeep: the API listens on {where}")(config)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn, having ended in order, raises the signal once more
     server.run(sockets=[listening])
     return 0 if server.started else 1
 
@@ -97,11 +110,13 @@ def notify(state: str) -> None:
             peer.send(state.encode("ascii"))
 
 
-def _announcing(base: type[uvicorn.Server]) -> type[uvicorn.Server]:
+def _announcing(base: type[uvicorn.Server], words: str) -> type[uvicorn.Server]:
     class Announcing(base):  # type: ignore[misc,valid-type]  # the base is imported only when it is needed
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            notify("READY=1")
+            if self.started:
+                print(words, file=sys.stderr, flush=True)
+                notify("READY=1")
 
     return Announcing
 

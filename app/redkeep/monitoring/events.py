@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 EventType = Literal[
     "auth_attempt", "permission_denied", "tls_failure", "decryption_failure", "downgrade_refused", "expired_value",
     "configuration_error", "key_rotated", "brute_force", "posture_changed", "node_down", "node_up", "client_seen", "probe",
-    "alert", "alert_not_delivered", "state_unusable",
+    "alert", "alert_not_delivered", "state_unusable", "api_key_refused",
 ]
 EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 Severity = Literal["info", "warning", "error"]
