@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -11,6 +13,7 @@ from redkeep.cache.dependencies import cache_lifespan
 from redkeep.errors import ConfigurationError
 from tests.api.service import environment
 from tests.redis.server import Server
+from tests.unit.wanted import ROOT
 
 KEY = "0123456789abcdef" * 4
 
@@ -49,6 +52,15 @@ def test_the_applications_own_cache_is_told_of() -> None:
         cache.security_monitor.record("decryption_failure", severity="error", key="k")
         found = client.get("/internal/monitoring/events?kind=decryption_failure", headers={"X-API-Key": KEY}).json()["events"]
         assert "k" == found[0]["details"]["key"]
+
+
+def test_the_documentations_block_runs() -> None:
+    """As it stands, and its application answers."""
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "api.md").read_text(), re.DOTALL | re.MULTILINE)
+    names: dict[str, FastAPI] = {}
+    exec(compile(block, "docs/api.md", "exec"), names)
+    with TestClient(names["app"]) as client:
+        assert 200 == client.get("/monitoring/security-status", headers={"X-API-Key": KEY}).status_code
 
 
 def test_without_a_key_the_application_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
