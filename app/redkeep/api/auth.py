@@ -77,7 +77,7 @@ class ApiKey:
 class Gate:
     """Who may pass: the key and the rate of requests, per address of the client."""
 
-    def __init__(self, key: ApiKey, limits: Limits, *, refused: Callable[[str], object] = lambda client: None) -> None:
+    def __init__(self, key: ApiKey, limits: Limits, *, refused: Callable[[str], object] | None = None) -> None:
         """`refused` is called with the address of whoever sent a wrong key."""
         self.key = key
         self.limits = limits
@@ -91,7 +91,7 @@ class Gate:
         known = given is not None and self.key.matches(given)
         self.limit(client, "keyed" if known else "keyless")
         if not known:
-            if given is not None:
+            if given is not None and self.refused is not None:
                 self.refused(client)
             raise HTTPException(
                 status.HTTP_401_UNAUTHORIZED,

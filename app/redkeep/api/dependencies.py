@@ -28,8 +28,9 @@ def open_gate(settings: Settings) -> Gate:
 def backend_lifespan(env_file: Path | None = None, *, interval: float | None = None) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """A lifespan that opens what the routes need, by the settings of `env_file`, or of the environment.
 
-    `interval` is the seconds between two probes of the posture (by default 30). An application that has a cache of its own (`cache_lifespan`) keeps it: the routes then tell of that one. Redis may be
-    down; wrong settings stop the start, with a ConfigurationError.
+    `interval` is the seconds between two probes of the posture (by default 30). An application that has a cache of its own
+    (`cache_lifespan`) keeps it: the routes then tell of that one. Redis may be down; wrong settings stop the start, with a
+    ConfigurationError.
     """
 
     @asynccontextmanager
