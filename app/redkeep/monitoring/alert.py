@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 AlertState = Literal["firing", "resolved", "test"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """`kind` tells alerts of one cause apart from others; `details` are short plain values."""
+    """`kind` tells alerts of one cause apart from others; `details` are short plain values.
 
+    `id` is the same on every channel and at every try: who is killed between delivering and noting it delivers again.
+    """
+
+    id: str
     kind: str
     title: str
     message: str
@@ -23,10 +27,15 @@ class Alert:
     host: str
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """The alert that `as_dict` made plain. Raises TypeError, KeyError or ValueError when it is something else."""
+        return cls(**{**plain, "timestamp": datetime.fromisoformat(plain["timestamp"]), "details": dict(plain["details"])})
+
     def as_dict(self) -> dict[str, Any]:
         """The alert as plain data; the PRD's four names and ours."""
         return {
-            "timestamp": self.timestamp.isoformat(), "title": self.title, "message": self.message, "severity": self.severity,
+            "id": self.id, "timestamp": self.timestamp.isoformat(), "title": self.title, "message": self.message, "severity": self.severity,
             "kind": self.kind, "state": self.state, "host": self.host, "details": dict(self.details),
         }  # fmt: skip
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from email.message import EmailMessage
 from email.policy import SMTP as SMTP_POLICY
-from email.utils import formatdate, make_msgid
+from email.utils import formatdate
 from typing import Any, Final
 
 from redkeep.errors import AlertError
@@ -51,7 +51,7 @@ class MailChannel:
         mail["From"] = self._settings.sender
         mail["To"] = ", ".join(self._settings.recipients)
         mail["Date"] = formatdate(alert.timestamp.timestamp())
-        mail["Message-ID"] = make_msgid(domain=self._settings.sender.rpartition("@")[2])
+        mail["Message-ID"] = f"<redkeep.{alert.id}@{self._settings.sender.rpartition('@')[2]}>"  # a repeat shows as the same mail
         mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's holiday notice answers
         facts = {"state": alert.state, "severity": alert.severity, "host": alert.host, "time": alert.timestamp.isoformat(), **alert.details}
         lines = [f"{name}: {harmless(str(value), limit=300)}" for name, value in facts.items() if value not in (None, "")]

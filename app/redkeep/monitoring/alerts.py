@@ -2,6 +2,8 @@
 
 A kind of alert has one state. It fires when its threshold is reached, is repeated after the cooldown while it lasts, and
 its end is told once. Each channel delivers by itself: one that hangs or fails holds up neither the others nor the cache.
+What is owed to a channel is kept before it is sent and struck out after: a process that is killed owes it still, so an
+alert is told at least once, and twice only when the end came in between.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from redkeep.errors import AlertError
@@ -67,10 +71,12 @@ class SimpleAlertManager:
         *,
         settings: AlertSettings | None = None,
         channels: Sequence[Channel] | None = None,
-        secrets: Sequence[str | None] = (),
+        private: Sequence[str | None] = (),
+        keep: Callable[[], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Watches `monitor`. Settings are those of the environment unless given; `secrets` never stand in an alert.
+        """Watches `monitor`. Settings are those of the environment unless given; `private` are secrets that never stand in
+        an alert. `keep` writes `snapshot` where it survives: it is awaited before an alert is sent and after.
 
         Raises ConfigurationError for alert settings that do not hold.
         """
@@ -78,7 +84,7 @@ class SimpleAlertManager:
         self.alert_thresholds = dict(self.settings.thresholds)
         self._monitor = SecurityMonitor() if monitor is None else monitor
         self._channels = tuple(_channels(self.settings) if channels is None else channels)
-        self._redact = Redactor((*self.settings.secrets, *secrets))
+        self._redact = Redactor((*self.settings.secrets, *private))
         self._clock = clock
         self._host = harmless(socket.gethostname())
         self._firing: dict[str, _Firing] = {}
@@ -86,7 +92,9 @@ class SimpleAlertManager:
         self._results: dict[str, dict[str, Any]] = {
             each.name: {"delivered": 0, "failed": 0, "last_delivered": None, "last_error": ""} for each in self._channels
         }
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._keep = keep
+        self._owed: dict[tuple[str, str], Alert] = {}
+        self._deliveries: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     @property
     def alert_channels(self) -> dict[str, bool]:
@@ -112,6 +120,7 @@ class SimpleAlertManager:
         found = [alert for kind in sorted(asked) if (alert := self._step(kind, causes.get(kind)))]
         for alert in found:
             self._tell(alert)
+        self._deliver_owed()
         return found
 
     async def send_test_alert(self) -> dict[str, dict[str, Any]]:
@@ -135,28 +144,34 @@ class SimpleAlertManager:
         }
 
     async def close(self, *, seconds: float = 5.0) -> None:
-        """Give what is under way `seconds` more, then end it."""
+        """Give what is under way `seconds` more, then end it: it stays owed."""
         if self._deliveries:
-            _, late = await asyncio.wait(self._deliveries, timeout=seconds)
+            _, late = await asyncio.wait(self._deliveries.values(), timeout=seconds)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
     def snapshot(self) -> dict[str, Any]:
-        """What has been told and lasts, as plain data: a restart tells it neither again nor never ends it."""
-        return {kind: [firing.alert.as_dict(), firing.told_at, sorted(firing.names)] for kind, firing in self._firing.items()}
+        """What has been told and lasts, and what is owed, as plain data: a restart tells it neither again nor never ends it."""
+        return {
+            "firing": {kind: [each.alert.as_dict(), each.told_at, sorted(each.names)] for kind, each in self._firing.items()},
+            "owed": [[channel, alert.as_dict()] for (_, channel), alert in self._owed.items()],
+            "recent": [alert.as_dict() for alert in self._recent],
+        }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take back a snapshot. Raises ValueError when it is something else."""
+        """Take back a snapshot; what it owes is sent by the next check. Raises ValueError when it is something else."""
         try:
-            self._firing = {
-                str(kind): _Firing(
-                    Alert(**{**alert, "timestamp": datetime.fromisoformat(alert["timestamp"])}), float(told), frozenset(names)
-                )
-                for kind, (alert, told, names) in saved.items()
+            firing = {
+                str(kind): _Firing(Alert.from_dict(alert), float(told), frozenset(names))
+                for kind, (alert, told, names) in saved["firing"].items()
             }
+            owed = [(channel, Alert.from_dict(alert)) for channel, alert in saved["owed"]]
+            recent = [Alert.from_dict(alert) for alert in saved["recent"]]
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no snapshot of alerts: {type(error).__name__}") from None
+        self._firing, self._recent = firing, deque(recent, maxlen=_RECENT)
+        self._owed = {(alert.id, channel): alert for channel, alert in owed if channel in self._results}
 
     def _counted(self, kind: str) -> _Cause | None:
         title, what, kinds = _COUNTED[kind]
@@ -188,7 +203,7 @@ class SimpleAlertManager:
 
     def _alert(self, kind: str, title: str, message: str, severity: str, state: AlertState, details: Mapping[str, Any]) -> Alert:
         return Alert(
-            kind=kind, title=title, message=self._redact(message), severity=severity, state=state, host=self._host,
+            id=secrets.token_hex(8), kind=kind, title=title, message=self._redact(message), severity=severity, state=state, host=self._host,
             timestamp=datetime.fromtimestamp(self._clock(), UTC),
             details={name: self._redact(value) if isinstance(value, str) else value for name, value in details.items()},
         )  # fmt: skip
@@ -197,13 +212,23 @@ class SimpleAlertManager:
         self._recent.append(alert)
         self._log(alert)
         self._monitor.record("alert", success=True, alert=alert.kind, state=alert.state, title=alert.title)
-        for channel in self._channels:
-            if len(self._deliveries) >= _UNDER_WAY:
-                self._failed(channel, alert, AlertError("too many deliveries are under way"))
+        self._owed.update({(alert.id, channel.name): alert for channel in self._channels})
+
+    def _deliver_owed(self) -> None:
+        channels = {channel.name: channel for channel in self._channels}
+        for debt, alert in list(self._owed.items()):
+            if debt in self._deliveries:
                 continue
-            task = asyncio.create_task(self._deliver(channel, alert))
-            self._deliveries.add(task)
-            task.add_done_callback(self._deliveries.discard)
+            if len(self._deliveries) >= _UNDER_WAY:
+                del self._owed[debt]
+                self._failed(channels[debt[1]], alert, AlertError("too many deliveries are under way"))
+                continue
+            task = asyncio.create_task(self._deliver(channels[debt[1]], alert))
+            self._deliveries[debt] = task
+            task.add_done_callback(partial(self._ended, debt))
+
+    def _ended(self, debt: tuple[str, str], _: asyncio.Task[None]) -> None:
+        self._deliveries.pop(debt, None)
 
     def _log(self, alert: Alert) -> None:
         level = logging.WARNING if alert.state == "firing" else logging.INFO
@@ -211,6 +236,7 @@ class SimpleAlertManager:
         logger.log(level, "security_alert", extra=extra)
 
     async def _deliver(self, channel: Channel, alert: Alert) -> None:
+        await self._kept()
         error = await self._try(channel, alert)
         for pause in PAUSES:
             if error is None or not error.again:
@@ -219,6 +245,12 @@ class SimpleAlertManager:
             error = await self._try(channel, alert)
         if error is not None:
             self._failed(channel, alert, error)
+        self._owed.pop((alert.id, channel.name), None)
+        await self._kept()
+
+    async def _kept(self) -> None:
+        if self._keep is not None:
+            await self._keep()
 
     async def _try(self, channel: Channel, alert: Alert) -> AlertError | None:
         result = self._results[channel.name]

@@ -190,7 +190,8 @@ class SecurityMonitor:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take back a snapshot, before anything else is noted. Raises ValueError when it is something else."""
+        """Take back a snapshot in place of what is here. Raises ValueError when it is something else, and changes nothing."""
+        tallies: dict[tuple[EventType, bool], Tally] = {}
         try:
             events = [
                 SecurityEvent(**{
@@ -202,11 +203,12 @@ class SecurityMonitor:
             ]  # fmt: skip
             for kind, success, total, rows in saved["tallies"]:
                 if kind in EVENT_TYPES:
-                    self.tally(kind, bool(success)).restore(total, rows)
-            self._warned_until = float(saved["warned_until"])
+                    tallies.setdefault((kind, bool(success)), Tally()).restore(total, rows)
+            warned_until = float(saved["warned_until"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no snapshot of events: {type(error).__name__}") from None
-        self._events.extend(events)
+        self._events = deque(events, maxlen=self.max_events)
+        self._tallies, self._warned_until = tallies, warned_until
 
     def _may_log(self, kind: EventType, minute: int) -> bool:
         last, lines = self._lines.get(kind, (minute, 0))

@@ -1,7 +1,8 @@
 """The monitoring of one process: watcher, posture, events, metrics and alerts, kept going in the background.
 
-What has been counted is written to one file after each look that found something, together with the place in the
-servers' logs: whoever is killed in between counts it again from the log, and once.
+What has been counted, the place in the servers' logs, and what is owed to the alert channels are written together, to one
+file, after each look that found something and before an alert is sent: whoever is killed in between counts it again from
+the log, and once, and sends what was owed.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from redkeep.environment import read_env_file
 from redkeep.errors import ConfigurationError
 from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alerts import SimpleAlertManager
 from redkeep.monitoring.certificates import certificates
-from redkeep.monitoring.control import Control
-from redkeep.monitoring.events import EventType, SecurityEvent, SecurityMonitor
+from redkeep.monitoring.control import STATES, State
+from redkeep.monitoring.events import EventType, SecurityEvent, SecurityMonitor, Severity
+from redkeep.monitoring.key_ages import KeyAges
 from redkeep.monitoring.metrics import SecurityMetricsCollector
 from redkeep.monitoring.node import Node
 from redkeep.monitoring.posture import Posture, assess
@@ -43,10 +44,17 @@ STATE_VARIABLE: Final = "SECURITY_MONITOR_STATE_FILE"
 _STALE_INTERVALS: Final = 4
 """A posture older than that many intervals is no longer an answer."""
 
+_SEVERITIES: Final[Mapping[State, Severity]] = {"weak": "error", "unknown": "warning", "ok": "info", "not applicable": "info"}
 _HISTORY_HOURS: Final = 6
 _HISTORY_STEP_MINUTES: Final = 5
 # What a cache notes of itself and no server can see; its refused logins are in the server's log already.
 _OWN_EYES: Final = frozenset({"tls_failure", "decryption_failure", "downgrade_refused", "expired_value", "key_rotated"})
+
+
+class _Part(Protocol):
+    def snapshot(self) -> dict[str, Any]: ...
+
+    def restore(self, saved: Mapping[str, Any]) -> None: ...
 
 
 class MonitoringService:
@@ -79,7 +87,9 @@ class MonitoringService:
         self._encryption = self.collector
         target = self._target
         secrets = (target.password, target.janitor_password, target.health_password, target.monitor_password, *target.keys)
-        self._manager = SimpleAlertManager(self.monitor, settings=alerts or AlertSettings.read(variables), secrets=secrets)
+        self._manager = SimpleAlertManager(
+            self.monitor, settings=alerts or AlertSettings.read(variables), private=secrets, keep=self._save
+        )
         nodes = [Node(each, timeout=timeout) for each in _node_targets(target, variables)] if target.monitor_password else []
         self._watcher = Watcher(nodes, self.monitor, redact=Redactor(secrets))
         self.monitor.subscribe(self._counted)
@@ -87,7 +97,9 @@ class MonitoringService:
         self._posture_at = 0.0
         self._certificates: list[dict[str, Any]] = []
         self._probing = asyncio.Lock()
-        self._keys: dict[str, float] = {}
+        self._states: dict[str, State] = {}
+        self._keys = KeyAges(target.keys)
+        self._saving = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -101,6 +113,10 @@ class MonitoringService:
         if self._tasks:
             return
         self._restore()
+        rotated = self._keys.note(time.time())
+        if rotated:
+            self.monitor.record("key_rotated", success=True, before=rotated[0], key_id=rotated[1])
+        await self._save()
         rounds = ((self.look, LOOK_SECONDS), (self.probe, self.interval))
         self._tasks = [asyncio.create_task(self._forever(work, pause)) for work, pause in rounds]
 
@@ -115,7 +131,7 @@ class MonitoringService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._manager.close()
         if started:
-            self._save()
+            await self._save()
         self._watcher.close()
 
     def include(self, monitor: SecurityMonitor, metrics: SecurityMetricsCollector | None = None) -> None:
@@ -125,19 +141,19 @@ class MonitoringService:
 
     async def look(self) -> None:
         """Look at every node once, and tell what is to be told."""
-        if await self._watcher.look():
-            self._save()
-        await self._manager.check_and_send_alerts()
+        changed = await self._watcher.look()
+        if await self._manager.check_and_send_alerts() or changed:
+            await self._save()
 
     async def probe(self) -> None:
         """Find out the posture anew."""
         async with self._probing:
             posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout)
             self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
-            before, self._posture, self._posture_at = self._posture, posture, time.time()
-        if before is not None:
-            self._compare(before, posture)
-        await self._manager.check_and_send_alerts({c.name: c.remedy for c in posture.controls if c.state == "weak"})
+            self._posture, self._posture_at = posture, time.time()
+        changed = self._compare(posture)
+        if await self._manager.check_and_send_alerts({c.name: c.remedy for c in posture.controls if c.state == "weak"}) or changed:
+            await self._save()
 
     async def security_status(self) -> dict[str, Any]:
         """The PRD's five fields, and `state`, `summary`, `checked_at`, `posture`, `key_ages`, `certificates`.
@@ -159,7 +175,7 @@ class MonitoringService:
             "summary": posture.summary,
             "checked_at": _iso(self._posture_at),
             "posture": [control.as_dict() for control in posture.controls],
-            "key_ages": self._key_ages(),
+            "key_ages": self._keys.ages(time.time()),
             "certificates": list(self._certificates),
         }
 
@@ -239,35 +255,22 @@ class MonitoringService:
 
     def _noted(self, event: SecurityEvent) -> None:
         if event.type in _OWN_EYES:
-            self.monitor.record(event.type, success=event.success, severity=event.severity, username=event.username, **event.details)
+            self.monitor.record(
+                event.type, success=event.success, severity=event.severity, username=event.username, count=event.count,
+                when=event.timestamp.timestamp(), **event.details,
+            )  # fmt: skip
 
-    def _compare(self, before: Posture, after: Posture) -> None:
-        known = {control.name: control for control in before.controls}
-        for control in after.controls:
-            old: Control | None = known.get(control.name)
-            if old is None or old.state != control.state:
-                severity: Literal["info", "warning", "error"] = {"weak": "error", "unknown": "warning"}.get(control.state, "info")  # type: ignore[assignment]
+    def _compare(self, posture: Posture) -> bool:
+        """Note what has changed since the last probe, also one before a restart; whether anything has."""
+        before, self._states = self._states, {control.name: control.state for control in posture.controls}
+        for control in posture.controls:
+            old, severity = before.get(control.name), _SEVERITIES[control.state]
+            if before and control.state != old and (old or severity != "info"):  # a new control that holds is no news
                 self.monitor.record(
                     "posture_changed", success=severity == "info", severity=severity, control=control.name, state=control.state,
-                    before=old.state if old else "", evidence=control.evidence, remedy=control.remedy,
+                    before=old or "", evidence=control.evidence, remedy=control.remedy,
                 )  # fmt: skip
-
-    def _key_ages(self) -> list[dict[str, Any]]:
-        """A key says nothing of when it was made: what is told is since when this monitoring has seen it in use."""
-        if not self._target.keys:
-            return []
-        from redkeep.crypto.keyring import KeyRing  # here: it loads the cipher
-
-        now = time.time()
-        ring = KeyRing.from_strings(self._target.keys)
-        found = []
-        for key in ring.keys:
-            name = key.key_id.hex()
-            seen = self._keys.setdefault(name, now)
-            found.append(
-                {"key_id": name, "primary": key.key_id == ring.primary.key_id, "first_seen": _iso(seen), "age_days": int((now - seen) // 86_400)}
-            )
-        return found
+        return before != self._states
 
     async def _forever(self, work: Any, pause: float) -> None:
         while True:
@@ -281,29 +284,32 @@ class MonitoringService:
     def _restore(self) -> None:
         if self._state_file is None:
             return
+        parts: dict[str, _Part] = {"events": self.monitor, "watcher": self._watcher, "alerts": self._manager, "keys": self._keys}
+        fresh = {name: part.snapshot() for name, part in parts.items()}
         try:
             saved = read_state(self._state_file)
             if saved is not None:
-                self.monitor.restore(saved["events"])
-                self._watcher.restore(saved["watcher"])
-                self._manager.restore(saved["alerts"])
-                self._keys = {str(name): float(moment) for name, moment in saved["keys"].items()}
+                for name, part in parts.items():
+                    part.restore(saved[name])
+                self._states = {str(name): _state(state) for name, state in saved["posture"].items()}
         except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ConfigurationError) else "it is of another version; counting begins anew"
+            for name, part in parts.items():  # half of it would count twice
+                part.restore(fresh[name])
+            reason = str(error) if isinstance(error, ConfigurationError) else "it holds something else; counting begins anew"
             self.monitor.record("state_unusable", file=str(self._state_file), reason=reason)
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
         if self._state_file is None:
             return
-        state = {
-            "events": self.monitor.snapshot(), "watcher": self._watcher.snapshot(), "alerts": self._manager.snapshot(),
-            "keys": self._keys,
-        }  # fmt: skip
-        try:
-            write_state(self._state_file, state)
-        except ConfigurationError as error:
-            if not self.monitor.count("state_unusable", hours=1):
-                with suppress(ValueError):
+        async with self._saving:  # in turn: the last to write knows the most
+            state = {
+                "events": self.monitor.snapshot(), "watcher": self._watcher.snapshot(), "alerts": self._manager.snapshot(),
+                "keys": self._keys.snapshot(), "posture": self._states,
+            }  # fmt: skip
+            try:
+                await asyncio.to_thread(write_state, self._state_file, state)
+            except ConfigurationError as error:
+                if not self.monitor.count("state_unusable", hours=1):
                     self.monitor.record("state_unusable", severity="error", file=str(self._state_file), reason=str(error))
 
 
@@ -327,6 +333,10 @@ def _node_targets(target: Target, variables: Mapping[str, str]) -> list[Target]:
             raise ConfigurationError(f"{NODES_VARIABLE} must be host:port, several separated by commas")
         found[(address.host, address.port)] = target._replace(address=address)
     return list(found.values()) or [target]
+
+
+def _state(text: Any) -> State:
+    return STATES[STATES.index(text)]
 
 
 def _iso(moment: float) -> str:

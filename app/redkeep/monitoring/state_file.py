@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from redkeep.errors import ConfigurationError
 
-VERSION: Final = 1
+VERSION: Final = 2
 _MAX_BYTES: Final = 16 * 1024 * 1024
 
 
