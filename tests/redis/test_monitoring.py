@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ from typing import Any
 import pytest
 
 from redkeep import get_security_status
-from redkeep.access.tls import client_context
 from redkeep.cli import main
 from redkeep.monitoring import probes, service
 from redkeep.monitoring.alert_webhook import SIGNATURE
 from redkeep.monitoring.service import MonitoringService
-from redkeep.monitoring.wire import Wire
-from tests.redis.receivers import MAIL_PASSWORD, MAIL_USER, Mails, Posts, mail_server, webhook
 from tests.redis.server import Files, Server, free_port
+from tests.redis.watched import SIGNING, Channels, about_logins, env_file, guess, receivers, until
 
-SIGNING = "s" * 32
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
 
 
@@ -34,51 +30,15 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "LOOK_SECONDS", 0.2)
 
 
-def env_file(server: Server, folder: Path, **more: object) -> Path:
-    """A cache.env with the monitor's password and `more`."""
-    path = folder / "cache.env"
-    settings = {**server.settings, "redis_monitor_password": server.passwords["monitor"], **more}
-    path.write_text("".join(f"{name.upper()}={value}\n" for name, value in settings.items()))
-    path.chmod(0o600)
-    return path
-
-
-def guess(server: Server, *, times: int, user: str = "cache_service") -> None:
-    """Wrong passwords from a client that is not ours."""
-    with Wire("127.0.0.1", server.port, context=client_context(server.target()), timeout=3.0) as wire:
-        for attempt in range(times):
-            (reply,) = wire.ask(("AUTH", user, f"wrong-{attempt}"))
-            assert str(reply).startswith("WRONGPASS")
-
-
-async def until(there: Callable[[], bool], *, seconds: float = 10.0) -> bool:
-    """Whether it became so within `seconds`."""
-    end = time.monotonic() + seconds
-    while not there() and time.monotonic() < end:
-        await asyncio.sleep(0.05)
-    return there()
-
-
 @pytest.fixture(params=["starttls", "tls"])
-def channels(files: Files, request: pytest.FixtureRequest) -> Iterator[tuple[dict[str, object], Mails, Posts]]:
+def channels(files: Files, request: pytest.FixtureRequest) -> Iterator[Channels]:
     """Alert settings, and what arrives by mail and by webhook."""
-    with mail_server(files, security=request.param) as (port, mails), webhook(files) as (url, posts):
-        settings: dict[str, object] = {
-            "security_alert_email": "ops@example.org", "security_alert_smtp_host": "localhost", "security_alert_smtp_port": port,
-            "security_alert_smtp_security": request.param, "security_alert_smtp_username": MAIL_USER,
-            "security_alert_smtp_password": MAIL_PASSWORD, "security_alert_smtp_ca_file": files.ca,
-            "security_alert_webhook": url, "security_alert_webhook_secret": SIGNING, "security_alert_webhook_ca_file": files.ca,
-            "security_alert_webhook_networks": "127.0.0.0/8,::1/128",
-        }  # fmt: skip
-        yield settings, mails, posts
-
-
-def about_logins(alerts: list[Any]) -> list[Any]:
-    return [alert for alert in alerts if "Authentication" in str(alert)]
+    with receivers(files, security=request.param) as there:
+        yield there
 
 
 def test_200_wrong_passwords(
-    start: Callable[..., Server], tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], caplog: pytest.LogCaptureFixture
+    start: Callable[..., Server], tmp_path: Path, channels: Channels, caplog: pytest.LogCaptureFixture
 ) -> None:
     """200 of 200 are counted, and one alert goes out on the log, by mail and by webhook; after a restart neither comes again."""
     server = start(acllog_max_len="1024")
@@ -133,7 +93,7 @@ def test_one_failure_at_a_time_is_counted(start: Callable[..., Server], tmp_path
     asyncio.run(run())
 
 
-def test_hostile_names_are_harmless(start: Callable[..., Server], tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts]) -> None:
+def test_hostile_names_are_harmless(start: Callable[..., Server], tmp_path: Path, channels: Channels) -> None:
     """Line ends, markup, terminal escapes and 10 KB in a user name change neither a header nor a line of any channel."""
     server = start()
     settings, mails, posts = channels
@@ -159,7 +119,7 @@ def test_hostile_names_are_harmless(start: Callable[..., Server], tmp_path: Path
 
 
 def test_a_channel_that_fails_hurts_nobody(
-    start: Callable[..., Server], tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Server], tmp_path: Path, channels: Channels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A webhook that answers 500 is tried three times and then noted; the mail has gone out long before."""
     monkeypatch.setattr("redkeep.monitoring.alerts.PAUSES", (0.05, 0.05))
@@ -187,7 +147,7 @@ def test_a_channel_that_fails_hurts_nobody(
     ],
 )
 def test_the_test_alert_says_what_is_wrong(
-    server: Server, tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], change: dict[str, object], words: str
+    server: Server, tmp_path: Path, channels: Channels, change: dict[str, object], words: str
 ) -> None:
     """A private address that nobody allowed, a wrong mail password: one sentence, and the other channel works."""
     settings, _, posts = channels
@@ -205,7 +165,7 @@ def test_the_test_alert_says_what_is_wrong(
     assert ("networks" in next(iter(change))) == (not posts.taken)
 
 
-def test_a_redirect_is_not_followed(server: Server, tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts]) -> None:
+def test_a_redirect_is_not_followed(server: Server, tmp_path: Path, channels: Channels) -> None:
     """A receiver that points elsewhere gets one request and an explanation."""
     settings, _, posts = channels
     posts.answer = lambda number: (302, {"Location": "http://169.254.169.254/"})
@@ -269,7 +229,7 @@ def test_metrics_for_prometheus(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_command_tries_the_channels(
-    server: Server, tmp_path: Path, channels: tuple[dict[str, object], Mails, Posts], capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, channels: Channels, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`redkeep alerts test` delivers by mail and by webhook, a line each, and fails when one does not take it."""
     settings, mails, posts = channels
