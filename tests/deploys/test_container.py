@@ -80,9 +80,11 @@ def box(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempP
 
 
 def test_the_app_proves_every_control(box: Box) -> None:
-    """After one run the host's package proves an encrypted write and read, and every control."""
+    """After one run the host's package proves an encrypted write and read, and every control, the container's process too."""
     status = box.host.run("redkeep status --json")
     assert status.code == 0, status.out
+    states = {control["name"]: control["state"] for control in json.loads(status.out)["controls"]}
+    assert ("ok", "ok") == (states["server process"], states["server sandbox"])
 
 
 def test_a_second_run_changes_nothing(box: Box) -> None:

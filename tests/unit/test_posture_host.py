@@ -62,6 +62,20 @@ def test_redis_elsewhere(host: Host) -> None:
     assert len(host.states(elsewhere)) == 5
 
 
+def test_redis_in_a_container_of_this_host(host: Host) -> None:
+    """The container's address is none of this host's, but its process shows here: it is judged, and the kernel is ours."""
+    boxed = build_target(redis_url="rediss://192.0.2.7:6380/0")
+    host.server(title="192.0.2.7:6380", unit=False)
+    table = "Local:\n  |-- 192.0.2.0\n     /24 link UNICAST\n     |-- 192.0.2.7\n        /32 host LOCAL\n"
+    host.write("proc/700/net/fib_trie", table)
+    assert {"connection backlog": "not applicable"} == host.states(boxed)
+    host.server(HARDENED.replace("110\t110", "0\t0").replace("Seccomp:\t2", "Seccomp:\t0"), title="192.0.2.7:6380", unit=False)
+    host.write("proc/sys/vm/overcommit_memory", "0")
+    assert {"memory overcommit", "server process", "server sandbox"} == {n for n, s in host.states(boxed).items() if s == "weak"}
+    host.write("proc/700/net/fib_trie", table.replace("2.7", "2.8"))
+    assert {"not applicable"} == set(host.states(boxed).values())
+
+
 @pytest.mark.parametrize(
     ("path", "text", "name"),
     [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from redkeep.environment import collect
-from redkeep.monitoring.reach import listening, probe_reach
+from redkeep.monitoring.network_space import listening, owns
+from redkeep.monitoring.reach import probe_reach
 from redkeep.target import Target, build_target
 
 
@@ -20,7 +22,7 @@ def test_what_listens_here_is_read_from_the_kernel(bound: str, state: str, words
     """The name says 127.0.0.1; what counts is the address that the kernel says something listens on."""
     with socket.create_server((bound, 0)) as server:
         port = server.getsockname()[1]
-        assert [bound] == [str(address) for address in listening(port)]
+        assert [bound] == [str(address) for address in listening(Path("/proc/self"), port)]
         (control,) = probe_reach(target("127.0.0.1", port))
     assert (state, True) == (control.state, words in control.evidence)
 
@@ -30,3 +32,11 @@ def test_another_machine_is_judged_by_its_address(host: str, state: str) -> None
     """Private is ok, public cannot be told from here, a name that does not resolve is unknown."""
     (control,) = probe_reach(target(host, 6380))
     assert state == control.state
+
+
+def test_whose_an_address_is() -> None:
+    """Our own network has the loopback addresses, and neither a neighbour's, nor a whole network, nor a broadcast address."""
+    own = Path("/proc/self")
+    assert [True, False, False, False] == [owns(own, each) for each in ("127.0.0.1", "192.0.2.7", "127.0.0.0", "127.255.255.255")]
+    assert socket.has_ipv6 is False or not owns(own, "2001:db8::1")
+    assert not owns(Path("/proc/0"), "127.0.0.1")

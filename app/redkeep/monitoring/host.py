@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from redkeep.monitoring.control import Control
+from redkeep.monitoring.network_space import owns
 from redkeep.target import Target
 
 BACKLOG: Final = 511
@@ -30,16 +31,21 @@ def probe_files(target: Target) -> Iterator[Control]:
 
 
 def probe_host(target: Target, *, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Iterator[Control]:
-    """Kernel and process of the Redis server, when the target is this machine; "not applicable" when it is not."""
-    if not is_here(target.host):
+    """Kernel and process of the Redis server, when it runs on this machine, in a container or not; else "not applicable"."""
+    here = is_here(target.host)
+    servers = _servers(target.port, proc) if here else _contained_servers(target.host, target.port, proc)
+    if not here and not servers:
         for name in _HOST_CONTROLS:
-            yield Control(name, "not applicable", f"Redis runs on another host ({target.host})")
+            yield Control(name, "not applicable", f"Redis runs on another host, or out of sight of this one ({target.host})")
         return
     contained = in_container(proc)
     yield _number("memory overcommit", proc / "sys/vm/overcommit_memory", "vm.overcommit_memory", 1, 1, contained)
-    yield _number("connection backlog", proc / "sys/net/core/somaxconn", "net.core.somaxconn", BACKLOG, None, contained)
+    if here:
+        yield _number("connection backlog", proc / "sys/net/core/somaxconn", "net.core.somaxconn", BACKLOG, None, contained)
+    else:
+        yield Control("connection backlog", "not applicable", "Redis runs in a container with a network of its own, whose limit it alone sees")
     yield _huge_pages(sys / "kernel/mm/transparent_hugepage/enabled", contained)
-    yield from _process(target.port, proc)
+    yield from _process(servers, target.port, proc)
 
 
 def is_here(host: str) -> bool:
@@ -112,9 +118,8 @@ def _huge_pages(path: Path, contained: bool) -> Control:
     return Control(name, "weak", f"transparent huge pages: {choice}", f"echo madvise > {path}")
 
 
-def _process(port: int, proc: Path) -> Iterator[Control]:
+def _process(found: list[Path], port: int, proc: Path) -> Iterator[Control]:
     names = _HOST_CONTROLS[3:]
-    found = _servers(port, proc)
     if len(found) != 1:
         evidence = f"{len(found) or 'no'} Redis processes for port {port} are visible here"
         for name in names:
@@ -158,10 +163,24 @@ def _servers(port: int, proc: Path) -> list[Path]:
     A server in a container of this machine can have the same title; it has another network, which root can see.
     """
     here = _network(proc / "self")
-    every = [folder for folder in proc.iterdir() if folder.name.isdigit() and _text(folder / "comm") in _SERVERS]
-    every = [folder for folder in every if _text(folder / "cmdline") and _network(folder) in (here, None)]  # no zombies
+    every = [folder for folder in _redis_processes(proc) if _network(folder) in (here, None)]
     ours = [folder for folder in every if f":{port} " in _title(folder)]
     return ours or [folder for folder in every if ":" not in _title(folder)]
+
+
+def _contained_servers(host: str, port: int, proc: Path) -> list[Path]:
+    """The processes of Redis in a container of this machine whose network has the address of `host`."""
+    try:
+        addresses = {str(row[4][0]) for row in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)}
+    except OSError:
+        return []
+    every = [folder for folder in _redis_processes(proc) if any(owns(folder, address) for address in addresses)]
+    return [folder for folder in every if f":{port} " in _title(folder)] or every
+
+
+def _redis_processes(proc: Path) -> list[Path]:
+    every = [folder for folder in proc.iterdir() if folder.name.isdigit() and _text(folder / "comm") in _SERVERS]
+    return [folder for folder in every if _text(folder / "cmdline")]  # no zombies
 
 
 def _network(folder: Path) -> str | None:
