@@ -211,23 +211,6 @@ def test_status_when_nothing_answers(server: Server, tmp_path: Path) -> None:
     assert "unknown" == found["state"]
 
 
-def test_metrics_for_prometheus(server: Server, tmp_path: Path) -> None:
-    """The text that Prometheus scrapes holds the posture, the node and the certificates."""
-
-    async def run() -> str:
-        monitoring = MonitoringService(env_file=env_file(server, tmp_path))
-        await monitoring.look()
-        await monitoring.probe()
-        await monitoring.close()
-        assert monitoring.metrics()["rates"]["auth_failures_per_hour"] >= 0
-        return monitoring.metrics_text()
-
-    text = asyncio.run(run())
-    assert 'redkeep_posture{control="login",state="ok"} 1.0' in text
-    assert f'redkeep_node_up{{node="127.0.0.1:{server.port}"}} 1.0' in text
-    assert 'redkeep_certificate_seconds_left{whose="server"}' in text
-
-
 def test_the_command_tries_the_channels(
     server: Server, tmp_path: Path, channels: Channels, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,11 +18,13 @@ from typing import Any, Final, Literal, Protocol
 
 from redkeep.environment import read_env_file
 from redkeep.errors import ConfigurationError
+from redkeep.monitoring import otlp
 from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alerts import SimpleAlertManager
 from redkeep.monitoring.certificates import certificates
 from redkeep.monitoring.control import STATES, State
 from redkeep.monitoring.events import EventType, SecurityEvent, SecurityMonitor, Severity
+from redkeep.monitoring.figures import Family, Figures
 from redkeep.monitoring.key_ages import KeyAges
 from redkeep.monitoring.metrics import SecurityMetricsCollector
 from redkeep.monitoring.node import Node
@@ -100,6 +102,9 @@ class MonitoringService:
         self._states: dict[str, State] = {}
         self._keys = KeyAges(target.keys)
         self._saving = asyncio.Lock()
+        self._otlp_endpoint = variables.get(otlp.VARIABLE, "").strip()
+        self._otlp: otlp.OtlpExport | None = None
+        self._families: tuple[Family, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
 
@@ -112,6 +117,9 @@ class MonitoringService:
         """Take up the saved state and go on in the background; Redis may be down."""
         if self._tasks:
             return
+        if self._otlp_endpoint:
+            self._families = self._figures().families()
+            self._otlp = otlp.OtlpExport(self._otlp_endpoint, lambda: self._families, interval=self.interval)
         self._restore()
         rotated = self._keys.note(time.time())
         if rotated:
@@ -132,6 +140,8 @@ class MonitoringService:
         await self._manager.close()
         if started:
             await self._save()
+        if self._otlp:
+            await asyncio.to_thread(self._otlp.close)
         self._watcher.close()
 
     def include(self, monitor: SecurityMonitor, metrics: SecurityMetricsCollector | None = None) -> None:
@@ -144,6 +154,8 @@ class MonitoringService:
         changed = await self._watcher.look()
         if await self._manager.check_and_send_alerts() or changed:
             await self._save()
+        if self._otlp:
+            self._families = self._figures().families()  # made here and read in the exporter's thread
 
     async def probe(self) -> None:
         """Find out the posture anew."""
@@ -221,11 +233,7 @@ class MonitoringService:
         """The figures in Prometheus' text format. Raises ConfigurationError when prometheus-client is not installed."""
         from redkeep.monitoring.exposition import exposition
 
-        controls = self._posture.controls if self._posture else ()
-        return exposition(
-            controls=controls, nodes=self.nodes(), totals=self.monitor.totals(), certificates=self._certificates,
-            summary=self._summary(), checked_at=self._posture_at,
-        )  # fmt: skip
+        return exposition(self._figures())
 
     def alerts(self) -> dict[str, Any]:
         """Thresholds, channels, alerts that last, and the last ones."""
@@ -247,6 +255,12 @@ class MonitoringService:
         own, encryption = self.collector.get_security_summary(), self._encryption.get_security_summary()
         connected = sum(node.get("clients") or 0 for node in self.nodes())
         return {**own, "encryption": encryption["encryption"], "connections": {"active_count": connected}}
+
+    def _figures(self) -> Figures:
+        return Figures(
+            controls=self._posture.controls if self._posture else (), checked_at=self._posture_at, totals=self.monitor.totals(),
+            nodes=self.nodes(), certificates=self._certificates, encryption=self._summary()["encryption"], alerts=self.alerts(),
+        )  # fmt: skip
 
     def _counted(self, event: SecurityEvent) -> None:
         self.collector.record_security_event(event.severity)
