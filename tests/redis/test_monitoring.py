@@ -77,7 +77,8 @@ def test_200_wrong_passwords(
 
 
 def test_one_failure_at_a_time_is_counted(start: Callable[..., Server], tmp_path: Path) -> None:
-    """An entry of the log that only grows is counted by its growth, and our own probes are not counted at all."""
+    """An entry of the log that only grows is counted by its growth, and our own probes are not counted at all, even when a
+    stolen login tries just what they try."""
     server = start()
 
     async def run() -> None:
@@ -87,6 +88,9 @@ def test_one_failure_at_a_time_is_counted(start: Callable[..., Server], tmp_path
             await monitoring.probe()
             await monitoring.look()
             assert expected == monitoring.monitor.get_failure_count(24)
+            assert expected - 1 == monitoring.monitor.count("permission_denied")
+            with server.log_in("cache_service") as stolen:
+                stolen.ask(("CLIENT", "SETNAME", "redkeep-probe"), ("KEYS", "redkeep:none"))
         assert monitoring.monitor.tally("probe", success=True).total > 0
         await monitoring.close()
 

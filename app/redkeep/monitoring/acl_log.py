@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from redkeep.errors import ServerUnavailableError
-from redkeep.monitoring.probes import PROBE_NAME, PROBED_OBJECTS, PROBED_USER_OBJECT
+from redkeep.monitoring.probes import PROBE_NAME, PROBED_CONTEXT, PROBED_OBJECTS, PROBED_USER_OBJECT
 from redkeep.monitoring.server_report import client_of
 from redkeep.monitoring.words import harmless
 
@@ -37,6 +37,7 @@ class Denial(NamedTuple):
     """
 
     reason: Reason
+    context: str
     user: str
     object: str
     address: str
@@ -57,7 +58,7 @@ class Denial(NamedTuple):
         if self.reason == "auth":
             named = self.user == PROBE_NAME or (self.user == "default" and self.client_name == PROBE_NAME)
             return named and self.object == PROBED_USER_OBJECT
-        return self.client_name == PROBE_NAME and self.object.lower() in PROBED_OBJECTS
+        return (self.client_name, self.context) == (PROBE_NAME, PROBED_CONTEXT) and self.object.lower() in PROBED_OBJECTS
 
 
 def parse_acl_log(reply: object) -> list[Denial]:
@@ -79,6 +80,7 @@ def _denial(entry: object) -> Denial:
     named = reason.decode("ascii", "replace")
     return Denial(
         reason=next((each for each in _REASONS if each == named), "command"),
+        context=harmless(context),
         user=harmless(user),
         object=harmless(what),
         address=client.address,

@@ -2,7 +2,8 @@
 
 Nothing here can do harm where it succeeds: the commands that must be refused only read, and the one key that is written
 lives for 60 seconds at most and is deleted. The refused logins use the user name `redkeep-probe`, and the refused
-commands a connection of that name, so that a reader of ACL LOG can tell a probe from an attack.
+commands a connection of that name and a transaction that is thrown away, so that a reader of ACL LOG can tell a probe from
+an attack, and the server counts neither into the other's entry.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ _FORBIDDEN: Final = (
     ("CONFIG", "GET", "maxmemory"), ("ACL", "WHOAMI"), ("ACL", "LIST"), ("KEYS", "redkeep:none"), ("SCAN", "0", "COUNT", "1"),
     ("GET", "redkeep:outside"), ("DBSIZE",),
 )
+PROBED_CONTEXT: Final = "multi"
 PROBED_OBJECTS: Final = frozenset({"config|get", "acl|whoami", "acl|list", "keys", "scan", "redkeep:outside", "dbsize"})
 """What stands as the object of a refusal in ACL LOG when a probe was refused: the command, or the key."""
 
@@ -147,7 +149,7 @@ def _expiry(target: Target, connection: ssl.SSLSocket) -> Control:
 
 
 def _rights(wire: Wire, who: str) -> Control:
-    name, replies = "cache user's rights", wire.ask(*_FORBIDDEN)
+    name, replies = "cache user's rights", wire.ask(("MULTI",), *_FORBIDDEN, ("DISCARD",))[1:-1]
     allowed = [" ".join(line[:2]) for line, reply in zip(_FORBIDDEN, replies, strict=True) if not _is_denied(reply)]
     if allowed:
         return Control(name, "weak", f"{who} may run {', '.join(allowed)}", REDEPLOY)

@@ -27,13 +27,16 @@ def read_state(path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise ConfigurationError(f"the monitoring's state {path} cannot be read: {error.strerror}; counting begins anew") from None
-    with os.fdopen(descriptor, "rb") as source:
-        status = os.fstat(source.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
             raise ConfigurationError(f"the monitoring's state {path} is no file of ours; remove it")
         if status.st_mode & 0o022:
             raise ConfigurationError(f"the monitoring's state {path} can be written by others; run `chmod 0600 {path}`")
-        text = source.read(_MAX_BYTES)
+        with os.fdopen(descriptor, "rb", closefd=False) as source:
+            text = source.read(_MAX_BYTES)
+    finally:
+        os.close(descriptor)
     try:
         found = json.loads(text)
     except ValueError:
