@@ -21,6 +21,7 @@ MAY = {
     "default": "",
     "cache_service": (
         "ping get set mget del unlink exists expire pexpire ttl pttl type strlen multi exec discard client|id client|setname"
+        " getrange watch"
     ),
     "cache_janitor": "ping scan unlink",
     "health_service": "ping info",

@@ -29,7 +29,7 @@ _NOTHING: Final = ("resetpass", "resetkeys", "resetchannels", "-@all")
 _COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "cache_service": (
         "ping", "get", "set", "mget", "del", "unlink", "exists", "expire", "pexpire", "ttl", "pttl", "type", "strlen",
-        "multi", "exec", "discard", "client|id", "client|setname",
+        "multi", "exec", "discard", "client|id", "client|setname", "getrange", "watch",
     ),
     "cache_janitor": ("ping", "scan", "unlink"),
     "health_service": ("ping", "info"),

@@ -41,6 +41,8 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "PTTL ai_cache:k": (_CACHE,),
     "TYPE ai_cache:k": (_CACHE,),
     "STRLEN ai_cache:k": (_CACHE,),
+    "GETRANGE ai_cache:k 0 30": (_CACHE,),
+    "WATCH ai_cache:k": (_CACHE,),
     "MULTI": (_CACHE, "sentinel"),
     "EXEC": (_CACHE, "sentinel"),
     "DISCARD": (_CACHE,),
@@ -59,6 +61,8 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "EXPIRE other:k 60": (),
     "TYPE other:k": (),
     "STRLEN other:k": (),
+    "GETRANGE other:k 0 30": (),
+    "WATCH other:k": (),
     # names and counts of others
     "KEYS *": (),
     "KEYS ai_cache:*": (),

@@ -95,7 +95,7 @@ class Codec:
         if self.ring is None:
             raise DecryptionError("there is no key to open the value with")
         opened = unseal(stored, key=name, ring=self.ring, namespace=self.namespace, clock=clock)
-        return self._parse(unpack(after_origin(opened), limit=self.limit))
+        return self.parse(unpack(after_origin(opened), limit=self.limit))
 
     def read(self, stored: bytes, *, name: str, read_pickles: bool) -> Any:
         """The value in any of the forms above; for values that nothing vouches for. Raises DecryptionError."""
@@ -122,9 +122,10 @@ class Codec:
             if len(payload) > self.limit:
                 raise DecryptionError("the old value is longer than any this cache wrote")
             return load_plain_pickle(payload)
-        return self._parse(payload)
+        return self.parse(payload)
 
-    def _parse(self, payload: bytes) -> Any:
+    def parse(self, payload: bytes) -> Any:
+        """The value of JSON. Raises DecryptionError for anything else, and for what is too long."""
         if len(payload) > self.limit:
             raise DecryptionError("the value is longer than any this cache wrote")
         try:

@@ -75,6 +75,10 @@ class Epochs:
         """Whether nothing of `operation` was invalidated since its word was made: readable names of before still count."""
         return all(self._words.get(each, _RENEWED).startswith(_FIRST) for each in (EVERYTHING, operation))
 
+    def expire(self) -> None:
+        """Let the words be asked for again before the next name."""
+        self._due = 0.0
+
     async def refresh(self, operation: str) -> None:
         """Ask for the words. Raises what `ask` raises, to everyone who waited for it; the words then stay as they were."""
         failures = self._failures
@@ -165,9 +169,24 @@ class Epochs:
     def _name(self, operation: str) -> str:
         return self._key(operation_label(operation))
 
+    @property
+    def prefix(self) -> str:
+        """How all keys of this namespace begin."""
+        return EPOCH_PREFIX + hashlib.sha256(self._namespace.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
     def _key(self, label: str) -> str:
         scope = f"{len(self._namespace)}:{self._namespace}{label}".encode("utf-8", "surrogatepass")
-        return f"{EPOCH_PREFIX}{hashlib.sha256(scope).hexdigest()[:32]}"
+        return self.prefix + hashlib.sha256(scope).hexdigest()[:32]
+
+
+def is_renewed(word: object) -> bool:
+    """Whether a word, as it lies in Redis, was made by an invalidation."""
+    return isinstance(word, bytes) and word.startswith(_RENEWED.encode())
+
+
+def first_word() -> str:
+    """A word as it is made where there was none: readable names of before count."""
+    return _new_word(_FIRST)
 
 
 def _new_word(kind: str) -> str:

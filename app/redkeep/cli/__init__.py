@@ -1,4 +1,4 @@
-"""The command line: `redkeep secrets`, `redkeep keys`, `redkeep certs`, `redkeep status`, `redkeep bench`,
+"""The command line: `redkeep secrets`, `redkeep keys`, `redkeep migrate-data`, `redkeep certs`, `redkeep status`, `redkeep bench`,
 `redkeep watch`, `redkeep alerts`.
 
 A sub-command is a module with `register(subparsers)`, which adds its parser and sets `func`, a callable from
@@ -19,6 +19,7 @@ from redkeep.errors import RedkeepError
 COMMANDS = {
     "secrets": ("redkeep.cli.secrets", "make, show, seal and hand out the operator's secrets"),
     "keys": ("redkeep.cli.keys", "generate, list, add, promote and retire encryption keys"),
+    "migrate-data": ("redkeep.cli.migrate_data", "seal existing entries under the current key and secure names"),
     "certs": ("redkeep.cli.certs", "list, inspect, renew and export certificates"),
     "status": ("redkeep.cli.status", "probe the running system: are we safe?"),
     "watch": ("redkeep.cli.watch", "show security events as they happen"),

@@ -1,4 +1,4 @@
-"""What the monitoring knows, on disk: one small JSON file, replaced as a whole, so that a restart counts nothing twice."""
+"""What a long work knows, on disk: one small JSON file, replaced as a whole, so that a restart counts nothing twice."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from redkeep.errors import ConfigurationError
 
 VERSION: Final = 2
 _MAX_BYTES: Final = 16 * 1024 * 1024
+_WHAT: Final = "the monitoring's state"
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
-    """The saved state; None when there is none yet.
+def read_state(path: Path, *, what: str = _WHAT) -> dict[str, Any] | None:
+    """The saved state; None when there is none yet. `what` is how messages call the file.
 
     Raises ConfigurationError, one sentence, for a file that cannot be read or is not ours: start without it.
     """
@@ -26,13 +27,13 @@ def read_state(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigurationError(f"the monitoring's state {path} cannot be read: {error.strerror}; counting begins anew") from None
+        raise ConfigurationError(f"{what} {path} cannot be read: {error.strerror}; counting begins anew") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-            raise ConfigurationError(f"the monitoring's state {path} is no file of ours; remove it")
+            raise ConfigurationError(f"{what} {path} is no file of ours; remove it")
         if status.st_mode & 0o022:
-            raise ConfigurationError(f"the monitoring's state {path} can be written by others; run `chmod 0600 {path}`")
+            raise ConfigurationError(f"{what} {path} can be written by others; run `chmod 0600 {path}`")
         with os.fdopen(descriptor, "rb", closefd=False) as source:
             text = source.read(_MAX_BYTES)
     finally:
@@ -42,11 +43,11 @@ def read_state(path: Path) -> dict[str, Any] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("version") != VERSION:
-        raise ConfigurationError(f"the monitoring's state {path} is damaged or of another version; counting begins anew")
+        raise ConfigurationError(f"{what} {path} is damaged or of another version; counting begins anew")
     return found
 
 
-def write_state(path: Path, state: dict[str, Any]) -> None:
+def write_state(path: Path, state: dict[str, Any], *, what: str = _WHAT) -> None:
     """Replace the file by another of mode 0600: whoever is killed here leaves the old or the new one, whole.
 
     Raises ConfigurationError when the folder or the disk refuses.
@@ -66,4 +67,4 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
                 temporary.unlink()
             raise
     except OSError as error:
-        raise ConfigurationError(f"the monitoring's state {path} cannot be written: {error.strerror}; see the folder's owner") from None
+        raise ConfigurationError(f"{what} {path} cannot be written: {error.strerror}; see the folder's owner") from None

@@ -1,0 +1,144 @@
+"""`redkeep migrate-data`: existing entries under the current key and secure names, beside live traffic; and the way back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from redkeep.cli.status import DEFAULT_ENV_FILE
+
+if TYPE_CHECKING:
+    from redkeep.migration.reencrypt import Counts, Progress
+
+EXIT_LEFT: Final = 1
+_LINE_SECONDS: Final = 10.0
+_BAR: Final = 24
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser of `redkeep`."""
+    parser = subparsers.add_parser(
+        "migrate-data",
+        help="seal existing entries under the current key and secure names",
+        description="Seal existing entries under the current key and secure names while applications go on: what the old class "
+        "left, and what older keys of the ring have sealed. Interrupt it at will; the next run goes on. Exit code: 0 all is as "
+        "wanted, 1 something is left and the output says what. Scanning needs REDIS_JANITOR_PASSWORD or "
+        "REDIS_JANITOR_PASSWORD_FILE, in the settings or in this process's environment.",
+    )
+    parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
+                        help=f"settings to use (default: {DEFAULT_ENV_FILE})")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument("--reverse", action="store_true",
+                        help="the way back within the migration window: readable names and plain JSON")
+    parser.add_argument("--rate", type=_rate, default=None, metavar="N", help="entries a second (default: 2000; 0: no limit)")
+    parser.add_argument("--state", type=Path, default=None, metavar="FILE",
+                        help="where the state is kept between runs (default: in ~/.local/state/redkeep)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Move the entries and print what was done. Raises the leaves of our error tree."""
+    import asyncio
+
+    from redkeep.migration.reencrypt import RATE, DataMigration
+    from redkeep.settings import Settings
+
+    settings = Settings.load(arguments.env_file)
+    migration = DataMigration(
+        settings.target,
+        compression=settings.redis_compression,
+        rate=RATE if arguments.rate is None else arguments.rate,
+        reverse=arguments.reverse,
+        dry_run=arguments.dry_run,
+        state_file=arguments.state or _default_state(),
+        show=Meter().show,
+    )
+    start = time.monotonic()
+    counts = asyncio.run(migration.run())
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if arguments.json:
+        import json
+
+        print(json.dumps(vars(counts)))
+    else:
+        print(summary(counts, seconds=time.monotonic() - start, dry_run=arguments.dry_run, reverse=arguments.reverse))
+    return EXIT_LEFT if counts.left or counts.unreadable or counts.without_old_name else 0
+
+
+def summary(counts: Counts, *, seconds: float, dry_run: bool, reverse: bool) -> str:
+    """What was done, what is left and why, and what to do about it, a sentence a line."""
+    from redkeep.migration.progress import span
+
+    did = "would be " if dry_run else ""
+    lines = []
+    if reverse:
+        lines.append(f"{counts.returned:,} entries {did}given back their old names, readable")
+    else:
+        lines.append(f"{counts.moved:,} entries {did}sealed anew: {counts.readable:,} readable ones, {counts.older_key:,} of older keys")
+    lines[0] += "" if dry_run else f", in {span(seconds)}; {counts.compared:,} of them read again and compared"
+    if counts.invalidated:
+        lines.append(f"{counts.invalidated:,} {did}removed: they had been invalidated")
+    if counts.superseded:
+        lines.append(f"{counts.superseded:,} {did}removed: a newer value lies where they belong")
+    for key_id, count in sorted(counts.foreign.items()):
+        lines.append(f"{count:,} left as they are: sealed with key {key_id}, which the ring does not hold, or for another namespace")
+    others = counts.unreadable - sum(counts.foreign.values())
+    if others:
+        lines.append(f"{others:,} left as they are: nothing that this cache or the old class wrote; they are misses")
+    if counts.without_old_name:
+        lines.append(f"{counts.without_old_name:,} left sealed: written when the window was closed, so their old names are not known")
+    if counts.left:
+        lines.append(f"{counts.left:,} left: applications write them in the meantime; run it again")
+    return "\n".join(lines)
+
+
+class Meter:
+    """The progress: one line that is rewritten in a terminal, a line each ten seconds elsewhere. On stderr."""
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+
+    def show(self, progress: Progress) -> None:
+        """Show it, unless it was shown a moment ago."""
+        terminal, now = sys.stderr.isatty(), time.monotonic()
+        if now - self._shown_at < (0.2 if terminal else _LINE_SECONDS) and not (terminal and progress.fraction >= 1):
+            return
+        self._shown_at = now
+        text = line(progress)
+        print(f"\r\x1b[K{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+
+def line(progress: Progress) -> str:
+    """Part done, entries moved, speed, and the time that is left."""
+    from math import inf
+
+    from redkeep.migration.progress import span
+
+    filled = int(progress.fraction * _BAR)
+    left = f", about {span(progress.seconds_left)} left" if progress.seconds_left < inf else ""
+    what = "moving" if progress.number == 1 else "checking"
+    bar = "#" * filled + "." * (_BAR - filled)
+    return f"{what} [{bar}] {progress.fraction:4.0%}  {progress.counts.moved:,} moved of {progress.counts.seen:,} seen{left}"
+
+
+def _default_state() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    folder = Path(base) / "redkeep"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder / "migrate-data.json"
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < 1e9:
+        raise argparse.ArgumentTypeError("must be a number of entries a second, or 0 for no limit")
+    return rate
