@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,8 @@ import pytest
 
 from redkeep.cache.secure import SecureAIResponseCache
 from redkeep.crypto.keyring import KeyRing, generate_key
+from redkeep.crypto.passwords import generate_password
+from redkeep.errors import ConfigurationError
 from redkeep.migration.reencrypt import Counts, DataMigration
 from tests.redis.caches import empty, plant, secure, stored
 from tests.redis.old_application import Request, fill, requests
@@ -109,3 +115,251 @@ def test_entries_of_an_older_key_outlive_it(server: Server) -> None:
             return [await cache.get("user:1"), await cache.get("ai_cache:op:x|h:" + "ab" * 16)]
 
     assert asyncio.run(own()) == [{"a": 1}, "a name of the caller's own"]
+
+
+def test_live_writes_are_never_overwritten(server: Server) -> None:
+    """While entries move, a reader of all of them misses none, and the last write of each key is what is there at the end."""
+    empty(server)
+    asked = list(requests(300))
+    fill(server, asked)
+    latest = {each.name: each.answer for each in asked}
+    misses: list[str] = []
+    rounds = 0
+
+    async def traffic(window: SecureAIResponseCache, done: asyncio.Event) -> None:
+        nonlocal rounds
+        while not done.is_set():
+            rounds += 1
+            for number, each in enumerate(asked):
+                if number % 3 == rounds % 3:
+                    latest[each.name] = {**each.answer, "round": rounds}
+                    await window.cache_response(each.text, each.operation, each.options, latest[each.name], each.question)
+                    continue
+                found = await window.get_cached_response(*each[:4])
+                if found is None or {name: found[name] for name in latest[each.name]} != latest[each.name]:
+                    misses.append(each.name)
+
+    async def work() -> Counts:
+        async with secure(server, redis_read_legacy=True, options={"memory_cache_size": 0}) as window:
+            done = asyncio.Event()
+            live = asyncio.create_task(traffic(window, done))
+            await asyncio.sleep(0.05)
+            counts = await migration(server, rate=400).run()
+            done.set()
+            await live
+            assert sum(window.error_counts.values()) == 0, window.last_error
+            return counts
+
+    counts = asyncio.run(work())
+    assert not misses
+    assert counts.left == 0
+    assert rounds > 1
+    assert not [name for name in stored(server) if "|h:" not in name]
+    found = read(server, asked)
+    assert [latest[each.name] for each in asked] == [
+        {name: hit.get(name) for name in latest[each.name]} if hit else None
+        for each, hit in zip(asked, _whole(server, asked), strict=True)
+    ]
+    assert None not in found
+
+
+def _whole(server: Server, asked: list[Request]) -> list[Any]:
+    async def work() -> list[Any]:
+        async with secure(server, options={"memory_cache_size": 0}) as cache:
+            return [await cache.get_cached_response(*each[:4]) for each in asked]
+
+    return asyncio.run(work())
+
+
+def test_what_was_invalidated_stays_so(server: Server) -> None:
+    """Entries from before an invalidation are removed, readable and sealed ones, not brought back under new names."""
+    empty(server)
+    old, new = generate_key(), generate_key()
+    asked = list(requests(30))
+    fill(server, asked)
+
+    async def invalidate() -> None:
+        async with secure(server, redis_encryption_key=old, redis_read_legacy=True) as cache:
+            assert all(await answers(cache, asked))
+            await cache.invalidate_by_operation("qa")
+
+    asyncio.run(invalidate())
+    counts = migrate(server, redis_encryption_key=None, redis_encryption_keys=f"{new},{old}")
+    assert (counts.invalidated, counts.readable, counts.older_key) == (20, 20, 20)
+    found = read(server, asked, redis_encryption_key=new, redis_read_legacy=True)
+    assert [each.operation == "qa" for each in asked] == [answer is None for answer in found]
+    assert not [name for name in stored(server) if ":qa|" in name]
+
+
+def test_there_and_back_and_there(server: Server) -> None:
+    """The way back gives the old names and plain JSON again, also to what was written since; and forward works anew."""
+    empty(server)
+    asked = list(requests(30))
+    fill(server, asked[:20])
+    assert migrate(server).readable == 20
+
+    async def since() -> None:
+        async with secure(server, redis_read_legacy=True) as cache:
+            await answers(cache, asked[:5])
+            for each in asked[20:]:
+                await cache.cache_response(each.text, each.operation, each.options, each.answer, each.question)
+            await cache.invalidate_by_operation("never asked")
+
+    asyncio.run(since())
+    before = sorted(times(server).values())
+    counts = migrate(server, reverse=True)
+    assert (counts.returned, counts.left, counts.without_old_name, counts.unreadable) == (30, 0, 0, 0)
+    lying = stored(server)
+    assert {each.name for each in asked} == set(lying)
+    for each in asked:
+        answer = json.loads(lying[each.name])
+        assert {name: answer[name] for name in each.answer} == each.answer
+        assert "_redkeep" not in answer
+    assert all(abs(one - other) < 2000 for one, other in zip(before, sorted(times(server).values()), strict=True))
+    assert migrate(server).readable == 30
+    assert [each.answer for each in asked] == read(server, asked)
+
+
+def test_a_dry_run_writes_nothing(server: Server) -> None:
+    """It counts what would be done; every byte and every time in Redis is as before."""
+    empty(server)
+    fill(server, list(requests(20)))
+    before = stored(server)
+    assert migrate(server, dry_run=True).readable == 20
+    assert before == stored(server)
+
+
+def test_what_cannot_be_moved_is_left_and_named(server: Server) -> None:
+    """Foreign keys, damage, and other kinds of values stay where they are, are counted, and stop nothing."""
+    empty(server)
+    other = generate_key()
+
+    async def write() -> None:
+        async with secure(server, redis_encryption_key=other) as cache:
+            await cache.set("a", 1)
+
+    asyncio.run(write())
+    fill(server, list(requests(3)))
+    plant(server, {"ai_cache:op:qa|txt:damaged": b"raw:\x80\x04no", "ai_cache:\xff\xfe": b"1", "ai_cache:op:qa|h:" + "0" * 32: b"raw:1"})
+    with server.log_in() as operator:
+        assert operator.ask(("LPUSH", "ai_cache:list", "x"), ("SET", b"ai_cache:\xff", b"1")) == [1, "OK"]  # type: ignore[arg-type]
+    counts = migrate(server)
+    key_id = KeyRing.from_strings([other]).primary.key_id.hex()
+    assert counts.foreign == {key_id: 1}
+    assert (counts.readable, counts.unreadable, counts.left) == (4, 5, 0)
+    assert migrate(server, reverse=True).returned == 4
+
+
+def env_file(server: Server, folder: Path, **changes: str) -> Path:
+    """An app host's env file: it does not hold the janitor's password."""
+    path = folder / "cache.env"
+    values = {name.upper(): str(value) for name, value in server.settings.items()} | changes
+    path.write_text("".join(f"{name}={value}\n" for name, value in values.items() if value))
+    return path
+
+
+def command(server: Server, folder: Path, *more: str, janitor: bool = True, **changes: str) -> subprocess.Popen[str]:
+    """`redkeep migrate-data`, begun."""
+    line = [sys.executable, "-m", "redkeep.cli", "migrate-data", "--env-file", str(env_file(server, folder, **changes))]
+    variables = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    if janitor:
+        variables["REDIS_JANITOR_PASSWORD"] = server.passwords["cache_janitor"]
+    return subprocess.Popen([*line, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+
+
+def test_killed_and_run_again(server: Server, tmp_path: Path) -> None:
+    """SIGKILL at any moment loses nothing: the next run goes on where it was, and at its end everything is a hit."""
+    empty(server)
+    asked = list(requests(1500))
+    fill(server, asked)
+    state = tmp_path / ".local" / "state" / "redkeep" / "migrate-data.json"
+    running = command(server, tmp_path, "--rate", "600")
+    end = time.monotonic() + 30
+    while (not state.exists() or not json.loads(state.read_text())["cursor"]) and time.monotonic() < end:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    running.kill()
+    running.communicate()
+    left = [name for name in stored(server) if "|h:" not in name]
+    assert 0 < len(left) < 1500
+    again = command(server, tmp_path, "--rate", "0", "--json")
+    counts = json.loads(again.communicate(timeout=60)[0])
+    assert again.returncode == 0
+    assert len(left) <= counts["readable"] <= 1500
+    assert counts["left"] == counts["unreadable"] == 0
+    assert not state.exists()
+    assert [each.answer for each in asked[::25]] == read(server, asked[::25])
+
+
+def test_lost_connections_are_made_anew(server: Server) -> None:
+    """A server that drops every client in the middle costs a moment, and no entry."""
+    empty(server)
+    asked = list(requests(400))
+    fill(server, asked)
+
+    async def work() -> Counts:
+        run = asyncio.create_task(migration(server, rate=300).run())
+        for _ in range(3):
+            await asyncio.sleep(0.9)
+            with server.log_in() as operator:
+                operator.ask(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+        return await run
+
+    counts = asyncio.run(work())
+    assert (counts.readable, counts.left) == (400, 0)
+    assert [each.answer for each in asked[::10]] == read(server, asked[::10])
+
+
+def test_two_at_once(server: Server, tmp_path: Path) -> None:
+    """The second run of the same state is refused with a sentence; runs with states of their own do no harm to each other."""
+    empty(server)
+    asked = list(requests(300))
+    fill(server, asked)
+
+    async def both() -> tuple[Counts, Counts]:
+        first = migration(server, rate=200, state_file=tmp_path / "state")
+        run = asyncio.create_task(first.run())
+        await asyncio.sleep(0.3)
+        with pytest.raises(ConfigurationError, match="another run is at work"):
+            await migration(server, state_file=tmp_path / "state").run()
+        return await migration(server).run(), await run
+
+    one, other = asyncio.run(both())
+    assert one.readable + other.readable == 300
+    assert [each.answer for each in asked] == read(server, asked)
+
+
+@pytest.mark.parametrize(
+    ("more", "changes", "janitor", "says"),
+    [
+        ((), {}, False, "REDIS_JANITOR_PASSWORD is not set"),
+        ((), {"REDIS_ENCRYPTION_KEY": ""}, True, "no encryption key to seal with; set REDIS_ENCRYPTION_KEY"),
+        (("--rate", "-1"), {}, True, "must be a number of entries a second"),
+        (("--state", "/nowhere/at/all"), {}, True, "cannot be kept at /nowhere/at/all: No such file"),
+        ((), {"REDIS_URL": "rediss://127.0.0.1:1/0"}, True, "127.0.0.1:1: no connection"),
+        ((), {"REDIS_CACHE_PASSWORD": generate_password()}, True, "the login of user cache_service was refused"),
+    ],
+)
+def test_refusals(
+    server: Server, tmp_path: Path, more: tuple[str, ...], changes: dict[str, str], janitor: bool, says: str
+) -> None:
+    """One sentence that names what is missing, and exit code 2; no secret in it."""
+    run = command(server, tmp_path, *more, janitor=janitor, **changes)
+    out, err = run.communicate(timeout=30)
+    assert run.returncode == 2, (out, err)
+    assert says in err
+    assert "Traceback" not in err
+    assert not any(password in err + out for password in server.passwords.values())
+
+
+def test_the_summary_names_what_is_left(server: Server, tmp_path: Path) -> None:
+    """Exit code 1, and a sentence a kind: how many, why, and what they are."""
+    empty(server)
+    fill(server, list(requests(3)))
+    plant(server, {"ai_cache:op:qa|h:" + "0" * 32: b"\xc1\x01\x01" + b"k" * 60, "ai_cache:op:qa|txt:x": b"no json"})
+    run = command(server, tmp_path)
+    out, err = run.communicate(timeout=30)
+    assert run.returncode == 1, err
+    assert "3 entries sealed anew: 3 readable ones, 0 of older keys" in out
+    assert f"1 left as they are: sealed with key {(b'k' * 8).hex()}" in out
+    assert "1 left as they are: nothing that this cache or the old class wrote" in out

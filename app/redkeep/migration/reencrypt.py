@@ -177,6 +177,9 @@ class DataMigration:
                     await patience.failed(still)
 
     async def _step(self, names: list[bytes]) -> None:
+        ours = [name for name in names if _is_text(name)]
+        self.counts.unreadable += len(names) - len(ours)
+        names = ours
         hashed = [name for name in names if is_hashed_name(_text(name))]
         headers = dict(zip(hashed, await self._sweep.headers(hashed), strict=True))
         wanted = [name for name in names if self._plans.concerns(_text(name), headers.get(name, b""))]
@@ -364,10 +367,14 @@ class DataMigration:
 
 
 def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogatepass")
+
+
+def _is_text(name: bytes) -> bool:
     try:
-        return name.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:  # none of ours; like this it is hashed by nobody, and goes back as it came
-        return name.decode("latin-1")
+        return _text(name) is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _key_id(stored: bytes) -> str:
