@@ -15,7 +15,9 @@ from typing import Final
 
 from redkeep.errors import ConfigurationError
 
-FLAGS: Final = frozenset({"redis_tls_enabled", "redis_protected_mode", "redis_dev_mode", "redis_read_legacy"})
+FLAGS: Final = frozenset(
+    {"redis_tls_enabled", "redis_protected_mode", "redis_dev_mode", "redis_read_legacy", "redis_client_tracking"}
+)
 SECRETS: Final = frozenset(
     {
         "redis_password", "redis_cache_password", "redis_health_password", "redis_janitor_password", "redis_monitor_password",

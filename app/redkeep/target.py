@@ -36,7 +36,7 @@ OPTIONS: Final = frozenset(
 DEFAULT_CLIENT: Final = "transport"
 """What carries the commands when REDIS_CLIENT does not say: redis-py, or transport."""
 
-FOR_THE_CACHE: Final = frozenset({"redis_client", "redis_compression", "redis_read_legacy"})
+FOR_THE_CACHE: Final = frozenset({"redis_client", "redis_client_tracking", "redis_compression", "redis_read_legacy"})
 """Settings that say how the cache works, and nothing about the way to Redis."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from redkeep.access.acl import build_users, setuser_arguments
+from redkeep.crypto.passwords import password_hash
 from redkeep.crypto.pki import Authority
-from tests.redis.server import Files, Server, start_server
+from tests.redis.server import Files, Server, engine_and_version, start_server
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,20 @@ def start(files: Files, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield begin
     for each in running:
         each.stop()
+
+
+@pytest.fixture
+def tracked(server: Server) -> Iterator[Server]:
+    """The server while its cache user has `client|tracking`, as `build_users(client_tracking=True)` grants it."""
+    engine, version = engine_and_version()
+    hashes = {name: (password_hash(secret),) for name, secret in server.passwords.items()}
+
+    def grant(on: bool) -> None:
+        users = build_users(engine=engine, version=version, hashes=hashes, client_tracking=on)
+        (cache,) = (user for user in users if user.name == "cache_service")
+        with server.log_in() as operator:
+            assert operator.ask(("ACL", *setuser_arguments(cache))) == ["OK"]
+
+    grant(True)
+    yield server
+    grant(False)

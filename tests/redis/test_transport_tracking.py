@@ -5,36 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from redkeep.access.acl import build_users, setuser_arguments
 from redkeep.access.failures import WireError
 from redkeep.access.limits import Limits
 from redkeep.access.transport import Transport
-from redkeep.crypto.passwords import password_hash
 from redkeep.errors import PermissionDeniedError
-from tests.redis.server import Server, engine_and_version
+from tests.redis.server import Server
 from tests.redis.transport_peer import peer, proxy
-
-
-@pytest.fixture
-def tracked(server: Server) -> Iterator[Server]:
-    """The server while its cache user has `client|tracking`, as `build_users(client_tracking=True)` grants it."""
-    engine, version = engine_and_version()
-    hashes = {name: (password_hash(secret),) for name, secret in server.passwords.items()}
-
-    def grant(on: bool) -> None:
-        users = build_users(engine=engine, version=version, hashes=hashes, client_tracking=on)
-        (cache,) = (user for user in users if user.name == "cache_service")
-        with server.log_in() as operator:
-            assert operator.ask(("ACL", *setuser_arguments(cache))) == ["OK"]
-
-    grant(True)
-    yield server
-    grant(False)
 
 
 def change(server: Server, *command: str) -> None:

@@ -24,8 +24,13 @@ REPORTER = "health_service"
 class Access:
     """One validated configuration, and the clients that it allows."""
 
-    def __init__(self, target: Target, *, client: str, tuned: SecurityOptimizationConfig, settings: Settings | None) -> None:
+    def __init__(
+        self, target: Target, *, client: str, tracking: bool, tuned: SecurityOptimizationConfig, settings: Settings | None
+    ) -> None:
+        if tracking and client != "transport":
+            raise ConfigurationError("REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport; redis-py hears of no changes")
         self.target = target
+        self.tracking = tracking
         self._client = client
         self._tuned = tuned
         self._settings = settings
@@ -47,7 +52,8 @@ class Access:
         """
         if settings is not None:
             _check_dev_mode(settings, tuned)
-            return cls(settings.target, client=settings.redis_client, tuned=tuned, settings=settings)
+            client, tracking = settings.redis_client, settings.redis_client_tracking
+            return cls(settings.target, client=client, tracking=tracking, tuned=tuned, settings=settings)
         _refuse_downgrade(tls=redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://"), encrypted=encrypted)
         given = {name: value for name, value in fields.items() if value is not None}
         files = [name for name in given if name.endswith("_file")]
@@ -64,7 +70,9 @@ class Access:
             redis_namespace=namespace,
             environment="development" if os.environ.get("ENVIRONMENT", "").strip().lower() == "development" else "production",
         )
-        return cls(target, client=os.environ.get("REDIS_CLIENT", DEFAULT_CLIENT), tuned=tuned, settings=None)
+        client = os.environ.get("REDIS_CLIENT", DEFAULT_CLIENT)
+        tracking = _flag("REDIS_CLIENT_TRACKING")
+        return cls(target, client=client, tracking=tracking, tuned=tuned, settings=None)
 
     @property
     def may_scan(self) -> bool:
@@ -130,12 +138,7 @@ class Access:
 
 
 def _refuse_downgrade(*, tls: bool, encrypted: bool) -> None:
-    from redkeep.environment import parse_flag
-
-    demanded = os.environ.get("REDIS_TLS_ENABLED", "").strip()
-    demands_tls = os.environ.get("REDIS_URL", "").startswith("rediss://") or (
-        bool(demanded) and parse_flag(demanded, field="REDIS_TLS_ENABLED")
-    )
+    demands_tls = os.environ.get("REDIS_URL", "").startswith("rediss://") or _flag("REDIS_TLS_ENABLED")
     if demands_tls and not tls:
         raise ConfigurationError(
             "the environment demands TLS (REDIS_TLS_ENABLED) and the arguments do not; use SecureAIResponseCache.from_settings()"
@@ -146,6 +149,13 @@ def _refuse_downgrade(*, tls: bool, encrypted: bool) -> None:
             "the environment demands encryption (REDIS_ENCRYPTION_KEY) and the arguments do not; "
             "use SecureAIResponseCache.from_settings()"
         )
+
+
+def _flag(variable: str) -> bool:
+    from redkeep.environment import parse_flag
+
+    value = os.environ.get(variable, "").strip()
+    return bool(value) and parse_flag(value, field=variable)
 
 
 def _check_dev_mode(settings: Settings, tuned: SecurityOptimizationConfig) -> None:

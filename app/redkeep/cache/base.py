@@ -25,6 +25,7 @@ from redkeep.monitoring.performance import CachePerformanceMonitor
 if TYPE_CHECKING:
     from redkeep.access.client import Argument, Command
     from redkeep.cache.epochs import Epochs
+    from redkeep.cache.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ class CacheBase(Link):
     """Not for use by itself; see AIResponseCache."""
 
     _epochs: Epochs | None = None
+    _watch: Watch | None = None
+    """Guards the memory tier where the server tells of changes; None where entries are merely short-lived."""
 
     @property
     def _looks_elsewhere(self) -> bool:
@@ -195,7 +198,8 @@ class CacheBase(Link):
         return self._decompress_data(stored)
 
     def _update_memory_cache(self, key: str, value: Any) -> None:
-        self.memory_cache.put_bytes(key, self._encode(key, value, self.memory_ttl), seconds=self.memory_ttl)
+        if self._watch is None:  # else nobody would tell of a change to it
+            self.memory_cache.put_bytes(key, self._encode(key, value, self.memory_ttl), seconds=self.memory_ttl)
 
     # reading and writing by name
 
@@ -210,8 +214,12 @@ class CacheBase(Link):
 
     async def _read(self, name: str) -> tuple[Any, bytes, str]:
         """The value under `name` as (value, stored bytes, reason). The value is MISS when there is none, with the reason."""
+        watch = self._watch
         try:
-            stored = await self._execute("GET", wire_name(name))
+            if watch is None:
+                stored, lasts = await self._execute("GET", wire_name(name)), False
+            else:
+                stored, lasts = await self._read_watched(watch, name)
         except RedkeepError as error:
             if "WRONGTYPE" not in str(error):
                 return MISS, b"", reason_of(error)
@@ -220,10 +228,33 @@ class CacheBase(Link):
         if stored is None:
             return MISS, b"", NOT_FOUND
         try:
-            return self._decode(name, stored), stored, ""
+            value = self._decode(name, stored)
         except DecryptionError as error:
             await self._reject(name, stored, error)
             return MISS, b"", "unreadable"
+        if lasts:
+            self.memory_cache.put_bytes(name, stored, seconds=self.memory_ttl)
+        return value, stored, ""
+
+    async def _read_watched(self, watch: Watch, name: str) -> tuple[Any, bool]:
+        """What is stored under `name`, and whether it may be kept in memory."""
+        read, stored = watch.begin(name), None
+        try:
+            stored = await self._execute("GET", wire_name(name))
+        finally:
+            lasts = watch.end(name, read)
+        return stored, lasts
+
+    def _recall(self, name: str) -> Any:
+        """The value that memory keeps under `name`, or MISS."""
+        stored = self.memory_cache.get_bytes(name)
+        if stored is None:
+            return MISS
+        try:
+            return self._decode(name, stored)
+        except DecryptionError:  # its time is over: the tier's clock and the envelope's differ
+            self.memory_cache.pop(name)
+            return MISS
 
     async def _read_elsewhere(self, name: str, older: list[OlderName], origin: bytes) -> tuple[Any, bytes, str]:
         """The value under the first of the other names that has one, moved to `name` with the time it has left.
@@ -294,6 +325,7 @@ class CacheBase(Link):
     async def _write(self, name: str, stored: bytes, seconds: float, older: list[OlderName]) -> str:
         """Store under `name`, and leave nothing under other names. Returns why it was not stored, or ""."""
         command: Command = ("SET", wire_name(name), stored, "PX", max(1, int(seconds * 1000)))
+        self._written(name)
         try:
             if older:
                 await self._execute_many([command, *(("UNLINK", wire_name(other.name)) for other in older)])
@@ -301,7 +333,14 @@ class CacheBase(Link):
                 await self._execute(*command)
         except RedkeepError as error:
             return reason_of(error)
+        finally:
+            self._written(name)
         return ""
+
+    def _written(self, *names: str) -> None:
+        """Said before and after a write: where the server tells of changes, memory keeps what was read, not what was written."""
+        if self._watch is not None:
+            self._watch.written(names)
 
     async def _reject(self, name: str, stored: bytes, error: DecryptionError) -> None:
         """A hook: what lies under `name` cannot be read."""

@@ -26,6 +26,7 @@ BATCH: Final = 500
 NEGATIVE_SECONDS: Final = 60
 _PAUSE_EVERY: Final = 100
 _QUIET_SECONDS: Final = 5.0
+_FROM_MEMORY: Final[dict[str, Any]] = {"cache_tier": "memory"}
 _FROM_REDIS: Final[dict[str, Any]] = {"cache_tier": "redis"}
 _TO_REDIS: Final[dict[str, Any]] = {"cache_tier": "redis", "status": "success"}
 
@@ -154,20 +155,25 @@ class Entries(CacheBase):
             self._codec.dump(value, field="values")
         reason = await self._prepare(ENTRY_OPERATION)
         batch: list[tuple[Any, ...]] = []
+        ours: list[str] = []
         keys = list(values) if not reason else []
         for place, key in enumerate(keys, 1):
             name = self._entry_name(key)
+            ours.append(name)
             stored = self._encode(name, values[key], seconds, None, self._entry_origin(key))
             batch.append(("SET", wire_name(name), stored, "PX", seconds * 1000))
             if self._looks_elsewhere:
                 batch.extend(("UNLINK", wire_name(other.name)) for other in self._older_entry_names(key))
             if len(batch) >= BATCH or place == len(keys):
+                self._written(*ours)
                 try:
                     await self._execute_many(batch)
                 except RedkeepError as error:
                     reason = reason_of(error)
                     break
-                batch = []
+                finally:
+                    self._written(*ours)
+                batch, ours = [], []
             if not place % self.encryption_batch_size:
                 await asyncio.sleep(0)
         for _ in values:
@@ -180,16 +186,21 @@ class Entries(CacheBase):
         reason = await self._prepare(ENTRY_OPERATION)
         removed = 0
         for first in range(0, len(wanted) if not reason else 0, BATCH):
+            ours: list[str] = []
             names: list[Any] = []
             for key in wanted[first : first + BATCH]:
                 name = self._entry_name(key)
                 self.memory_cache.pop(name)
+                ours.append(name)
                 names += [wire_name(name), *(wire_name(other.name) for other in self._older_entry_names(key))]
+            self._written(*ours)
             try:
                 removed += await self._execute("UNLINK", *names)
             except RedkeepError as error:
                 reason = reason_of(error)
                 break
+            finally:
+                self._written(*ours)
         for _ in wanted:
             self._done("delete", start, reason)
         return removed
@@ -250,6 +261,10 @@ class Entries(CacheBase):
         value = MISS
         if not reason:
             name = self._entry_name(key)
+            watch = self._watch
+            if watch is not None and await watch.ready() and (value := self._recall(name)) is not MISS:
+                self.performance_monitor.record_cache_operation_time("get", time.perf_counter() - start, True, 0, _FROM_MEMORY)
+                return value
             value, _, reason = await self._read(name)
             if self._looks_elsewhere and reason == NOT_FOUND:
                 value, _, reason = await self._read_elsewhere(name, self._older_entry_names(key), self._entry_origin(key))

@@ -31,6 +31,7 @@ EPOCH_PREFIX: Final = "ai_cache:epoch:"
 EVERYTHING: Final = "\0"
 """In the place of an operation; the empty text is an operation of its own."""
 
+_PREFIX: Final = EPOCH_PREFIX.encode()
 _WORD: Final = re.compile(rb"[0-9a-f]{16}")
 _FIRST, _RENEWED = "0", "f"
 """The first digit of a word tells whether it was made because there was none, or by an invalidation."""
@@ -70,6 +71,11 @@ class Epochs:
     def due(self, operation: str) -> bool:
         """Whether `refresh` must come before the next name."""
         return self._clock() >= self._due or operation not in self._words
+
+    def changed(self, name: bytes) -> None:
+        """The server says that this name has changed. If a word lies there, ask for the words with the next call."""
+        if name.startswith(_PREFIX):
+            self._due = 0.0
 
     def untouched(self, operation: str) -> bool:
         """Whether nothing of `operation` was invalidated since its word was made: readable names of before still count."""

@@ -96,6 +96,7 @@ class Link(CacheInterface):
             try:
                 client = self._new_client()
                 await client.execute("PING")
+                await self._greeted(client)
             except RedkeepError as error:
                 self._note(error, connecting=True)
                 if client is not None:
@@ -105,6 +106,9 @@ class Link(CacheInterface):
             self._connected()
             self._logged_in()
             return client
+
+    async def _greeted(self, client: CacheClient) -> None:
+        """A hook: what a new client has to ask before it is used."""
 
     def _logged_in(self) -> None:
         """A hook: a client was made, and the server let it in."""

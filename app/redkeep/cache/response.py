@@ -14,7 +14,6 @@ from redkeep.cache.entries import Entries
 from redkeep.cache.invalidation import Invalidation
 from redkeep.cache.keys import canonical_request
 from redkeep.cache.reports import Reports
-from redkeep.errors import DecryptionError
 
 _NOT_COMPRESSED: Final = b'"compression_used":false}'
 _COMPRESSED: Final = b'"compression_used":true}'
@@ -54,11 +53,14 @@ class AIResponseCache(Entries, Invalidation, Reports):
         name = self._generate_cache_key(text, operation, options, question)
         tier = self._get_text_tier(text)
         proof = self._proof(text, operation, options, question)
-        if tier == "small":
-            held = self.memory_cache.get_bytes(name)
-            if held is not None:
-                answer = self._from_memory(name, held, proof)
-                if answer is not None:
+        watch = self._watch
+        if tier == "small" if watch is None else await watch.ready():
+            held = self._recall(name)
+            if held is not MISS:
+                answer = _unwrap(held, proof)
+                if answer is None:
+                    self.memory_cache.pop(name)
+                else:
                     self._record("get", start, True, len(text), cache_tier="memory", operation_type=operation, text_tier=tier)
                     return answer
         if trouble:
@@ -74,7 +76,7 @@ class AIResponseCache(Entries, Invalidation, Reports):
         if value is not MISS:
             answer = _unwrap(value, proof)
             if answer is not None:
-                if tier == "small" and stored:
+                if tier == "small" and stored and watch is None:
                     self.memory_cache.put_bytes(name, stored, seconds=min(self.memory_ttl, self._ttl(operation)))
                 self._record("get", start, True, len(text), cache_tier="redis", operation_type=operation, text_tier=tier)
                 return answer
@@ -141,7 +143,7 @@ class AIResponseCache(Entries, Invalidation, Reports):
                 length, len(stored), time.perf_counter() - packing, operation
             )
         tier = self._get_text_tier(text)
-        if tier == "small":
+        if tier == "small" and self._watch is None:
             self.memory_cache.put_bytes(name, stored, seconds=min(self.memory_ttl, seconds))
         older = self._older_response_names(text, operation, options, question) if self._looks_elsewhere else []
         reason = trouble or await self._write(name, stored, seconds, older)
@@ -192,15 +194,6 @@ class AIResponseCache(Entries, Invalidation, Reports):
         """A hook: what tells this request from others that may share its name; None where names are unique."""
         request = canonical_request("", operation, text, options, question)
         return hashlib.blake2b(request, digest_size=_PROOF_DIGITS // 2).hexdigest()
-
-    def _from_memory(self, name: str, stored: bytes, proof: str | None) -> dict[str, Any] | None:
-        try:
-            answer = _unwrap(self._decode(name, stored), proof)
-        except DecryptionError:  # its time is over: the tier's clock and the envelope's differ
-            answer = None
-        if answer is None:
-            self.memory_cache.pop(name)
-        return answer
 
 
 def _check_request(text: object, operation: object, options: object, question: object) -> None:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from redkeep.cache import arguments
 from redkeep.cache.access_points import Access
@@ -19,6 +19,7 @@ from redkeep.cache.link import reason_of
 from redkeep.cache.origin import NO_ORIGIN
 from redkeep.cache.places import Places
 from redkeep.cache.response import AIResponseCache
+from redkeep.cache.watch import Source, Watch
 from redkeep.crypto.envelope import is_envelope
 from redkeep.crypto.keyring import KeyRing
 from redkeep.errors import ConfigurationError, DecryptionError, PermissionDeniedError, RedkeepError
@@ -128,6 +129,10 @@ class SecureAIResponseCache(AIResponseCache):
                 window=self.read_legacy,
                 readable=self.key_generator.generate_cache_key,
             )
+        if access is not None and access.tracking:
+            if self._epochs is None:
+                raise ConfigurationError("REDIS_CLIENT_TRACKING keeps sealed values only; set REDIS_ENCRYPTION_KEY, or turn it off")
+            self._watch = Watch(self.memory_cache, heard=self._epochs.changed)
 
     @classmethod
     def from_settings(
@@ -154,6 +159,15 @@ class SecureAIResponseCache(AIResponseCache):
 
     def _new_client(self) -> CacheClient:
         return super()._new_client() if self._access is None else self._access.client(timeout=self.timeout)
+
+    async def _greeted(self, client: CacheClient) -> None:
+        if self._watch is None:
+            return
+        try:
+            await self._watch.follow(cast("Source", client))
+        except PermissionDeniedError as error:
+            logger.warning("client_tracking_refused", extra={"remedy": "grant client|tracking, or turn REDIS_CLIENT_TRACKING off"})
+            self._note(error)
 
     def _logged_in(self) -> None:
         if self._access is not None:

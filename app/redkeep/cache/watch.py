@@ -1,0 +1,89 @@
+"""What the memory tier may keep while the server says which keys have changed (CLIENT TRACKING), and when it may be asked.
+
+An entry is kept only when a GET of this very connection brought it, and only when its name was neither called changed nor
+written here since that GET was sent: the word of a change can come between a reply and the moment its reader goes on. What is
+written here is not kept, because the server watches what was read and not what was written. When the connection is lost, all
+of it is forgotten, and nothing is kept or served until the server watches again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from redkeep.access.tracking import Invalidate
+    from redkeep.cache.memory import MemoryTier
+
+PAUSE_EVERY: Final = 16
+"""Hits of memory after which the event loop gets a turn: a caller who does nothing else must hear of changes, too."""
+
+
+class Source(Protocol):
+    """Who hears of changes: the multiplexed transport."""
+
+    async def enable_tracking(self, on_invalidate: Invalidate) -> None: ...
+
+    @property
+    def tracking(self) -> bool: ...
+
+
+class Watch:
+    """The memory tier's guard; of one cache."""
+
+    __slots__ = ("_asked", "_heard", "_memory", "_reads", "_source")
+
+    def __init__(self, memory: MemoryTier, *, heard: Callable[[bytes], None]) -> None:
+        """`heard` is told each name that has changed."""
+        self._memory = memory
+        self._heard = heard
+        self._reads: dict[str, object] = {}
+        self._source: Source | None = None
+        self._asked = 0
+
+    async def follow(self, source: Source) -> None:
+        """Watch through this connection from now on. Raises what `enable_tracking` raises; then nothing is kept or served."""
+        self._source = None
+        self.changed(None)
+        await source.enable_tracking(self.changed)
+        self._source = source
+
+    @property
+    def active(self) -> bool:
+        """Whether the server tells of changes at this moment."""
+        return self._source is not None and self._source.tracking
+
+    async def ready(self) -> bool:
+        """Whether what is kept may be served now; now and then it lets the event loop hear of changes first."""
+        self._asked += 1
+        if not self._asked % PAUSE_EVERY:
+            await asyncio.sleep(0)
+        return self.active
+
+    def begin(self, name: str) -> object:
+        """`name` is about to be read; returns what `end` wants."""
+        return self._reads.setdefault(name, object())
+
+    def end(self, name: str, read: object) -> bool:
+        """The read is over, however it ended; tells whether what it brought may be kept."""
+        if self._reads.get(name) is not read:
+            return False
+        del self._reads[name]
+        return self.active
+
+    def written(self, names: Iterable[str]) -> None:
+        """These names are written here: forget them. To be said before the write and after it, whatever came of it."""
+        for name in names:
+            self._reads.pop(name, None)
+            self._memory.pop(name)
+
+    def changed(self, names: list[bytes] | None) -> None:
+        """The server's word: these names have changed; None means that any may have."""
+        if names is None:
+            self._reads.clear()
+            self._memory.clear()
+            return
+        self.written(name.decode("utf-8", "replace") for name in names)
+        for name in names:
+            self._heard(name)
