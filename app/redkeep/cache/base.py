@@ -325,7 +325,6 @@ class CacheBase(Link):
     async def _write(self, name: str, stored: bytes, seconds: float, older: list[OlderName]) -> str:
         """Store under `name`, and leave nothing under other names. Returns why it was not stored, or ""."""
         command: Command = ("SET", wire_name(name), stored, "PX", max(1, int(seconds * 1000)))
-        self._written(name)
         try:
             if older:
                 await self._execute_many([command, *(("UNLINK", wire_name(other.name)) for other in older)])
@@ -338,7 +337,7 @@ class CacheBase(Link):
         return ""
 
     def _written(self, *names: str) -> None:
-        """Said before and after a write: where the server tells of changes, memory keeps what was read, not what was written."""
+        """Said after a write, whatever came of it: where the server tells of changes, it watches what was read here since."""
         if self._watch is not None:
             self._watch.written(names)
 

@@ -165,7 +165,6 @@ class Entries(CacheBase):
             if self._looks_elsewhere:
                 batch.extend(("UNLINK", wire_name(other.name)) for other in self._older_entry_names(key))
             if len(batch) >= BATCH or place == len(keys):
-                self._written(*ours)
                 try:
                     await self._execute_many(batch)
                 except RedkeepError as error:
@@ -193,7 +192,6 @@ class Entries(CacheBase):
                 self.memory_cache.pop(name)
                 ours.append(name)
                 names += [wire_name(name), *(wire_name(other.name) for other in self._older_entry_names(key))]
-            self._written(*ours)
             try:
                 removed += await self._execute("UNLINK", *names)
             except RedkeepError as error:

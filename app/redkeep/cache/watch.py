@@ -73,7 +73,7 @@ class Watch:
         return self.active
 
     def written(self, names: Iterable[str]) -> None:
-        """These names are written here: forget them. To be said before the write and after it, whatever came of it."""
+        """These names were written here: forget them. The server's own word may come later than the reply, by another connection."""
         for name in names:
             self._reads.pop(name, None)
             self._memory.pop(name)
