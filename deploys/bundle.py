@@ -83,7 +83,8 @@ class Bundle:
 def build(hosts: Sequence[tuple[str, frozenset[str], Mapping[str, Any]]]) -> dict[str, Bundle]:
     """Check the whole inventory at once; hosts are (name, groups, data).
 
-    Raises ConfigurationError: an unknown knob, no host in group ``redis``, an app host without its Redis.
+    Raises ConfigurationError: an unknown knob, no host in group ``redis``, an app host without its Redis or
+    with a knob that its Redis lacks.
     """
     neighbours = []
     for name, groups, data in hosts:
@@ -111,6 +112,10 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
     beyond = bool(remote or host.knobs.allowed_clients or _has_remote_bind(host.knobs))
     if is_redis and host.knobs.redis_runtime == "docker":
         _only_for_itself(host, remote)
+    if is_app and host.knobs.cache_tracking and not server.knobs.cache_tracking:
+        raise ConfigurationError(
+            f"The app host {host.name} has the knob cache_tracking and the Redis host {server.name} has not: set it for both."
+        )
     called = bool(is_app and server is not host) or bool(remote or (host.knobs.allowed_clients and not host.knobs.redis_bind))
     address = server.knobs.redis_address or (server.address if called else LOOPBACK[0])
     if not is_host(address):

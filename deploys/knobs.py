@@ -78,6 +78,7 @@ class Knobs:
     package_source: str
     cache_namespace: str
     cache_compression: str
+    cache_tracking: bool
 
     def __post_init__(self) -> None:
         _one_of("redis_engine", self.redis_engine, ("redis", "valkey"))

@@ -154,6 +154,7 @@ def values(site: Site, survey: Survey) -> dict[str, str]:
         "REDIS_COMPRESSION": knobs.cache_compression,
         "REDIS_PROTECTED_MODE": "true",
         "REDIS_DEV_MODE": "false",
+        **({"REDIS_CLIENT_TRACKING": "true"} if knobs.cache_tracking else {}),
     }
 
 

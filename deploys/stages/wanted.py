@@ -63,7 +63,12 @@ def certificate_folder(site: Site, certificate: Leaf) -> str:
 
 
 def users(site: Site, survey: Survey) -> tuple[AclUser, ...]:
-    return build_users(engine=site.bundle.engine.name, version=version(site, survey), hashes=site.credentials.hashes)
+    return build_users(
+        engine=site.bundle.engine.name,
+        version=version(site, survey),
+        hashes=site.credentials.hashes,
+        client_tracking=site.bundle.knobs.cache_tracking,
+    )
 
 
 def version(site: Site, survey: Survey) -> tuple[int, int]:

@@ -78,3 +78,26 @@ def test_independent_eyes_agree(kind: str, deployed: Callable[[str], Deployment]
     command = [sys.executable, "-m", "pytest", "-q", "-x", "tests/hosts", "--inventory", str(deployed(kind).inventory)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:]
+
+
+TRACKED = """
+import asyncio
+from pathlib import Path
+from redkeep import SecureAIResponseCache, Settings
+
+async def main():
+    async with SecureAIResponseCache.from_settings(Settings.load(Path("/etc/redkeep/cache.env"))) as cache:
+        await cache.set("seen", 1)
+        for _ in range(2):
+            await cache.get("seen")
+            print(cache.performance_monitor.cache_operation_times[-1].additional_data["cache_tier"])
+
+asyncio.run(main())
+"""
+
+
+def test_an_app_keeps_what_the_server_watches(deployed: Callable[[str], Deployment], lab: Lab) -> None:
+    """With cache_tracking the app's second read is answered from memory: the deploy granted the right and told the app."""
+    deployed("valkey81")
+    lab["valkey81"].put("/run/tracked.py", TRACKED)
+    assert lab["valkey81"].check("/opt/redkeep/current/bin/python /run/tracked.py").split() == ["redis", "memory"]

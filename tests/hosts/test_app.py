@@ -26,7 +26,7 @@ def _environment(machine: Machine) -> dict[str, str]:
 
 def test_environment_has_this_apps_names_only(app_host: Machine) -> None:
     """cache.env has what the cache needs: its own credentials, those of the user that may only ask INFO, and no others."""
-    assert set(_environment(app_host)) == NAMES
+    assert set(_environment(app_host)) == NAMES | ({"REDIS_CLIENT_TRACKING"} if app_host.wanted["cache_tracking"] else set())
 
 
 def test_environment_is_of_the_cache_user_over_tls(app_host: Machine) -> None:

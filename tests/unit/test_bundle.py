@@ -50,6 +50,15 @@ def test_one_machine_stays_on_the_loopback_address() -> None:
     assert ("127.0.0.1", "::1") == made.bind_addresses(("127.0.0.1", "::1", "10.0.0.5"))
 
 
+def test_an_app_tracks_where_its_redis_lets_it() -> None:
+    """cache_tracking for the app alone is refused with both names; for both, or for the Redis alone, it is taken."""
+    on = {"cache_tracking": True}
+    said = refusal(("redis-1", "redis"), ("app-1", "app", on))
+    assert said == "The app host app-1 has the knob cache_tracking and the Redis host redis-1 has not: set it for both."
+    assert hosts(("redis-1", "redis", on), ("app-1", "app", on))["app-1"].knobs.cache_tracking
+    assert not hosts(("redis-1", "redis", on), ("app-1", "app"))["app-1"].knobs.cache_tracking
+
+
 def test_a_host_without_ipv6_listens_on_ipv4_alone() -> None:
     """::1 is bound only where it exists."""
     assert hosts(("@local", "redis"))["@local"].bind_addresses(("127.0.0.1",)) == ("127.0.0.1",)

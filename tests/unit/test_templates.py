@@ -19,7 +19,7 @@ from jinja2 import UndefinedError
 from deploys.bundle import Bundle, build
 from deploys.rendering import ROOT, render
 from deploys.stages import application, containers, image, machine, network, server, watch
-from deploys.stages.wanted import CLI
+from deploys.stages.wanted import CLI, users
 from redkeep.environment import read_env_file
 from tests.unit.wanted import FakeSite, authority, data, survey
 
@@ -187,6 +187,15 @@ def test_the_app_s_environment_reads_as_it_was_meant(kind: str, tmp_path: Path) 
     assert application.values(FakeSite(_bundles()[kind]), survey()) == dict(read_env_file(path))  # type: ignore[arg-type]
     address = "10.213.0.2" if kind == "boxed" else "127.0.0.1"
     assert f"rediss://{address}:6380/0" == read_env_file(path)["REDIS_URL"]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_tracking_is_granted_and_asked_for_together(on: bool) -> None:
+    """The knob gives the cache user client|tracking and the app the setting; without it neither is there."""
+    site = FakeSite(build([("@local", frozenset({"redis", "app"}), data(cache_tracking=on))])["@local"])
+    (user,) = (each for each in users(site, survey()) if each.name == "cache_service")  # type: ignore[arg-type]
+    assert on == ("+client|tracking" in user.rules)
+    assert ("true" if on else None) == application.values(site, survey()).get("REDIS_CLIENT_TRACKING")  # type: ignore[arg-type]
 
 
 def test_the_environment_holds_the_app_s_secrets_and_no_others() -> None:

@@ -95,7 +95,8 @@ def _running(binary: str, folder: Path, kind: Kind) -> Iterator[Server]:
     if kind == "full":
         engine, version = _engine(binary)
         hashes = {name: (password_hash(secret),) for name, secret in users.items()}
-        (own / "users.acl").write_text(acl_file(build_users(engine=engine, version=version, hashes=hashes)))
+        made = build_users(engine=engine, version=version, hashes=hashes, client_tracking=True)  # one variant asks for it
+        (own / "users.acl").write_text(acl_file(made))
         settings["aclfile"] = str(own / "users.acl")
     (own / "redis.conf").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
     process = subprocess.Popen(

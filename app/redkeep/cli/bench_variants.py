@@ -72,6 +72,7 @@ def variants(*, uvloop: bool) -> list[Variant]:
         Variant(OLD, "plain", _old),
         Variant(ON_REDIS_PY, "full", _cache("lz4", "redis-py")),
         Variant(FULL, "full", _cache("lz4", "transport")),
+        Variant(f"{FULL}, tracked memory", "full", _cache("lz4", "transport", redis_client_tracking=True)),
         Variant("our cache, zstd", "full", _cache("zstd", "transport")),
         Variant("our cache, no compression", "full", _cache("none", "transport")),
         Variant(OWN_PLAIN, "plain", _transport),
@@ -144,16 +145,16 @@ def _transport(server: Server, value: Value) -> Calls:
     return Calls(lambda key: execute("GET", key), lambda key: execute("SET", key, value.json, "EX", TTL), client.close)
 
 
-def _cache(compression: str, client: str) -> Make:
+def _cache(compression: str, client: str, **more: Any) -> Make:
     def make(server: Server, value: Value) -> Calls:
         from redkeep.cache.secure import SecureAIResponseCache
         from redkeep.crypto.keyring import generate_key
         from redkeep.settings import Settings
 
         chosen: dict[str, Any] = {
-            **server.settings, "redis_encryption_key": generate_key(), "redis_compression": compression, "redis_client": client,
+            **server.settings, "redis_encryption_key": generate_key(), "redis_compression": compression, "redis_client": client, **more,
         }
-        cache = SecureAIResponseCache.from_settings(Settings(**chosen))
+        cache = SecureAIResponseCache.from_settings(Settings(**chosen), memory_cache_size=1000)
         document = value.document
         return Calls(cache.get, lambda key: cache.set(key, document, TTL), cache.close)
 
