@@ -234,44 +234,43 @@ def test_never_back_to_what_was(tracked: Server, soak: bool) -> None:
         keys = [f"k{number}" for number in range(5)]
         last, done = dict.fromkeys(keys, 0), False
         back, hits, reads = [], 0, 0
-        async with proxy(tracked.port) as between:
-            async with two(tracked, redis_url=f"rediss://127.0.0.1:{between.port}/0") as (ours, theirs):
+        async with proxy(tracked.port) as between, two(tracked, redis_url=f"rediss://127.0.0.1:{between.port}/0") as (ours, theirs):
 
-                async def write() -> None:
-                    nonlocal done
-                    for number in range(1, versions + 1):
-                        key = chance.choice(keys)
-                        await (ours if chance.random() < 0.1 else theirs).set(key, number)
-                        last[key] = number
-                        if not number % 300:
-                            between.cut()
-                        if chance.random() < 0.5:
-                            await asyncio.sleep(0)
-                    done = True
+            async def write() -> None:
+                nonlocal done
+                for number in range(1, versions + 1):
+                    key = chance.choice(keys)
+                    await (ours if chance.random() < 0.1 else theirs).set(key, number)
+                    last[key] = number
+                    if not number % 300:
+                        between.cut()
+                    if chance.random() < 0.5:
+                        await asyncio.sleep(0)
+                done = True
 
-                async def read() -> None:
-                    nonlocal hits, reads
-                    seen = dict.fromkeys(keys, 0)
-                    while not done:
-                        key = chance.choice(keys)
-                        value = await ours.get(key)
-                        reads += 1
-                        if value is None:  # a miss: not yet there, or no connection
-                            await asyncio.sleep(0)
-                            continue
-                        hits += from_memory(ours)
-                        if value < seen[key]:
-                            back.append((key, seen[key], value))
-                        seen[key] = value
+            async def read() -> None:
+                nonlocal hits, reads
+                seen = dict.fromkeys(keys, 0)
+                while not done:
+                    key = chance.choice(keys)
+                    value = await ours.get(key)
+                    reads += 1
+                    if value is None:  # a miss: not yet there, or no connection
+                        await asyncio.sleep(0)
+                        continue
+                    hits += from_memory(ours)
+                    if value < seen[key]:
+                        back.append((key, seen[key], value))
+                    seen[key] = value
 
-                await asyncio.gather(write(), *(read() for _ in range(6)))
-                await until(lambda: ours.connect())
-                for key in keys:
-                    last[key] = await theirs.get(key)
-                await heard(ours)
-                for _ in range(2):
-                    assert {key: await ours.get(key) for key in keys} == last
-                assert from_memory(ours)
+            await asyncio.gather(write(), *(read() for _ in range(6)))
+            await until(lambda: ours.connect())
+            for key in keys:
+                last[key] = await theirs.get(key)
+            await heard(ours)
+            for _ in range(2):
+                assert {key: await ours.get(key) for key in keys} == last
+            assert from_memory(ours)
         assert back == []
         return hits, reads
 

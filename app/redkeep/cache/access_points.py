@@ -52,8 +52,8 @@ class Access:
         """
         if settings is not None:
             _check_dev_mode(settings, tuned)
-            client, tracking = settings.redis_client, settings.redis_client_tracking
-            return cls(settings.target, client=client, tracking=tracking, tuned=tuned, settings=settings)
+            tracking = settings.redis_client_tracking
+            return cls(settings.target, client=settings.redis_client, tracking=tracking, tuned=tuned, settings=settings)
         _refuse_downgrade(tls=redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://"), encrypted=encrypted)
         given = {name: value for name, value in fields.items() if value is not None}
         files = [name for name in given if name.endswith("_file")]
