@@ -169,22 +169,6 @@ def test_the_test_alert_says_what_is_wrong(
     assert ("networks" in next(iter(change))) == (not posts.taken)
 
 
-def test_a_redirect_is_not_followed(server: Server, tmp_path: Path, channels: Channels) -> None:
-    """A receiver that points elsewhere gets one request and an explanation."""
-    settings, _, posts = channels
-    posts.answer = lambda number: (302, {"Location": "http://169.254.169.254/"})
-
-    async def run() -> dict[str, Any]:
-        monitoring = MonitoringService(env_file=env_file(server, tmp_path, **settings))
-        found = await monitoring.send_test_alert()
-        await monitoring.close()
-        return found
-
-    result = asyncio.run(run())["webhook"]
-    assert (False, 1) == (result["ok"], len(posts.taken))
-    assert "redirect" in result["detail"]
-
-
 def test_status_of_a_hardened_server(server: Server, tmp_path: Path) -> None:
     """get_security_status: the PRD's five fields, all as they should be, with evidence behind each."""
     with server.log_in() as operator:

@@ -1,0 +1,211 @@
+"""The alert manager's rules: from how many on, how often, over, owed; with channels that only note what they are given."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from redkeep.errors import AlertError
+from redkeep.monitoring.alert import Alert
+from redkeep.monitoring.alert_settings import AlertSettings
+from redkeep.monitoring.alerts import SimpleAlertManager
+from redkeep.monitoring.events import SecurityMonitor
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Noted:
+    """A channel that keeps what it is given, or fails as it is told."""
+
+    deadline_seconds = 1.0
+
+    def __init__(self, name: str = "email", *, fails: Exception | None = None) -> None:
+        self.name = name
+        self.fails = fails
+        self.taken: list[Alert] = []
+
+    async def send(self, alert: Alert) -> None:
+        if self.fails:
+            raise self.fails
+        self.taken.append(alert)
+
+
+class Scene:
+    """A manager with its monitor, its clock, a channel, and what was kept each time."""
+
+    def __init__(self, *channels: Noted, **values: Any) -> None:
+        self.clock = Clock()
+        self.monitor = SecurityMonitor(clock=self.clock)
+        self.channel = channels[0] if channels else Noted()
+        self.kept: list[dict[str, Any]] = []
+        self.manager = SimpleAlertManager(
+            self.monitor, settings=AlertSettings(**values), channels=channels or [self.channel], keep=self.keep, clock=self.clock,
+            private=["hunter2hunter2"],
+        )  # fmt: skip
+
+    async def keep(self) -> None:
+        self.kept.append(self.manager.snapshot())
+
+    def check(self, weak: dict[str, str] | None = None) -> list[str]:
+        """State and title of what a check tells; it is delivered before this returns."""
+
+        async def run() -> list[Alert]:
+            found = await self.manager.check_and_send_alerts(weak)
+            await self.manager.close()
+            return found
+
+        return [f"{alert.state}: {alert.title}" for alert in asyncio.run(run())]
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "title"),
+    [
+        ("decryption_failure", 5, "Encryption Errors Detected"),
+        ("downgrade_refused", 5, "Encryption Errors Detected"),
+        ("node_down", 20, "Connection Failures Detected"),
+        ("tls_failure", 20, "Connection Failures Detected"),
+    ],
+)
+def test_the_threshold_is_where_it_fires(kind: Any, least: int, title: str) -> None:
+    """One less is silence, the PRD's number is an alert, and an hour later it is over, told once."""
+    scene = Scene()
+    scene.monitor.record(kind, count=least - 1)
+    assert [] == scene.check()
+    scene.monitor.record(kind)
+    assert [f"firing: {title}"] == scene.check()
+    scene.clock.now += 3_700
+    assert [f"resolved: {title}"] == scene.check()
+    assert [] == scene.check()
+    assert ["firing", "resolved"] == [alert.state for alert in scene.channel.taken]
+
+
+def test_slow_failures_alarm_by_the_hour_and_guessing_at_once() -> None:
+    """Ten failed logins in an hour; or five within five minutes, which says so and is an error."""
+    slow, fast = Scene(), Scene()
+    for _ in range(10):
+        assert [] == slow.check()
+        slow.clock.now += 330
+        slow.monitor.record("auth_attempt", username="a", address="10.0.0.5")
+    assert ["firing: High Authentication Failures"] == slow.check()
+    assert ("warning", "a (10)") == (slow.channel.taken[0].severity, slow.channel.taken[0].details["users"])
+    for _ in range(5):
+        fast.monitor.record("auth_attempt")
+    assert ["firing: High Authentication Failures"] == fast.check()
+    assert ("error", True) == (fast.channel.taken[0].severity, "guesses passwords" in fast.channel.taken[0].message)
+
+
+def test_what_lasts_is_repeated_after_the_cooldown() -> None:
+    """Once in fifteen minutes while it goes on, whatever the number of checks."""
+    scene = Scene()
+    told = 0
+    for _ in range(60):
+        scene.monitor.record("decryption_failure", count=6)
+        told += len(scene.check())
+        scene.clock.now += 60
+    assert 4 == told
+
+
+def test_a_weak_control_is_told_once_and_another_is_news() -> None:
+    """The same weakness is not repeated; one more is; one that was healed and comes again is; None leaves it as it is."""
+    scene = Scene()
+    login, both = {"login": "deploy again"}, {"login": "deploy again", "mutual TLS": ""}
+    found = [scene.check(each) for each in (login, login, both, login, None, both, {}, {}, login)]
+    assert [1, 0, 1, 0, 0, 1, 1, 0, 1] == list(map(len, found))
+    assert "resolved: Posture Weakened" == found[6][0]
+    assert "see `redkeep status`" == scene.channel.taken[1].details["mutual TLS"]
+
+
+def test_no_secret_stands_in_an_alert() -> None:
+    """A password typed as a user name does not go out by mail."""
+    scene = Scene()
+    scene.monitor.record("auth_attempt", username="hunter2hunter2", count=20)
+    scene.check()
+    assert "[REDACTED] (20)" == scene.channel.taken[0].details["users"]
+
+
+def test_owed_is_kept_before_and_struck_out_after() -> None:
+    """Before a channel is tried the alert is in the snapshot as owed, after it is not; a failure for good is not owed either."""
+    refuses = Noted("webhook", fails=AlertError("no"))
+    scene = Scene(Noted(), refuses)
+    scene.monitor.record("auth_attempt", count=20)
+    scene.check()
+    assert [2, 0] == [len(scene.kept[0]["owed"]), len(scene.kept[-1]["owed"])]
+    assert 1 == scene.monitor.count("alert_not_delivered")
+    channels = {each["name"]: (each.get("delivered"), each.get("failed")) for each in scene.manager.report()["channels"]}
+    assert {"log": (None, None), "email": (1, 0), "webhook": (0, 1)} == channels
+
+
+def test_a_restart_sends_what_was_owed() -> None:
+    """The first check after a restart delivers it, the same by its id, to the channels that are still there; and nothing twice."""
+    before = Scene()
+    before.monitor.record("auth_attempt", count=20)
+    before.check()
+    owing = before.kept[0]
+    after = Scene()
+    after.monitor.record("auth_attempt", count=20)
+    after.manager.restore({**owing, "owed": [*owing["owed"], ["pager", owing["owed"][0][1]]]})
+    assert [] == after.check()
+    assert before.channel.taken == after.channel.taken
+    assert [] == after.check()
+    assert 1 == len(after.channel.taken) == len(after.manager.report()["recent"])
+
+
+def test_a_channel_with_a_fault_of_its_own() -> None:
+    """An exception that no channel should raise is that channel's failure, named by its type alone."""
+    scene = Scene(Noted("webhook", fails=RuntimeError("hunter2")), Noted())
+    results = asyncio.run(scene.manager.send_test_alert())
+    assert {"ok": False, "detail": "failed unexpectedly (RuntimeError)"} == results["webhook"]
+    assert ({"ok": True, "detail": ""},) * 2 == (results["log"], results["email"])
+
+
+def test_deliveries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When too many hang, the next is a failure that says so, not one more task."""
+    monkeypatch.setattr("redkeep.monitoring.alerts._UNDER_WAY", 1)
+    scene = Scene()
+    scene.monitor.record("auth_attempt", count=20)
+    scene.monitor.record("decryption_failure", count=20)
+    assert 2 == len(scene.check())
+    assert 1 == len(scene.channel.taken)
+    (event,) = [each for each in scene.monitor.security_events if each.type == "alert_not_delivered"]
+    assert "too many deliveries" in event.details["reason"]
+
+
+def test_a_channel_that_never_ends_is_owed_at_the_end() -> None:
+    """`close` ends it after its seconds, and the alert stays owed."""
+
+    class Hangs(Noted):
+        deadline_seconds = 60.0
+
+        async def send(self, alert: Alert) -> None:
+            await asyncio.Event().wait()
+
+    scene = Scene(Hangs())
+    scene.monitor.record("auth_attempt", count=20)
+
+    async def run() -> None:
+        await scene.manager.check_and_send_alerts()
+        await scene.manager.close(seconds=0.05)
+
+    asyncio.run(run())
+    assert 1 == len(scene.manager.snapshot()["owed"])
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [{}, {"firing": 3}, {"firing": {}, "owed": [["email"]], "recent": []}, {"firing": {"k": [1]}, "owed": [], "recent": []}],
+)
+def test_a_snapshot_of_something_else(saved: dict[str, Any]) -> None:
+    """It is refused, and what was there stays."""
+    scene = Scene()
+    before = scene.manager.snapshot()
+    with pytest.raises(ValueError, match=r"no snapshot of alerts|not enough values"):
+        scene.manager.restore(saved)
+    assert before == scene.manager.snapshot()
