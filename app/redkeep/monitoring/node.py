@@ -48,6 +48,21 @@ class Look(NamedTuple):
     server_time: float
 
 
+class _Growth(NamedTuple):
+    """What the server's counters say since the last look: refused logins, and the `most` that its log can have of news.
+
+    `whole` when the counters cannot tell, at the first look at any server and after CONFIG RESETSTAT: the log alone does.
+    `anew` when the server has started anew, and its log and counters with it.
+    """
+
+    run: str
+    whole: bool
+    anew: bool
+    counters: tuple[int, int]
+    logins: int
+    most: int
+
+
 class Node:
     """A node and what has been counted of it. `look` from one thread at a time."""
 
@@ -110,44 +125,48 @@ class Node:
     def _look(self) -> Look:
         wire = self._wire or self._connect()
         began = time.perf_counter()
-        info = parse_info(self._asked(wire, ("INFO",)))
+        info = parse_info(*self._asked(wire, ("INFO",)))
         milliseconds = (time.perf_counter() - began) * 1000
         if "run_id" not in info:
             raise ServerUnavailableError(f"{self.peer}: INFO has no run_id; see what answers on this port")
-        first, logins, total = self._counters(info)
-        denials: list[tuple[Denial, int]] = []
-        attributed = 0
-        if first or total:
-            most = _EVERYTHING if first else total
-            entries = parse_acl_log(self._asked(wire, ("ACL", "LOG", str(first_entries(most)))))
-            denials = self._book.enter(entries, most=most)
-            attributed = sum(growth for denial, growth in denials if denial.reason == "auth")
-        others, probes = split_probes(denials)
+        # Everything is asked before anything is noted: whoever is cut off in between asks the same again.
+        growth = self._growth(info)
+        entries: list[Denial] = []
+        if growth.whole:
+            # Counter and log at one moment: the server answers one client's pipeline without a word of others in between.
+            text, log = self._asked(wire, ("INFO",), ("ACL", "LOG", str(first_entries(_EVERYTHING))))
+            info, entries = parse_info(text), parse_acl_log(log)
+            growth = self._growth(info)._replace(whole=True)
+        elif growth.most:
+            entries = parse_acl_log(*self._asked(wire, ("ACL", "LOG", str(first_entries(growth.most)))))
         clients = None
         if self._clock() >= self._clients_at:
-            clients = parse_clients(self._asked(wire, ("CLIENT", "LIST")))
+            clients = parse_clients(*self._asked(wire, ("CLIENT", "LIST")))
             self._clients_at = self._clock() + CLIENTS_SECONDS
+        if growth.anew:
+            self._book.clear()
+        if growth.whole or growth.anew:
+            self._surplus = 0
+        self._run = growth.run
+        self._counted = growth.counters
+        denials = self._book.enter(entries, most=growth.most) if growth.most else []
+        attributed = sum(times for denial, times in denials if denial.reason == "auth")
+        others, probes = split_probes(denials)
         seconds = info.get("server_time_usec", "")
         return Look(
             figures=figures(info), milliseconds=milliseconds, denials=others, probes=probes,
-            unseen_logins=0 if first else self._unseen(logins, attributed), clients=clients,
+            unseen_logins=0 if growth.whole else self._unseen(growth.logins, attributed), clients=clients,
             server_time=int(seconds) / 1e6 if seconds.isdigit() else time.time(),
         )  # fmt: skip
 
-    def _counters(self, info: Mapping[str, str]) -> tuple[bool, int, int]:
-        """Whether this is the first look at this server ever, and what its counters have grown by: logins, all."""
+    def _growth(self, info: Mapping[str, str]) -> _Growth:
         run, now = info["run_id"], refusals(info)
-        first = not self._run
-        if run != self._run:
-            if not first:  # it has started anew: so have its log and its counters
-                self._book.clear()
-                self._counted = (0, 0)
-            self._run, self._surplus = run, 0
-        before = self._counted or (0, 0)
-        self._counted = (now.logins, now.all)
-        if now.all < before[1] or now.logins < before[0]:  # CONFIG RESETSTAT: what came before it is in the log alone
-            return first, now.logins, _EVERYTHING
-        return first, now.logins - before[0], now.all - before[1]
+        first, anew = not self._run, bool(self._run) and run != self._run
+        before = (0, 0) if anew else self._counted or (0, 0)
+        counters = (now.logins, now.all)
+        if first or now.all < before[1] or now.logins < before[0]:
+            return _Growth(run, True, anew, counters, now.logins, _EVERYTHING)
+        return _Growth(run, False, anew, counters, now.logins - before[0], now.all - before[1])
 
     def _unseen(self, logins: int, attributed: int) -> int:
         """Logins in the counter that the log did not show. The log is read after the counter, so it may be ahead by what
@@ -171,11 +190,12 @@ class Node:
         self._wire = wire
         return wire
 
-    def _asked(self, wire: Wire, command: tuple[str, ...]) -> object:
-        (reply,) = wire.ask(command)
-        if isinstance(reply, Refusal):
-            raise reply_error(Exception(str(reply)), command, self.peer)
-        return reply
+    def _asked(self, wire: Wire, *commands: tuple[str, ...]) -> list[object]:
+        replies = wire.ask(*commands)
+        for command, reply in zip(commands, replies, strict=True):
+            if isinstance(reply, Refusal):
+                raise reply_error(Exception(str(reply)), command, self.peer)
+        return replies
 
 
 def _ours(error: Exception, peer: Peer) -> RedkeepError:

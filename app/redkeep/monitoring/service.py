@@ -12,9 +12,10 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from redkeep.environment import read_env_file
 from redkeep.errors import ConfigurationError
@@ -22,14 +23,14 @@ from redkeep.monitoring import otlp
 from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alerts import SimpleAlertManager
 from redkeep.monitoring.certificates import certificates
-from redkeep.monitoring.control import STATES, State
-from redkeep.monitoring.events import EventType, SecurityEvent, SecurityMonitor, Severity
+from redkeep.monitoring.events import EventType, SecurityEvent, SecurityMonitor
 from redkeep.monitoring.figures import Family, Figures
+from redkeep.monitoring.keeper import Keeper
 from redkeep.monitoring.key_ages import KeyAges
 from redkeep.monitoring.metrics import SecurityMetricsCollector
 from redkeep.monitoring.node import Node
 from redkeep.monitoring.posture import Posture, assess
-from redkeep.monitoring.state_file import read_state, write_state
+from redkeep.monitoring.posture_changes import PostureChanges
 from redkeep.monitoring.status import security_fields
 from redkeep.monitoring.watcher import Watcher
 from redkeep.monitoring.words import Redactor
@@ -43,20 +44,16 @@ LOOK_SECONDS: Final = 2.0
 
 NODES_VARIABLE: Final = "SECURITY_MONITOR_NODES"
 STATE_VARIABLE: Final = "SECURITY_MONITOR_STATE_FILE"
+_CLOSE_STEPS: Final = 3
+"""Network steps that a look may still take at the end: connect, INFO, ACL LOG."""
+
 _STALE_INTERVALS: Final = 4
 """A posture older than that many intervals is no longer an answer."""
 
-_SEVERITIES: Final[Mapping[State, Severity]] = {"weak": "error", "unknown": "warning", "ok": "info", "not applicable": "info"}
 _HISTORY_HOURS: Final = 6
 _HISTORY_STEP_MINUTES: Final = 5
 # What a cache notes of itself and no server can see; its refused logins are in the server's log already.
 _OWN_EYES: Final = frozenset({"tls_failure", "decryption_failure", "downgrade_refused", "expired_value", "key_rotated"})
-
-
-class _Part(Protocol):
-    def snapshot(self) -> dict[str, Any]: ...
-
-    def restore(self, saved: Mapping[str, Any]) -> None: ...
 
 
 class MonitoringService:
@@ -83,7 +80,6 @@ class MonitoringService:
         self._target = read_target(env_file)
         self._timeout = timeout
         self.interval = SecurityOptimizationConfig().metrics_collection_interval if interval is None else interval
-        self._state_file = _state_file(variables) if state_file == "environment" else state_file
         self.monitor = SecurityMonitor()
         self.collector = SecurityMetricsCollector()
         self._encryption = self.collector
@@ -92,6 +88,8 @@ class MonitoringService:
         self._manager = SimpleAlertManager(
             self.monitor, settings=alerts or AlertSettings.read(variables), private=secrets, keep=self._save
         )
+        self._changes = PostureChanges(self.monitor)
+        self._keys = KeyAges(target.keys)
         nodes = [Node(each, timeout=timeout) for each in _node_targets(target, variables)] if target.monitor_password else []
         self._watcher = Watcher(nodes, self.monitor, redact=Redactor(secrets))
         self.monitor.subscribe(self._counted)
@@ -99,13 +97,17 @@ class MonitoringService:
         self._posture_at = 0.0
         self._certificates: list[dict[str, Any]] = []
         self._probing = asyncio.Lock()
-        self._states: dict[str, State] = {}
-        self._keys = KeyAges(target.keys)
-        self._saving = asyncio.Lock()
+        self._keeper = Keeper(
+            _state_file(variables) if state_file == "environment" else state_file,
+            {"events": self.monitor, "watcher": self._watcher, "alerts": self._manager, "keys": self._keys, "posture": self._changes},
+            self.monitor,
+        )
         self._otlp_endpoint = variables.get(otlp.VARIABLE, "").strip()
         self._otlp: otlp.OtlpExport | None = None
         self._families: tuple[Family, ...] = ()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+        self._assessing: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
         self._closed = False
 
     @property
@@ -115,31 +117,36 @@ class MonitoringService:
 
     async def start(self) -> None:
         """Take up the saved state and go on in the background; Redis may be down."""
-        if self._tasks:
+        if self._watching:
             return
         if self._otlp_endpoint:
             self._families = self._figures().families()
             self._otlp = otlp.OtlpExport(self._otlp_endpoint, lambda: self._families, interval=self.interval)
-        self._restore()
+        self._keeper.restore()
         rotated = self._keys.note(time.time())
         if rotated:
             self.monitor.record("key_rotated", success=True, before=rotated[0], key_id=rotated[1])
-        await self._save()
-        rounds = ((self.look, LOOK_SECONDS), (self.probe, self.interval))
-        self._tasks = [asyncio.create_task(self._forever(work, pause)) for work, pause in rounds]
+        await self._keeper.save()
+        self._watching = asyncio.create_task(self._forever(self.look, LOOK_SECONDS))
+        self._assessing = asyncio.create_task(self._forever(self.probe, self.interval))
 
     async def close(self) -> None:
         """End the background work, write the state, end the connections. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
-        started = bool(self._tasks)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stop.set()
+        whole = True
+        if self._watching and self._assessing:
+            self._assessing.cancel()
+            # A look is not cut in two: what a thread has read and nobody has counted would be lost.
+            _, late = await asyncio.wait([self._watching], timeout=_CLOSE_STEPS * self._timeout)
+            whole = not late
+            self._watching.cancel()
+            await asyncio.gather(self._watching, self._assessing, return_exceptions=True)
         await self._manager.close()
-        if started:
-            await self._save()
+        if self._watching and whole:
+            await self._keeper.save()
         if self._otlp:
             await asyncio.to_thread(self._otlp.close)
         self._watcher.close()
@@ -153,7 +160,7 @@ class MonitoringService:
         """Look at every node once, and tell what is to be told."""
         changed = await self._watcher.look()
         if await self._manager.check_and_send_alerts() or changed:
-            await self._save()
+            await self._keeper.save()
         if self._otlp:
             self._families = self._figures().families()  # made here and read in the exporter's thread
 
@@ -163,9 +170,9 @@ class MonitoringService:
             posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout)
             self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
             self._posture, self._posture_at = posture, time.time()
-        changed = self._compare(posture)
+        changed = self._changes.note(posture)
         if await self._manager.check_and_send_alerts({c.name: c.remedy for c in posture.controls if c.state == "weak"}) or changed:
-            await self._save()
+            await self._keeper.save()
 
     async def security_status(self) -> dict[str, Any]:
         """The PRD's five fields, and `state`, `summary`, `checked_at`, `posture`, `key_ages`, `certificates`.
@@ -274,57 +281,18 @@ class MonitoringService:
                 when=event.timestamp.timestamp(), **event.details,
             )  # fmt: skip
 
-    def _compare(self, posture: Posture) -> bool:
-        """Note what has changed since the last probe, also one before a restart; whether anything has."""
-        before, self._states = self._states, {control.name: control.state for control in posture.controls}
-        for control in posture.controls:
-            old, severity = before.get(control.name), _SEVERITIES[control.state]
-            if before and control.state != old and (old or severity != "info"):  # a new control that holds is no news
-                self.monitor.record(
-                    "posture_changed", success=severity == "info", severity=severity, control=control.name, state=control.state,
-                    before=old or "", evidence=control.evidence, remedy=control.remedy,
-                )  # fmt: skip
-        return before != self._states
+    async def _save(self) -> None:
+        await self._keeper.save()
 
     async def _forever(self, work: Any, pause: float) -> None:
-        while True:
+        while not self._stop.is_set():
             began = time.monotonic()
             try:
                 await work()
             except Exception:  # the next round may succeed; a monitoring that ends in silence is worse
                 logger.exception("monitoring_failed")
-            await asyncio.sleep(max(0.1, pause - (time.monotonic() - began)))
-
-    def _restore(self) -> None:
-        if self._state_file is None:
-            return
-        parts: dict[str, _Part] = {"events": self.monitor, "watcher": self._watcher, "alerts": self._manager, "keys": self._keys}
-        fresh = {name: part.snapshot() for name, part in parts.items()}
-        try:
-            saved = read_state(self._state_file)
-            if saved is not None:
-                for name, part in parts.items():
-                    part.restore(saved[name])
-                self._states = {str(name): _state(state) for name, state in saved["posture"].items()}
-        except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError) as error:
-            for name, part in parts.items():  # half of it would count twice
-                part.restore(fresh[name])
-            reason = str(error) if isinstance(error, ConfigurationError) else "it holds something else; counting begins anew"
-            self.monitor.record("state_unusable", file=str(self._state_file), reason=reason)
-
-    async def _save(self) -> None:
-        if self._state_file is None:
-            return
-        async with self._saving:  # in turn: the last to write knows the most
-            state = {
-                "events": self.monitor.snapshot(), "watcher": self._watcher.snapshot(), "alerts": self._manager.snapshot(),
-                "keys": self._keys.snapshot(), "posture": self._states,
-            }  # fmt: skip
-            try:
-                await asyncio.to_thread(write_state, self._state_file, state)
-            except ConfigurationError as error:
-                if not self.monitor.count("state_unusable", hours=1):
-                    self.monitor.record("state_unusable", severity="error", file=str(self._state_file), reason=str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), max(0.1, pause - (time.monotonic() - began)))
 
 
 def _state_file(variables: Mapping[str, str]) -> Path | None:
@@ -347,10 +315,6 @@ def _node_targets(target: Target, variables: Mapping[str, str]) -> list[Target]:
             raise ConfigurationError(f"{NODES_VARIABLE} must be host:port, several separated by commas")
         found[(address.host, address.port)] = target._replace(address=address)
     return list(found.values()) or [target]
-
-
-def _state(text: Any) -> State:
-    return STATES[STATES.index(text)]
 
 
 def _iso(moment: float) -> str:

@@ -42,10 +42,11 @@ class Watcher:
             if isinstance(result, RedkeepError):
                 self._failed(node, result)
                 changed = True
-            elif isinstance(result, BaseException):
-                raise result
-            elif result is not None:
+            elif isinstance(result, Look):
                 changed |= self._answered(node, result)
+        for result in found:
+            if isinstance(result, BaseException) and not isinstance(result, RedkeepError):
+                raise result  # a fault of ours; what the other nodes had to say has been heard
         return changed
 
     def close(self) -> None:

@@ -1,0 +1,73 @@
+"""What the parts of the monitoring know, kept together in one file: taken back at the start, written whenever it matters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from redkeep.errors import ConfigurationError
+from redkeep.monitoring.events import SecurityMonitor
+from redkeep.monitoring.state_file import read_state, write_state
+
+
+class Part(Protocol):
+    """What can be kept."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """What it knows, as plain data."""
+        ...
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take it back. Raises ValueError when it is something else."""
+        ...
+
+
+class Keeper:
+    """One file for all parts, so that no two of them ever know different things. A file that fails is an event."""
+
+    def __init__(self, path: Path | None, parts: Mapping[str, Part], monitor: SecurityMonitor) -> None:
+        """Without a `path` nothing is kept."""
+        self._path = path
+        self._parts = parts
+        self._monitor = monitor
+        self._saving = asyncio.Lock()
+
+    def restore(self) -> None:
+        """Take back what is in the file, all of it or nothing: half of it would count twice."""
+        if self._path is None:
+            return
+        fresh = {name: part.snapshot() for name, part in self._parts.items()}
+        try:
+            saved = read_state(self._path)
+            if saved is not None:
+                for name, part in self._parts.items():
+                    part.restore(saved[name])
+        except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError) as error:
+            for name, part in self._parts.items():
+                part.restore(fresh[name])
+            reason = str(error) if isinstance(error, ConfigurationError) else "it holds something else; counting begins anew"
+            self._monitor.record("state_unusable", file=str(self._path), reason=reason)
+
+    async def save(self) -> None:
+        """Write the file. A folder that refuses is said once an hour, and nothing else comes of it."""
+        if self._path is None:
+            return
+        async with self._saving:  # in turn: the last to write knows the most
+            state = {name: part.snapshot() for name, part in self._parts.items()}
+            try:
+                await _to_the_end(asyncio.to_thread(write_state, self._path, state))
+            except ConfigurationError as error:
+                if not self._monitor.count("state_unusable", hours=1):
+                    self._monitor.record("state_unusable", severity="error", file=str(self._path), reason=str(error))
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await it even when cancelled: its thread goes on, and an older state must not be written after a newer one."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
