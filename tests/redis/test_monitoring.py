@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,8 @@ def test_the_command_watches(server: Server, tmp_path: Path, capsys: pytest.Capt
     guess(server, times=1, user="stranger")
     assert main(["watch", "--env-file", str(path), "--seconds", "1.5"]) == 0
     assert "auth_attempt  user=stranger  address=127.0.0.1" in capsys.readouterr().out
+    assert main(["watch", "--json", "--env-file", str(path), "--seconds", "1"]) == 0
+    assert any(json.loads(each)["username"] == "stranger" for each in capsys.readouterr().out.splitlines())
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "MONITOR_PASSWORD" not in line))
     assert main(["watch", "--env-file", str(path), "--seconds", "1"]) == 2
     assert "REDIS_MONITOR_PASSWORD is not set" in capsys.readouterr().err

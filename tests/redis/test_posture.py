@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 import time
@@ -330,7 +333,27 @@ def test_command_as_json(env_file: Path, capsys: pytest.CaptureFixture[str]) -> 
     document = json.loads(capsys.readouterr().out)
     assert {0: "ok", 1: "weak"}[code] == document["state"]
     assert len(document["controls"]) == 23
-    assert {"name", "state", "evidence", "remedy"} == set(document["controls"][0])
+    assert {"name", "state", "evidence", "remedy", "group"} == set(document["controls"][0])
+    fields = ("redis_authenticated", "tls_enabled", "encryption_enabled", "network_isolated")
+    assert [True] * 4 == [document[field] for field in fields]
+
+
+def test_command_on_a_terminal(env_file: Path) -> None:
+    """Where a person looks, the controls stand in groups and in colour; nothing of it goes into a pipe."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "redkeep.cli", "status", "--env-file", str(env_file)]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
+    environment.pop("NO_COLOR", None)
+    running = subprocess.Popen(command, stdout=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error, not an empty read
+        while words := os.read(ours, 4_096):
+            shown += words
+    running.wait(10)
+    os.close(ours)
+    assert b"\x1b[36mlogin" in shown
+    assert re.search(rb"\x1b\[32mok +\x1b\[0m +login", shown)
 
 
 def test_command_without_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

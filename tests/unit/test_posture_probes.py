@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,8 +11,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rich.console import Console
 
-from redkeep.cli.status import table
+from redkeep.cli.status import lines
+from redkeep.cli.status_table import show
 from redkeep.crypto.pki import Authority
 from redkeep.errors import ServerUnavailableError
 from redkeep.monitoring.certificates import certificate_end
@@ -121,12 +125,29 @@ def test_evidence_is_fit_for_a_terminal() -> None:
     assert len(control.evidence) == 200
 
 
-def test_table() -> None:
-    """Aligned; remedies under their line; what does not apply says why; colour only on a terminal."""
+def test_lines() -> None:
+    """Aligned; remedies under their line; what does not apply says why; no colour."""
     weak = Control("long name", "weak", "bad", "mend it")
     posture = Posture((Control("a", "ok", "fine"), weak, Control("c", "not applicable", "-")))
-    plain = table(posture, colour=False).splitlines()
+    plain = lines(posture).splitlines()
     assert plain[:3] == ["ok    a          fine", "WEAK  long name  bad", "                 -> mend it"]
     assert plain[3] == "-     c          -"
     assert len(plain) == 5
-    assert "\x1b[1;31mWEAK\x1b[0m" in table(posture, colour=True)
+
+
+def test_table_on_a_terminal() -> None:
+    """Grouped, each group named once; folded to the width and never cut; what looks like markup stays text."""
+    controls = (
+        Control("login", "ok", "answers to cache_service"), Control("env file", "weak", "[red]mode[/red] " + "long " * 30, "chmod 0640 it"),
+        Control("wrong password", "unknown", "no answer in time"), Control("huge pages", "not applicable", "hidden"),
+    )  # fmt: skip
+    for width in (60, 120):
+        screen = io.StringIO()
+        show(Posture(controls), Console(file=screen, width=width, force_terminal=True, color_system="standard", highlight=False))
+        bare = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+        assert all(len(line) <= width for line in bare.splitlines())
+        assert [1, 1, 30, 1] == [bare.count(words) for words in ("login  ok", "[red]mode[/red]", "long", "-> chmod 0640 it")]
+        assert "       ?     wrong password" in bare
+        assert "redkeep: 1 controls hold, 1 weak, 1 unknown, 1 not applicable" in " ".join(bare.split())
+        assert "\x1b[1;31mWEAK" in screen.getvalue()
+

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from redkeep.cli.log_lines import log_to_stderr
 from redkeep.dashboard.address import is_loopback
 from redkeep.errors import ConfigurationError
+from redkeep.monitoring.json_lines import log_json_lines
 
 if TYPE_CHECKING:
     import uvicorn
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     open_gate(Settings.load(arguments.env_file))  # what is wrong with the settings is said here, before anything listens
     MonitoringService(env_file=arguments.env_file)
-    log_to_stderr()
+    log_json_lines()
     config = uvicorn.Config(
         SecurityHeaders(create_application(arguments.env_file, interval=arguments.interval)),
         ssl_certfile=arguments.tls_cert,

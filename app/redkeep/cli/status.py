@@ -1,4 +1,4 @@
-"""`redkeep status`: probe the live system and say whether every control holds."""
+"""`redkeep status`: probe the live system and say whether every control holds; a table on a terminal, lines into a pipe."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from redkeep.monitoring.posture import Posture
 
 DEFAULT_ENV_FILE: Final = Path("/etc/redkeep/cache.env")
-_MARKS: Final = {"ok": "ok", "weak": "WEAK", "unknown": "?", "not applicable": "-"}
-_COLOURS: Final = {"ok": "32", "weak": "1;31", "unknown": "33", "not applicable": "2"}
+MARKS: Final = {"ok": "ok", "weak": "WEAK", "unknown": "?", "not applicable": "-"}
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -37,21 +36,26 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         import json
 
-        controls = [control._asdict() for control in posture.controls]
-        print(json.dumps({"state": posture.state, "summary": posture.summary, "controls": controls}, indent=2))
+        from redkeep.monitoring.status import security_fields
+
+        controls = [control.as_dict() for control in posture.controls]
+        head = {"state": posture.state, "summary": posture.summary, **security_fields(posture)}
+        print(json.dumps({**head, "controls": controls}, indent=2))
+    elif sys.stdout.isatty():
+        from redkeep.cli.status_table import show
+
+        show(posture)
     else:
-        print(table(posture, colour=sys.stdout.isatty()))
+        print(lines(posture))
     return posture.exit_code
 
 
-def table(posture: Posture, *, colour: bool) -> str:
-    """An aligned line a control, the remedy under what does not hold, and the sum at the end."""
+def lines(posture: Posture) -> str:
+    """For pipes and logs: an aligned line a control, the remedy under what does not hold, and the sum at the end."""
     width = max((len(control.name) for control in posture.controls), default=0)
-    lines = []
+    found = []
     for control in posture.controls:
-        mark = f"{_MARKS[control.state]:<4}"
-        mark = f"\x1b[{_COLOURS[control.state]}m{mark}\x1b[0m" if colour else mark
-        lines.append(f"{mark}  {control.name:<{width}}  {control.evidence}")
+        found.append(f"{MARKS[control.state]:<4}  {control.name:<{width}}  {control.evidence}")
         if control.remedy:
-            lines.append(f"{'':4}  {'':<{width}}  -> {control.remedy}")
-    return "\n".join([*lines, posture.summary])
+            found.append(f"{'':4}  {'':<{width}}  -> {control.remedy}")
+    return "\n".join([*found, posture.summary])

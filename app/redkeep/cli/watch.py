@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
                         help=f"settings to use (default: {DEFAULT_ENV_FILE})")
     parser.add_argument("--seconds", type=float, default=None, metavar="N", help="end after N seconds (default: at Ctrl-C)")
+    parser.add_argument("--json", action="store_true", help="print each event as a JSON document of one line")
     parser.set_defaults(func=run)
 
 
@@ -35,11 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Print events until the time is over. Raises ConfigurationError when there is no password to watch with."""
     import asyncio
 
-    asyncio.run(_watch(arguments.env_file, arguments.seconds))
+    asyncio.run(_watch(arguments.env_file, arguments.seconds, _document if arguments.json else line))
     return 0
 
 
-async def _watch(env_file: Path, seconds: float | None) -> None:
+async def _watch(env_file: Path, seconds: float | None, shown: Callable[[SecurityEvent], str]) -> None:
     import asyncio
 
     from redkeep.monitoring.alert_settings import AlertSettings
@@ -48,7 +50,7 @@ async def _watch(env_file: Path, seconds: float | None) -> None:
     service = MonitoringService(env_file=env_file, state_file=None, alerts=AlertSettings())
     if not service.watches:
         raise ConfigurationError(f"REDIS_MONITOR_PASSWORD is not set in {env_file}; it is in the operator's `redkeep secrets show`")
-    service.monitor.subscribe(_printer())
+    service.monitor.subscribe(lambda event: print(shown(event), flush=True))
     await service.start()
     try:
         end = None if seconds is None else time.monotonic() + seconds
@@ -58,16 +60,13 @@ async def _watch(env_file: Path, seconds: float | None) -> None:
         await service.close()
 
 
-def _printer() -> Callable[[SecurityEvent], None]:
-    def show(event: SecurityEvent) -> None:
-        print(line(event), flush=True)
-
-    return show
-
-
 def line(event: SecurityEvent) -> str:
     """One line: when, how bad, what, who, and the details; names are harmless already."""
     who = f"  user={event.username}" if event.username is not None else ""
     times = f"  x{event.count}" if event.count > 1 else ""
     details = "".join(f"  {name}={value}" for name, value in event.details.items() if value not in (None, ""))
     return f"{event.timestamp.astimezone():%H:%M:%S}  {_MARKS[event.severity]}{event.type}{times}{who}{details}"
+
+
+def _document(event: SecurityEvent) -> str:
+    return json.dumps(event.as_dict())

@@ -9,8 +9,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-_OWN: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
-"""What every record has; anything else came by `extra`."""
+_OWN: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"))
+"""What every record has (`color_message`: uvicorn's); anything else came by `extra`."""
 
 _PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 """syslog(3): err, warning, info; the rest is 7, debug."""
@@ -41,12 +41,10 @@ class JsonLines(logging.Formatter):
 
 
 def log_json_lines(*, level: int = logging.INFO) -> None:
-    """Write what the package logs from `level` on to standard error, as JSON lines; for programs, not for libraries."""
+    """Write every record of this process from `level` on to standard error, as JSON lines; for programs, not for libraries."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(priorities=_is_journal(sys.stderr.fileno())))
-    logger = logging.getLogger("redkeep")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(level)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def _priority(level: int) -> int:
