@@ -32,7 +32,7 @@ class JsonLines(logging.Formatter):
         document: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"), "level": record.levelname.lower(),
             "logger": record.name, "message": record.getMessage(),
-            **{name: value for name, value in vars(record).items() if name not in _OWN and value not in (None, "")},
+            **{name: value for name, value in vars(record).items() if name not in _OWN},
         }  # fmt: skip
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
