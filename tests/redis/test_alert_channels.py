@@ -18,7 +18,7 @@ from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alert_webhook import WebhookChannel
 from redkeep.monitoring.alerts import SimpleAlertManager
 from redkeep.monitoring.events import SecurityMonitor
-from tests.redis.receivers import Posts, mail_server, server_context, webhook
+from tests.redis.receivers import MAIL_PASSWORD, MAIL_USER, Posts, mail_server, server_context, webhook
 from tests.redis.server import Files, free_port
 from tests.redis.watched import Channels, receivers, until, webhook_settings
 
@@ -280,6 +280,6 @@ def test_mail_servers_that_refuse(files: Files, monkeypatch: pytest.MonkeyPatch)
             return "550 nobody here"
 
         monkeypatch.setattr(type(mails), "handle_RCPT", refuse, raising=False)
-        login = {"security_alert_smtp_username": "alerts", "security_alert_smtp_password": "mail-" + "x" * 20}
+        login = {"security_alert_smtp_username": MAIL_USER, "security_alert_smtp_password": MAIL_PASSWORD}
         assert "refused the recipients; see SECURITY_ALERT_EMAIL" in tried(**mail_settings(files, port, **login))["email"]["detail"]
     assert alert_mail.STEP_SECONDS < MailChannel.deadline_seconds
