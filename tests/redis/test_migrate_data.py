@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from redkeep.cache.secure import SecureAIResponseCache
+from redkeep.cli import main
 from redkeep.crypto.keyring import KeyRing, generate_key
 from redkeep.crypto.passwords import generate_password
+from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
 from redkeep.migration.reencrypt import Counts, DataMigration
 from tests.redis.caches import empty, plant, secure, stored
@@ -363,3 +365,36 @@ def test_the_summary_names_what_is_left(server: Server, tmp_path: Path) -> None:
     assert "3 entries sealed anew: 3 readable ones, 0 of older keys" in out
     assert f"1 left as they are: sealed with key {(b'k' * 8).hex()}" in out
     assert "1 left as they are: nothing that this cache or the old class wrote" in out
+
+
+def test_a_key_is_retired_when_nothing_needs_it(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """add, promote, migrate-data, retire: refused by the server's own count before the migration, done after it, nothing lost."""
+    empty(server)
+    folder = tmp_path / "secrets"
+    store = SecretStore.open(folder, create=True)
+    store.set_password("cache_janitor", server.passwords["cache_janitor"])
+    (old,) = store.encryption_keys()
+    asked = list(requests(10))
+
+    async def write() -> None:
+        async with secure(server, redis_encryption_key=old) as cache:
+            for each in asked:
+                await cache.cache_response(each.text, each.operation, each.options, each.answer, each.question)
+
+    asyncio.run(write())
+    assert main(["keys", "add", "--secrets", str(folder)]) == main(["keys", "promote", "--secrets", str(folder)]) == 0
+    new, _ = ring = SecretStore.open(folder).encryption_keys()
+    settings = env_file(server, tmp_path, REDIS_ENCRYPTION_KEY="", REDIS_ENCRYPTION_KEYS=",".join(ring))
+    retire = ["keys", "retire", "--secrets", str(folder), "--env-file", str(settings)]
+    assert main(retire) == 2
+    old_id = KeyRing.from_strings([old]).primary.key_id.hex()
+    assert f"10 with {old_id}; run `redkeep migrate-data` first" in capsys.readouterr().err
+    fill(server, list(requests(2)))
+    run = command(server, tmp_path, "--count", REDIS_ENCRYPTION_KEY="", REDIS_ENCRYPTION_KEYS=",".join(ring))
+    assert [line.split() for line in run.communicate(timeout=30)[0].splitlines()] == [
+        ["10", "sealed", "with", f"{old_id},", "an", "older", "key"], ["2", "readable"],
+    ]  # fmt: skip
+    assert migrate(server, redis_encryption_key=None, redis_encryption_keys=",".join(ring)).older_key == 10
+    assert main(retire) == 0
+    assert SecretStore.open(folder).encryption_keys() == (new,)
+    assert [each.answer for each in asked] == read(server, asked, redis_encryption_key=new)

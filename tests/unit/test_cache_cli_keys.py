@@ -52,8 +52,9 @@ def test_a_whole_rotation(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     shown += run(capsys, "keys", "promote", new[:6], *where)
     assert "nothing was changed" in shown
     kept = SecretStore.open(folder).encryption_keys()
-    shown += run(capsys, "keys", "retire", *where)
+    shown += run(capsys, "keys", "retire", *where, "--force", "--env-file", str(folder / "none"))
     assert ids(folder) == [new]
+    assert f"forgot {old}; deploy to make it so. Lost: what they sealed is lost; nobody was asked" in shown
     shown += run(capsys, "keys", "retire", *where)
     assert old in shown
     assert not any(key in shown for key in kept)
@@ -67,3 +68,38 @@ def test_wrong_ids(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["keys", "retire", "--keep", "0", "--secrets", str(folder)]) == 2
     assert "redkeep:" in capsys.readouterr().err
     assert ids(folder) == before
+
+
+def test_a_key_that_is_in_use_is_kept(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """retire asks how much is sealed with what would go: nobody to ask, or anything at all, and nothing changes."""
+    where = ("--secrets", str(folder))
+    run(capsys, "keys", "add", *where)
+    run(capsys, "keys", "promote", *where)
+    before = new, old = ids(folder)
+    counts = tmp_path / "counts.json"
+
+    def refused(*more: str) -> str:
+        assert main(["keys", "retire", *where, *more]) == 2
+        assert ids(folder) == list(before)
+        return capsys.readouterr().err
+
+    assert f"cannot be told whether entries are still sealed with {old}" in refused("--env-file", str(tmp_path / "none"))
+    for text in ("", "[]", '{"sealed": 1}', '{"sealed": {"a": -1}, "readable": 0, "other": 0}'):
+        counts.write_text(text)
+        assert "these are no counts" in refused("--counts", str(counts))
+    assert "cannot be read: No such file" in refused("--counts", str(tmp_path / "none"))
+    counts.write_text(f'{{"sealed": {{"{new}": 9, "{old}": 1234}}, "readable": 1, "other": 0}}')
+    said = refused("--counts", str(counts))
+    assert f"still sealed with what would be forgotten: 1,234 with {old}; run `redkeep migrate-data` first" in said
+    shown = run(capsys, "keys", "retire", *where, "--counts", str(counts), "--force")
+    assert f"Lost: entries are still sealed with what would be forgotten: 1,234 with {old}" in shown
+
+
+def test_a_key_that_is_not_in_use_may_go(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without an entry under it, retire forgets the key and says nothing of a loss."""
+    run(capsys, "keys", "add", "--secrets", str(folder))
+    counts = tmp_path / "counts.json"
+    counts.write_text(f'{{"sealed": {{"{ids(folder)[0]}": 9}}, "readable": 0, "other": 0}}')
+    shown = run(capsys, "keys", "retire", "--secrets", str(folder), "--counts", str(counts))
+    assert len(ids(folder)) == 1
+    assert "Lost" not in shown

@@ -1,17 +1,20 @@
 """`redkeep keys`: the key ring in the operator's secrets: see it, and change keys without losing a cached value.
 
-add, deploy everywhere; promote, deploy; wait for the longest time to live; retire, deploy.
+add, deploy everywhere; promote, deploy; `redkeep migrate-data`, or wait for the longest time to live; retire, deploy.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redkeep.errors import ConfigurationError
+from redkeep.cli.status import DEFAULT_ENV_FILE
+from redkeep.errors import ConfigurationError, RedkeepError
 
 if TYPE_CHECKING:
     from redkeep.crypto.store import SecretStore
+    from redkeep.migration.census import Census
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -33,8 +36,18 @@ def register(subparsers: Subparsers) -> None:
     promote = verbs.add_parser("promote", help="let a key seal from now on; the others go on opening")
     promote.add_argument("key_id", nargs="?", metavar="KEY-ID", help="as `list` shows it (default: the newest)")
     promote.set_defaults(func=_promote)
-    retire = verbs.add_parser("retire", help="forget all keys but the sealing one; what they sealed is lost")
+    retire = verbs.add_parser(
+        "retire",
+        help="forget all keys but the sealing one, once nothing is sealed with them",
+        description="Forget all keys but the sealing one. Asks the server first, and refuses while entries are sealed with what would "
+        "be forgotten.",
+    )
     retire.add_argument("--keep", type=int, default=1, metavar="N", help="how many to keep (default: 1)")
+    retire.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
+                        help=f"settings by which the server is asked (default: {DEFAULT_ENV_FILE})")
+    retire.add_argument("--counts", metavar="FILE",
+                        help="what `redkeep migrate-data --count --json` printed on an app host, instead of asking (-: stdin)")
+    retire.add_argument("--force", action="store_true", help="forget them all the same; what they sealed is lost")
     retire.set_defaults(func=_retire)
     for verb in (show, add, promote, retire):
         add_folder_option(verb)
@@ -86,7 +99,7 @@ def _promote(args: argparse.Namespace) -> int:
         print(f"key {ids[0]} seals already; nothing was changed")
         return 0
     store.promote_encryption_key(store.encryption_keys()[found[0]])
-    print(f"key {ids[found[0]]} seals now; deploy, wait for the longest time to live, then `redkeep keys retire`")
+    print(f"key {ids[found[0]]} seals now; deploy, `redkeep migrate-data`, then `redkeep keys retire`")
     return 0
 
 
@@ -94,11 +107,49 @@ def _retire(args: argparse.Namespace) -> int:
     from redkeep.cli.passphrase import open_store
 
     store = open_store(args.secrets)
-    before = _ids(store)
+    if args.keep < 1:
+        raise ConfigurationError("--keep must be at least 1: the first key seals")
+    gone = _ids(store)[args.keep :]
+    if not gone:
+        print("there is no key to forget; nothing was changed")
+        return 0
+    lost = "what they sealed is lost; nobody was asked how much that is"
+    try:
+        lost = _census(args, store).refusal(gone)
+    except RedkeepError as error:
+        if not args.force:
+            raise ConfigurationError(
+                f"it cannot be told whether entries are still sealed with {', '.join(gone)}: {error}. Name the settings of an app with "
+                "--env-file, or give --counts, or forget them all the same with --force"
+            ) from None
+    if lost and not args.force:
+        raise ConfigurationError(f"{lost}; run `redkeep migrate-data` first, or forget them all the same with --force")
     store.retire_encryption_keys(keep=args.keep)
-    gone = before[args.keep :]
-    print(f"forgot {', '.join(gone)}; deploy to make it so" if gone else "there is no key to forget; nothing was changed")
+    print(f"forgot {', '.join(gone)}; deploy to make it so" + (f". Lost: {lost}" if lost else ""))
     return 0
+
+
+def _census(args: argparse.Namespace, store: SecretStore) -> Census:
+    """What is sealed with which key. Raises the leaves of our error tree."""
+    import asyncio
+    import json
+    import sys
+
+    from redkeep.migration.census import Census, take_census
+    from redkeep.target import read_target
+
+    if args.counts is not None:
+        try:
+            text = sys.stdin.read() if args.counts == "-" else Path(args.counts).read_text("utf-8")
+            return Census.parse(json.loads(text))
+        except OSError as error:
+            raise ConfigurationError(f"{args.counts} cannot be read: {error.strerror}") from None
+        except ValueError:
+            return Census.parse(None)
+    target = read_target(args.env_file)
+    if target.janitor_password is None and "cache_janitor" in store.users():
+        target = target._replace(janitor_password=store.password("cache_janitor"))
+    return asyncio.run(take_census(target))
 
 
 def _ids(store: SecretStore) -> list[str]:

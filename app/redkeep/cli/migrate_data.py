@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from redkeep.cli.status import DEFAULT_ENV_FILE
+from redkeep.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from redkeep.migration.reencrypt import Counts, Progress
@@ -32,6 +33,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
                         help=f"settings to use (default: {DEFAULT_ENV_FILE})")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+    parser.add_argument("--count", action="store_true", help="only count: readable entries, and sealed ones by key id")
     parser.add_argument("--reverse", action="store_true",
                         help="the way back within the migration window: readable names and plain JSON")
     parser.add_argument("--rate", type=_rate, default=None, metavar="N", help="entries a second (default: 2000; 0: no limit)")
@@ -48,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     from redkeep.migration.reencrypt import RATE, DataMigration
     from redkeep.settings import Settings
 
+    if arguments.count:
+        return _count(arguments)
     settings = Settings.load(arguments.env_file)
     migration = DataMigration(
         settings.target,
@@ -69,6 +73,33 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(summary(counts, seconds=time.monotonic() - start, dry_run=arguments.dry_run, reverse=arguments.reverse))
     return EXIT_LEFT if counts.left or counts.unreadable or counts.without_old_name else 0
+
+
+def _count(arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from redkeep.migration.census import RATE, take_census
+    from redkeep.target import read_target
+
+    if arguments.dry_run or arguments.reverse:
+        raise ConfigurationError("--count changes nothing and goes with neither --dry-run nor --reverse; drop one")
+    target = read_target(arguments.env_file)
+    census = asyncio.run(take_census(target, rate=RATE if arguments.rate is None else arguments.rate))
+    if arguments.json:
+        import json
+
+        print(json.dumps(vars(census)))
+        return 0
+    from redkeep.crypto.keyring import KeyRing
+
+    ring = [key.key_id.hex() for key in KeyRing.from_strings(target.keys).keys] if target.keys else []
+    for key_id, count in sorted(census.sealed.items()):
+        use = "the sealing key" if ring[:1] == [key_id] else "an older key" if key_id in ring else "not in the ring"
+        print(f"{count:>12,} sealed with {key_id}, {use}")
+    print(f"{census.readable:>12,} readable")
+    if census.other:
+        print(f"{census.other:>12,} under hashed names and not sealed")
+    return 0
 
 
 def summary(counts: Counts, *, seconds: float, dry_run: bool, reverse: bool) -> str:

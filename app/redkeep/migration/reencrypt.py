@@ -171,10 +171,7 @@ class DataMigration:
                 finished = True
             except ServerUnavailableError as error:
                 await patience.failed(error)
-                try:
-                    await self._sweep.reopen()
-                except ServerUnavailableError as still:
-                    await patience.failed(still)
+                await self._sweep.reopen_or_wait(patience)
 
     async def _step(self, names: list[bytes]) -> None:
         ours = [name for name in names if _is_text(name)]

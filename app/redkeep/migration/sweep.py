@@ -59,6 +59,13 @@ class Sweep:
         self._data = await ExclusiveConnection.open(self._target)
         self._scanner = await ExclusiveConnection.open(self._janitor)
 
+    async def reopen_or_wait(self, patience: Patience) -> None:
+        """Both connections anew, or, when the server does not answer yet, a wait: the next use fails, and comes back here."""
+        try:
+            await self.reopen()
+        except ServerUnavailableError as error:
+            await patience.failed(error)
+
     async def steps(self, cursor: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
         """Names of entries, with the cursor that comes after them, 0 with the last ones. Raises the leaves of our error tree."""
         async for after, names in self._scan(f"{PREFIX}*", cursor):

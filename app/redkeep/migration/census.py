@@ -1,0 +1,81 @@
+"""A census of the entries on a server: how many each key has sealed, by what their first bytes say, and how many are readable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from redkeep.cache.keys import is_hashed_name
+from redkeep.crypto.envelope import HEADER_BYTES, is_envelope
+from redkeep.errors import ConfigurationError, ServerUnavailableError
+from redkeep.migration.progress import Pace, swept
+from redkeep.migration.sweep import Patience, Sweep
+from redkeep.target import Target
+
+RATE: Final = 20_000
+"""Entries a second: 31 bytes of each are read."""
+
+_KEY_ID: Final = slice(3, 11)
+
+
+@dataclass
+class Census:
+    """`sealed` counts by key id, in hex; `readable` lie at readable names, `other` are neither. An entry can be counted twice
+    when Redis resizes its table meanwhile, never left out when it was there all the time."""
+
+    sealed: dict[str, int] = field(default_factory=dict)
+    readable: int = 0
+    other: int = 0
+
+    @classmethod
+    def parse(cls, document: object) -> Self:
+        """From the JSON that `redkeep migrate-data --count --json` prints. Raises ConfigurationError."""
+        if isinstance(document, Mapping) and isinstance(sealed := document.get("sealed"), Mapping):
+            counts = [document.get("readable"), document.get("other"), *sealed.values()]
+            if all(isinstance(count, int) and count >= 0 for count in counts):
+                return cls(dict(sealed), *counts[:2])
+        raise ConfigurationError("these are no counts; give what `redkeep migrate-data --count --json` prints")
+
+    def refusal(self, key_ids: Iterable[str]) -> str:
+        """Why these keys must not go yet, in a sentence; empty when nothing is sealed with them."""
+        used = [f"{self.sealed[key_id]:,} with {key_id}" for key_id in key_ids if self.sealed.get(key_id)]
+        return f"entries are still sealed with what would be forgotten: {', '.join(used)}" if used else ""
+
+
+async def take_census(
+    target: Target, *, rate: float = RATE, show: Callable[[float, int], None] | None = None
+) -> Census:
+    """Count by a sweep over all names. `show` gets the part done, 0 to 1, and the entries seen so far.
+
+    Raises ConfigurationError when nobody here may SCAN, and the leaves of our error tree.
+    """
+    census, sweep, patience = Census(), Sweep(target, pace=Pace(rate * 0.1)), Patience()
+    cursor, seen, finished = 0, 0, False
+    async with sweep:
+        while not finished:
+            try:
+                async for after, names in sweep.steps(cursor):
+                    _count(census, names, await sweep.headers(names))
+                    patience.worked()
+                    cursor, seen = after, seen + len(names)
+                    if show is not None:
+                        show(swept(cursor), seen)
+                finished = True
+            except ServerUnavailableError as error:
+                await patience.failed(error)
+                await sweep.reopen_or_wait(patience)
+    return census
+
+
+def _count(census: Census, names: list[bytes], headers: list[bytes]) -> None:
+    for name, header in zip(names, headers, strict=True):
+        if not header:
+            continue  # it has ended since, or is no plain value
+        if not is_hashed_name(name.decode("utf-8", "replace")):
+            census.readable += 1
+        elif is_envelope(header) and len(header) == HEADER_BYTES:
+            key_id = header[_KEY_ID].hex()
+            census.sealed[key_id] = census.sealed.get(key_id, 0) + 1
+        else:
+            census.other += 1
