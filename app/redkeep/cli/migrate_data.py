@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from redkeep.migration.reencrypt import Counts, Progress
 
 EXIT_LEFT: Final = 1
+_NICENESS: Final = 10
+"""Applications on this machine come first."""
+
 _LINE_SECONDS: Final = 10.0
 _BAR: Final = 24
 
@@ -50,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     from redkeep.migration.reencrypt import RATE, DataMigration
     from redkeep.settings import Settings
 
+    os.nice(_NICENESS)
     if arguments.count:
         return _count(arguments)
     settings = Settings.load(arguments.env_file)
