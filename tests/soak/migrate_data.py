@@ -96,7 +96,8 @@ async def measure(server: Server, folder: Path, count: int, rate: float | None) 
         seconds = time.monotonic() - start - stopped_for
         failed = sum(cache.error_counts.values())
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"{count:,} entries in {seconds:.0f} s ({count / seconds:,.0f} a second), {used.ru_utime + used.ru_stime:.0f} s of CPU, exit {running.returncode}")
+    speed, processor = count / seconds, used.ru_utime + used.ru_stime
+    print(f"{count:,} entries in {seconds:.0f} s ({speed:,.0f} a second), {processor:.0f} s of CPU, exit {running.returncode}")
     for beside, name in ((False, "without"), (True, "beside")):
         found = sorted(times[beside])
         p50, p99 = statistics.median(found), found[int(len(found) * 0.99)]
