@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,12 @@ from redkeep.dashboard.address import is_loopback
 
 DEFAULT_URL: Final = "http://127.0.0.1:8765"
 TIMEOUT_SECONDS: Final = 5.0
-_SECONDS: Final = httpx.Timeout(TIMEOUT_SECONDS)
+PAUSE_SECONDS: Final = 3.0
+"""After no answer: each part of the page would wait for the same silence."""
+
+POST_SECONDS: Final = 45.0
+"""A test alert waits for the slowest mail server: 30 seconds by the API's word."""
+
 
 
 class SettingsWrong(Exception):
@@ -29,9 +35,9 @@ class ApiAway(Exception):
 class Client:
     """Speaks HTTP to the API and to nothing else: no proxy, no redirect, TLS or this host alone."""
 
-    def __init__(self, url: str, key: str, *, ca_file: Path | None = None, transport: httpx.BaseTransport | None = None) -> None:
-        """Raises SettingsWrong. `transport` is httpx's."""
-        self.url = check_url(url)
+    def __init__(self, url: str, key: str, *, ca_file: Path | None = None, insecure_http: bool = False) -> None:
+        """Raises SettingsWrong. `insecure_http` allows plain HTTP to another host."""
+        self.url = check_url(url, insecure_http=insecure_http)
         verify: ssl.SSLContext | bool = True
         if self.url.startswith("https://"):
             try:
@@ -40,16 +46,19 @@ class Client:
                 raise SettingsWrong(f"REDKEEP_API_CA_FILE: {ca_file} is not a readable file of certificates") from None
             verify.minimum_version = ssl.TLSVersion.TLSv1_3
         self._http = httpx.Client(
-            base_url=self.url, headers={"X-API-Key": key}, timeout=_SECONDS, verify=verify, follow_redirects=False,
-            trust_env=False, transport=transport,
+            base_url=self.url, headers={"X-API-Key": key}, verify=verify, follow_redirects=False,
+            trust_env=False,
         )  # fmt: skip
+        self._silent: tuple[float, str] = (0.0, "")
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> Client:
         """The API of REDKEEP_API_URL with the key of REDKEEP_API_KEY or REDKEEP_API_KEY_FILE. Raises SettingsWrong."""
         variables = os.environ if variables is None else variables
         ca = variables.get("REDKEEP_API_CA_FILE")
-        return cls(variables.get("REDKEEP_API_URL", DEFAULT_URL), read_key(variables), ca_file=Path(ca) if ca else None)
+        insecure = variables.get("REDKEEP_INSECURE_HTTP", "").lower() == "true"
+        url = variables.get("REDKEEP_API_URL", DEFAULT_URL)
+        return cls(url, read_key(variables), ca_file=Path(ca) if ca else None, insecure_http=insecure)
 
     def get(self, path: str, **query: str | int) -> Any:
         """The JSON of a route. Raises ApiAway."""
@@ -57,19 +66,18 @@ class Client:
 
     def post(self, path: str) -> Any:
         """The JSON of what a route answers to a POST without a body. Raises ApiAway."""
-        return self._ask("POST", path, {})
+        return self._ask("POST", path, {}, timeout=POST_SECONDS)
 
-    def _ask(self, method: str, path: str, query: Mapping[str, str | int]) -> Any:
+    def _ask(self, method: str, path: str, query: Mapping[str, str | int], *, timeout: float = TIMEOUT_SECONDS) -> Any:
+        until, why = self._silent
+        if time.monotonic() < until:
+            raise ApiAway(why)
         try:
-            answer = self._http.request(method, path, params=dict(query))
-        except httpx.TimeoutException:
-            raise ApiAway(f"{self.url} did not answer within {TIMEOUT_SECONDS:.0f} s.") from None
-        except httpx.ConnectError as error:
-            if "certificate" in str(error).lower():
-                raise ApiAway(f"{self.url} shows a certificate that is not trusted; set REDKEEP_API_CA_FILE to its CA.") from None
-            raise ApiAway(f"Nothing answers at {self.url}. Start the API with `redkeep serve`, or open the tunnel to it.") from None
+            answer = self._http.request(method, path, params=dict(query), timeout=timeout)
         except httpx.HTTPError as error:
-            raise ApiAway(f"The connection to {self.url} broke ({type(error).__name__}).") from None
+            why = self._reason(error)
+            self._silent = (time.monotonic() + PAUSE_SECONDS, why)
+            raise ApiAway(why) from None
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             raise ApiAway(f"The API at {self.url} refuses this dashboard's key; give both the same REDKEEP_API_KEY.")
         if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
@@ -81,9 +89,21 @@ class Client:
         except ValueError:
             raise ApiAway(f"What answers at {self.url} is not the API of Redkeep.") from None
 
+    def _reason(self, error: httpx.HTTPError) -> str:
+        if isinstance(error, httpx.TimeoutException):
+            return f"{self.url} did not answer within {TIMEOUT_SECONDS:.0f} s."
+        if not isinstance(error, httpx.ConnectError):
+            return f"The connection to {self.url} broke ({type(error).__name__})."
+        if "certificate" in str(error).lower():
+            return f"{self.url} shows a certificate that is not trusted; set REDKEEP_API_CA_FILE to its CA."
+        return f"Nothing answers at {self.url}. Start the API with `redkeep serve`, or open the tunnel to it."
 
-def check_url(url: str) -> str:
-    """The address without a slash at its end. Raises SettingsWrong unless it is https, or http to this very host."""
+
+def check_url(url: str, *, insecure_http: bool = False) -> str:
+    """The address without a slash at its end. Raises SettingsWrong unless it is https, or http to this very host.
+
+    `insecure_http` allows http to others: inside a container's own network.
+    """
     try:
         parts = urlsplit(url)
         host, scheme = parts.hostname, parts.scheme
@@ -92,7 +112,7 @@ def check_url(url: str) -> str:
         host, scheme, port = None, "", None
     if scheme not in ("http", "https") or not host or port == 0 or parts.username or parts.query or parts.fragment:
         raise SettingsWrong("REDKEEP_API_URL must be like http://127.0.0.1:8765 or https://host:port, without credentials")
-    if scheme == "http" and not is_loopback(host) and os.environ.get("REDKEEP_INSECURE_HTTP") != "true":
+    if scheme == "http" and not is_loopback(host) and not insecure_http:
         raise SettingsWrong(
             "REDKEEP_API_URL is plain http to another host, where the key would be read on the way; use https, or a tunnel: "
             "ssh -L 8765:127.0.0.1:8765 HOST"

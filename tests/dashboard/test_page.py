@@ -1,0 +1,144 @@
+"""What a person sees in a real browser: the one answer, attacks, strangers' names, an API that is gone; dark and on a phone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from tests.api.service import Api
+from tests.api.test_routes import guess
+from tests.dashboard.browser import PHONE, Page, showing
+from tests.dashboard.stack import dashboard_environment
+from tests.redis.server import Server
+
+TITLES = {"ok": "Redis is secured", "weak": "Security issues", "unknown": "Not everything can be told"}
+HOSTILE = '<img src=x onerror="window.hacked=1">', "**bold** [x](javascript:window.hacked=1)", "\x1b[31m\r\nred", "A" * 10_000
+
+
+def test_the_answer_is_the_apis(page: Page, api: Api) -> None:
+    """Head, sidebar and every control say what the API says."""
+    page.open()
+    status = api.get("/monitoring/security-status").json()
+    assert page.until(lambda: page.text(".rk-hero h1") == TITLES[status["state"]])
+    said = "Redis Secured" if status["state"] == "ok" else "Security Issues"
+    assert page.until(lambda: said in page.text('[data-testid="stSidebar"]'))
+    assert page.until(lambda: len(page.rows()) >= len(status["posture"]))
+    rows = page.rows()
+    for control in status["posture"]:
+        kind, words = rows[control["name"]]
+        assert "rk-" + control["state"].replace(" ", "-") == kind
+        assert control["evidence"].split()[0] in words
+    assert {"server", "client", "CA"} <= set(rows)
+
+
+def test_a_weakness_turns_red_with_its_remedy_and_green_again(page: Page, redis: Server) -> None:
+    """Without a reload."""
+    page.open()
+    assert page.until(lambda: page.rows().get("no login without password", ("",))[0] == "rk-ok")
+    with redis.log_in() as operator:
+        assert operator.ask(("ACL", "SETUSER", "default", "on", "nopass", "~*", "+@all")) == ["OK"]
+        try:
+            assert page.until(lambda: page.rows()["no login without password"][0] == "rk-weak")
+            assert "→" in page.driver.execute_script("return getComputedStyle(document.querySelector('.rk-weak mark'), '::before').content")
+            assert page.until(lambda: page.text(".rk-hero h1") == "Security issues")
+            assert "Security Issues" in page.text('[data-testid="stSidebar"]')
+            assert next(iter(page.rows().values()))[0] == "rk-weak"
+        finally:
+            assert operator.ask(("ACL", "SETUSER", "default", "reset", "off", "sanitize-payload", "-@all")) == ["OK"]
+    assert page.until(lambda: page.rows()["no login without password"][0] == "rk-ok")
+
+
+def test_an_attack_appears_and_strangers_names_do_nothing(page: Page, redis: Server) -> None:
+    """Refused logins show up by themselves; markup, Markdown, escapes and length stay text."""
+    page.open()
+    page.tab("Events")
+    guess(redis, *["cache_service"] * 3, *HOSTILE)
+    assert page.until(lambda: "login refused" in page.rows() and "onerror" in page.body())
+    body = page.body()
+    assert '<img src=x onerror="window.hacked=1">' in body
+    assert "**bold** [x](javascript:window.hacked=1)" in body
+    assert r"\x1b[31m\r\nred" in body
+    assert "A" * 100 not in body
+    assert page.driver.execute_script("return [window.hacked ?? null, document.querySelectorAll('.rk-list img, .rk-list a').length]") == [None, 0]
+    assert page.until(lambda: page.text(".rk-tile b") == "7")
+
+
+def test_a_filter_leaves_one_kind(page: Page, redis: Server) -> None:
+    """The one that was chosen."""
+    guess(redis, "somebody")
+    page.open()
+    page.tab("Events")
+    assert page.until(lambda: {"login refused", "new client"} <= set(page.rows()))
+    field = page.driver.find_element(By.CSS_SELECTOR, '[data-testid="stSelectbox"] input')
+    field.send_keys("new client", Keys.ENTER)
+    assert page.until(lambda: set(page.rows()) == {"new client"})
+
+
+def test_plots_and_servers(page: Page, redis: Server) -> None:
+    """Each server has a line, and both plots are drawn."""
+    page.open()
+    page.tab("Activity")
+    assert page.until(lambda: f"127.0.0.1:{redis.port}" in page.rows())
+    assert "keys" in page.rows()[f"127.0.0.1:{redis.port}"][1]
+    drawn = "return [...document.querySelectorAll('[data-testid=stVegaLiteChart] svg')].filter(e => e.clientWidth > 100).length"
+    assert page.until(lambda: page.driver.execute_script(drawn) == 2)
+
+
+def test_the_test_alert(page: Page) -> None:
+    """One click, and each channel says whether it delivered."""
+    page.open()
+    page.tab("Alerts")
+    assert page.until(lambda: "not configured" in page.rows().get("email", ("", ""))[1])
+    next(button for button in page.driver.find_elements(By.TAG_NAME, "button") if button.text == "Send a test alert").click()
+    assert page.until(lambda: "delivered" in page.rows().get("log", ("", ""))[1] and "test" in page.body())
+
+
+def test_on_a_phone(page: Page) -> None:
+    """Nothing is wider than the screen, and the answer is the first thing there."""
+    page.open(size=PHONE)
+    for tab in ("Posture", "Activity", "Events", "Alerts"):
+        page.tab(tab)
+        assert page.until(lambda: bool(page.rows()))
+        assert page.width() <= PHONE[0]
+    top = page.driver.execute_script("return document.querySelector('.rk-hero').getBoundingClientRect().top")
+    assert 0 <= top < 200
+
+
+def test_light_and_dark_follow_the_browser(page: Page) -> None:
+    """Dark text on light, light text on dark."""
+    found = {}
+    for dark in (False, True):
+        page.open(dark=dark)
+        colours = "const s = getComputedStyle(document.querySelector('.stApp')); return [s.backgroundColor, s.color]"
+        found[dark] = [sum(map(int, text[4:-1].split(","))) for text in page.driver.execute_script(colours)]
+    assert found[False][0] > 600 > 300 > found[False][1]
+    assert found[True][0] < 300 < 600 < found[True][1]
+
+
+def test_an_api_that_is_away(page: Page, api: Api) -> None:
+    """It is said within seconds, with the next step, and nothing stays green; the page recovers by itself."""
+    page.open()
+    assert page.until(lambda: "login" in page.rows())
+    os.kill(api.process.pid, signal.SIGSTOP)
+    try:
+        assert page.until(lambda: page.text(".rk-hero h1") == "The API does not answer")
+        assert "did not answer within 5 s" in page.text(".rk-hero p")
+        assert page.until(lambda: "Not known" in page.text('[data-testid="stSidebar"]'))
+        assert page.until(lambda: not page.rows())
+    finally:
+        os.kill(api.process.pid, signal.SIGCONT)
+    assert page.until(lambda: "login" in page.rows(), seconds=60)
+
+
+def test_a_wrong_key_is_said(api: Api, driver: Chrome, tmp_path: Path) -> None:
+    """On the page, in one sentence, without the key."""
+    with showing({**dashboard_environment(api, tmp_path), "REDKEEP_API_KEY": "another"}, tmp_path) as url:
+        page = Page(driver, url)
+        page.open()
+        assert page.until(lambda: "refuses this dashboard's key" in page.text(".rk-hero p"))
+        assert api.key not in driver.page_source

@@ -1,0 +1,136 @@
+"""The dashboard without a browser: its settings, its words, and that no value becomes markup."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from redkeep.dashboard import pieces, plots, words
+from redkeep.dashboard.client import ApiAway, Client, SettingsWrong, check_url, read_key
+from redkeep.monitoring.events import EventType
+
+NASTY = "<script>alert(1)</script>&\"'"
+EVENT = {"type": "auth_attempt", "severity": "warning", "success": False, "username": NASTY, "details": {NASTY: NASTY}, "count": 3}
+
+
+@pytest.mark.parametrize(
+    ("url", "fine"),
+    [
+        ("http://127.0.0.1:8765", True), ("http://[::1]:8765/", True), ("http://localhost:1", True), ("https://api.example:8765", True),
+        ("http://api.example:8765", False), ("ftp://127.0.0.1", False), ("http://user:pass@127.0.0.1", False), ("127.0.0.1:8765", False),
+        ("http://127.0.0.1:99999", False), ("https://api.example/?key=1", False), ("", False), ("http://127.0.0.1.example", False),
+    ],
+)  # fmt: skip
+def test_the_key_never_travels_in_clear(url: str, fine: bool) -> None:
+    """TLS, or this very host."""
+    if fine:
+        assert url.rstrip("/") == check_url(url)
+    else:
+        with pytest.raises(SettingsWrong, match="REDKEEP_API_URL"):
+            check_url(url)
+    assert "http://api:8765" == check_url("http://api:8765", insecure_http=True)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "REDKEEP_API_KEY is not set"),
+        ({"REDKEEP_API_KEY": "a", "REDKEEP_API_KEY_FILE": "/b"}, "both set"),
+        ({"REDKEEP_API_KEY_FILE": "/nowhere"}, "cannot be read"),
+        ({"REDKEEP_API_KEY": "a\nb"}, "no header carries"),
+    ],
+)
+def test_a_key_that_will_not_do(variables: dict[str, str], said: str) -> None:
+    """One sentence that names the variable."""
+    with pytest.raises(SettingsWrong, match=said):
+        read_key(variables)
+
+
+def test_a_key_from_a_file(tmp_path: Path) -> None:
+    """Without the newline at its end."""
+    path = tmp_path / "key"
+    path.write_text("the-key\n")
+    assert "the-key" == read_key({"REDKEEP_API_KEY_FILE": str(path)})
+
+
+def test_nobody_answers() -> None:
+    """The sentence says how to start the API; the next questions do not wait for the same silence."""
+    client = Client("http://127.0.0.1:1", "key")
+    for _ in range(2):
+        with pytest.raises(ApiAway, match="redkeep serve"):
+            client.get("/health")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--host", "0.0.0.0"], "ssh -L"),
+        (["--port", "0"], "--port must be"),
+        ([], "REDKEEP_API_KEY is not set"),
+    ],
+)
+def test_wrong_words_stop_the_start(arguments: list[str], said: str) -> None:
+    """`redkeep dashboard` refuses with one sentence before anything listens."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("REDKEEP_")}
+    command = [sys.executable, "-m", "redkeep.cli", "dashboard", *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (2, 1) == (ended.returncode, len(ended.stderr.splitlines()))
+    assert said in ended.stderr
+
+
+def test_no_value_becomes_markup() -> None:
+    """Whatever the API says, in each piece."""
+    control = {"name": NASTY, "state": "weak", "evidence": NASTY, "remedy": NASTY, "group": NASTY}
+    alert = {"title": NASTY, "message": NASTY, "state": NASTY, "timestamp": None}
+    node: dict[str, Any] = {"node": NASTY, "state": "up", "role": NASTY, "reason": NASTY, "engine": NASTY, "version": NASTY}
+    made = [
+        pieces.hero("weak", NASTY), pieces.posture([control]), pieces.events([{**EVENT, "timestamp": None}]), pieces.nodes([node]),
+        pieces.nodes([{**node, "state": "down"}]), pieces.alerts([alert], ""), pieces.alerts([], NASTY), pieces.away(ValueError(NASTY)),
+        pieces.channels([{"name": NASTY, "enabled": True, "last_error": NASTY}]), pieces.deliveries({NASTY: {"ok": False, "detail": NASTY}}),
+        pieces.tiles([(NASTY, NASTY, NASTY, NASTY)]),
+        pieces.ends([{"state": "ok", "whose": NASTY, "ends": NASTY, "days_left": 1}], []),
+        pieces.ends([], [{"key_id": NASTY, "primary": True, "first_seen": NASTY, "age_days": 0}]),
+    ]  # fmt: skip
+    for html in made:
+        assert "<script" not in html
+        assert not re.search(r"""&(?!(amp|lt|gt|quot|#x27);)""", html)
+        assert "&lt;" in html
+
+
+def test_the_weak_come_first() -> None:
+    """Then what cannot be told, what holds, and what does not apply."""
+    states = ("ok", "not applicable", "weak", "unknown")
+    html = pieces.posture([{"name": state, "state": state, "evidence": "", "remedy": "", "group": "host"} for state in states])
+    assert ["weak", "unknown", "ok", "not applicable"] == re.findall(r"<b>([^<]+)</b>", html)
+
+
+def test_every_kind_of_event_has_a_word() -> None:
+    """None is shown by its technical name."""
+    assert set(get_args(EventType)) - {"probe", "alert"} <= set(words.KINDS)
+    assert "login refused" == words.kind(EVENT)
+
+
+def test_amounts_are_short() -> None:
+    """As a person says them."""
+    assert ["–", "0", "9999", "12.3 k", "1.5 M"] == [words.amount(n) for n in (None, 0, 9_999, 12_345, 1_500_000)]
+    assert ["–", "12 B", "1.5 KiB", "3.0 GiB"] == [words.size(n) for n in (None, 12, 1_536, 3 * 2**30)]
+    assert ["1 s", "119 s", "2 min", "119 min", "2 h", "3 d"] == [words.span(n) for n in (1, 119, 120, 7_199, 7_200, 259_200)]
+    now = datetime.now(UTC)
+    assert ("5 h ago", "", "0 s ago") == (
+        words.ago((now - timedelta(hours=5)).isoformat(), now=now), words.ago(None), words.ago((now + timedelta(hours=1)).isoformat(), now=now)
+    )  # fmt: skip
+
+
+def test_plots_hold_the_points() -> None:
+    """Both series in one, and an axis of whole numbers that reaches over the highest bar."""
+    history = {"auth_failures": [{"time": "t", "count": 7}], "permission_denied": [{"time": "t", "count": 2}]}
+    plot = plots.refusals(history)
+    assert {("logins", 7), ("commands", 2)} == {(row["refused"], row["count"]) for row in plot["data"]["values"]}
+    assert [0, 9] == plot["encoding"]["y"]["scale"]["domain"]
