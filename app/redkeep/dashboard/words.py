@@ -22,7 +22,7 @@ KINDS: Final = {
     "alert": "alert sent",
     "alert_not_delivered": "alert not delivered",
     "state_unusable": "saved state unusable",
-    "api_key_refused": "API key refused",
+    "api_key_refused": "API key refused",  # pragma: allowlist secret - a word for people
 }
 """What the kinds of events are called on the page; another kind keeps its own name."""
 
