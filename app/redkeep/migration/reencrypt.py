@@ -30,7 +30,7 @@ from redkeep.migration.sweep import Patience, Sweep
 from redkeep.target import Target
 
 RATE: Final = 2_000
-"""Entries a second: what leaves the latency of others as it is, measured (docs/migration.md)."""
+"""Entries a second: what leaves the latency of others as it is, measured (docs/migration-data.md)."""
 
 BATCH: Final = 16
 """Entries in one transaction: the server serves nobody else for some 0.1 ms. More are hardly faster, and others feel them."""
