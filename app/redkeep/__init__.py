@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ServerUnavailableError,
         TLSError,
     )
+    from redkeep.migration.cache_migration import AIResponseCacheSecurityMigration
     from redkeep.monitoring.alerts import SimpleAlertManager
     from redkeep.monitoring.events import SecurityMonitor
     from redkeep.monitoring.metrics import SecurityMetricsCollector
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AIResponseCache",
+    "AIResponseCacheSecurityMigration",
     "AlertError",
     "AuthenticationError",
     "CacheInterface",
@@ -67,6 +69,7 @@ _HOMES = {
     "EncryptedCacheLayer": "redkeep.cache.layer",
     "AIResponseCache": "redkeep.cache.response",
     "SecureAIResponseCache": "redkeep.cache.secure",
+    "AIResponseCacheSecurityMigration": "redkeep.migration.cache_migration",
     "SimpleAlertManager": "redkeep.monitoring.alerts",
     "SecurityMonitor": "redkeep.monitoring.events",
     "SecurityMetricsCollector": "redkeep.monitoring.metrics",

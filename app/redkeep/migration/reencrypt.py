@@ -288,11 +288,13 @@ class DataMigration:
         if removed:
             commands.append(("UNLINK", *removed))
         await self._mark(done.values())
-        *_, result = await self._sweep.ask_many([*commands, ("EXEC",)])
+        replies = await self._sweep.ask_many([*commands, ("EXEC",)])
+        result = replies[-1]
+        for reply in (*replies, *(result if isinstance(result, list) else ())):
+            if isinstance(reply, RedkeepError):  # refused before EXEC: the whole transaction was
+                raise reply
         if result is None and len(commands) > 1:
             return names
-        if isinstance(result, RedkeepError):
-            raise ServerUnavailableError(f"the server takes no writes: {result}") from result
         for move in done.values():
             self._count(move)
         self.counts.invalidated += len(dead)

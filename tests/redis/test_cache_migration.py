@@ -1,0 +1,128 @@
+"""AIResponseCacheSecurityMigration: an application's own cache becomes a secure one on a real server, and goes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from redkeep import AIResponseCache, AIResponseCacheSecurityMigration, SecureAIResponseCache
+from redkeep.errors import ConfigurationError, PermissionDeniedError, ServerUnavailableError
+from redkeep.migration.reencrypt import DataMigration
+from tests.redis.caches import settings_of, stored
+from tests.redis.old_application import fill, requests
+from tests.redis.server import Server, free_port
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_JANITOR_PASSWORD", "REDIS_JANITOR_PASSWORD_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def window(start: Callable[..., Server]) -> Iterator[Server]:
+    """A server in the middle of a migration: our users and TLS, and the plaintext port with a `default` without a password."""
+    server = start(port=str(free_port()))
+    with server.log_in() as operator:
+        assert operator.ask(("ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all")) == ["OK"]
+    yield server
+
+
+def begun(server: Server, *, port: int = 0, **changes: Any) -> AIResponseCacheSecurityMigration:
+    current = AIResponseCache(redis_url=f"redis://127.0.0.1:{port or server.plain_port}/0", default_ttl=77)
+    current.operation_ttls["mine"] = 88
+    settings = settings_of(server, **{"redis_janitor_password": server.passwords["cache_janitor"], **changes})
+    return AIResponseCacheSecurityMigration(current, settings, rate=0)
+
+
+def test_a_cache_in_use_becomes_secure_and_goes_back(window: Server) -> None:
+    """All steps in order: entries stay hits and are sealed, statistics and times to live go along; the way back restores the names."""
+    asked = list(requests(12))
+    fill(window, asked)
+    names = set(stored(window))
+
+    async def work() -> None:
+        migration = begun(window)
+        current = migration.current_cache
+        assert await current.get_cached_response(*asked[0][:4])
+        cache = await migration.migrate_to_secure_cache()
+        assert type(cache) is SecureAIResponseCache
+        assert [result.step for result in migration.results] == migration.steps
+        assert migration.results[4].evidence["readable"] == 12
+        assert not [name for name in stored(window) if "|h:" not in name]
+        for each in asked:
+            found = await cache.get_cached_response(*each[:4])
+            assert found is not None
+            assert found["answer"] == each.answer["answer"]
+        assert cache.performance_monitor is current.performance_monitor
+        assert cache.get_performance_summary()["cache_hits"] >= 13
+        assert (cache.default_ttl, cache.operation_ttls["mine"]) == (77, 88)
+        counts = await migration.rollback()
+        assert counts is not None
+        assert (counts.returned, counts.left) == (12, 0)
+        assert names == set(stored(window))
+        assert await current.get_cached_response(*asked[3][:4])
+        assert await migration.rollback() is None
+        await current.close()
+
+    asyncio.run(work())
+
+
+def test_a_step_that_fails_undoes_what_was_done(window: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the migration of the data breaks off half way, the entries get their old names back and the error is raised."""
+    asked = list(requests(40))
+    fill(window, asked)
+    names = set(stored(window))
+    commit, calls = DataMigration._commit, 0
+
+    async def broken(self: DataMigration, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            with window.log_in() as operator:
+                operator.ask(("ACL", "SETUSER", "cache_service", "-set"))
+        if calls == 3:
+            with window.log_in() as operator:
+                operator.ask(("ACL", "SETUSER", "cache_service", "+set"))
+        return await commit(self, *arguments)
+
+    monkeypatch.setattr(DataMigration, "_commit", broken)
+
+    async def work() -> None:
+        migration = begun(window)
+        with pytest.raises(PermissionDeniedError):
+            await migration.migrate_to_secure_cache()
+        assert migration.secure_cache is None
+        assert len(migration.results) == 4
+
+    asyncio.run(work())
+    assert names == set(stored(window))
+
+
+def test_steps_are_refused_with_a_reason(window: Server, start: Callable[..., Server]) -> None:
+    """Unknown and premature steps, settings that are not secure or name another server, a dead server: a sentence each."""
+    another = start(port=str(free_port()))
+    with another.log_in() as operator:
+        operator.ask(("ACL", "SETUSER", "default", "on", "nopass", "~*", "+@all"))
+
+    async def refused(migration: AIResponseCacheSecurityMigration, kind: type[Exception], says: str, step: str = "") -> None:
+        with pytest.raises(kind, match=says):
+            await (migration.execute_step(step) if step else migration.migrate_to_secure_cache())
+        assert migration.secure_cache is None
+        await migration.current_cache.close()
+
+    async def work() -> None:
+        migration = begun(window)
+        await refused(migration, ConfigurationError, "there is no step 'Do magic'; the steps are: Validate", "Do magic")
+        await refused(migration, ConfigurationError, "not open yet; first: Open Secure", migration.steps[4])
+        await refused(begun(window, redis_encryption_key=None), ConfigurationError, "REDIS_ENCRYPTION_KEY is not set")
+        await refused(begun(window, redis_janitor_password=None), ConfigurationError, "REDIS_JANITOR_PASSWORD is not set")
+        await refused(begun(window, port=another.plain_port), ConfigurationError, "name another Redis than the current cache uses")
+        await refused(begun(window, port=1), ServerUnavailableError, "does not reach its Redis")
+
+    asyncio.run(work())
+    with pytest.raises(TypeError, match="current_cache must be"):
+        AIResponseCacheSecurityMigration(SecureAIResponseCache.from_settings(settings_of(window)))
