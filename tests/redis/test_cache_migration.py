@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,12 +23,12 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def window(start: Callable[..., Server]) -> Iterator[Server]:
+def window(start: Callable[..., Server]) -> Server:
     """A server in the middle of a migration: our users and TLS, and the plaintext port with a `default` without a password."""
     server = start(port=str(free_port()))
     with server.log_in() as operator:
         assert operator.ask(("ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all")) == ["OK"]
-    yield server
+    return server
 
 
 def begun(server: Server, *, port: int = 0, **changes: Any) -> AIResponseCacheSecurityMigration:

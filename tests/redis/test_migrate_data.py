@@ -20,7 +20,7 @@ from redkeep.crypto.passwords import generate_password
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
 from redkeep.migration.reencrypt import Counts, DataMigration
-from tests.redis.caches import empty, plant, secure, stored
+from tests.redis.caches import CLIENTS, empty, plant, secure, stored
 from tests.redis.old_application import Request, fill, requests
 from tests.redis.server import Server
 
@@ -117,6 +117,41 @@ def test_entries_of_an_older_key_outlive_it(server: Server) -> None:
             return [await cache.get("user:1"), await cache.get("ai_cache:op:x|h:" + "ab" * 16)]
 
     assert asyncio.run(own()) == [{"a": 1}, "a name of the caller's own"]
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("client", CLIENTS)
+def test_aliases_are_entries_like_others(server: Server, client: str, closed: bool) -> None:
+    """With the window closed or open: read alone and in one call for many, replaced, deleted, invalidated, and gone with their time."""
+    empty(server)
+    keys = [f"ai_cache:user:{number}" for number in range(6)]
+    asked = list(requests(6))
+    fill(server, asked)
+    plant(server, {key: json.dumps(number).encode() for number, key in enumerate(keys)})
+    assert migrate(server).readable == 12
+
+    async def work() -> None:
+        async with secure(server, redis_client=client, redis_read_legacy=not closed, options={"memory_cache_size": 0}) as cache:
+            assert await cache.get_many([*keys[:3], "ai_cache:none"]) == dict(zip(keys, range(3), strict=False))
+            assert await cache.get(keys[3]) == 3
+            await cache.set(keys[4], "new")
+            await cache.delete(keys[5])
+            await cache.delete(keys[4])
+            assert await cache.get_many(keys[4:]) == {}
+            assert await cache.get_many(keys[:4]) == dict(zip(keys, range(4), strict=False))
+            assert len(stored(server, "ai_cache:op:_entry|*")) == 4
+            summarize = [each for each in asked if each.operation == "summarize"]
+            await cache.cache_response(*summarize[0][:3], {"answer": "new"}, summarize[0].question)
+            await cache.invalidate_by_operation("summarize")
+            assert await answers(cache, summarize) == [None, None]
+            others = [each for each in asked if each.operation != "summarize"]
+            assert await answers(cache, others) == [each.answer for each in others]
+            short = next(each for each in others if len(each.text) < 1000)
+            wrong = short._replace(text=short.text.replace("|", "_"))  # the same old name; whose answer it was is known by now
+            assert wrong.name == short.name
+            assert await answers(cache, [wrong]) == [None]
+
+    asyncio.run(work())
 
 
 def test_live_writes_are_never_overwritten(server: Server) -> None:
