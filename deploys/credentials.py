@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import tempfile
@@ -51,6 +52,27 @@ class Credentials:
             decode_key(key, field="an encryption key of the secrets")
         self.trust_bundle = store.trust_bundle()
 
+    def newest(self) -> Credentials:
+        """These without what a rotation is about to retire: the newest password of each user, the newest authority."""
+        narrowed = copy.copy(self)
+        narrowed.hashes = {user: hashes[:1] for user, hashes in self.hashes.items()}
+        narrowed.trust_bundle = self._store.authority().cert_pem
+        narrowed._leaves = {}
+        return narrowed
+
+    def open_rotations(self) -> tuple[str, ...]:
+        """A sentence for each rotation that was begun and not ended."""
+        users = [user for user, hashes in self.hashes.items() if len(hashes) > 1]
+        found = []
+        if users:
+            found.append(
+                f"a rotation of passwords is open, old and new are valid for {', '.join(users)}: "
+                "deploys/rotate.py --data what=passwords ends it"
+            )
+        if self.trust_bundle.count(b"BEGIN CERTIFICATE") > 1:
+            found.append("a rotation of the CA is open, two are trusted: deploys/rotate.py --data what=ca ends it")
+        return tuple(found)
+
     def password(self, user: str) -> str:
         return self._passwords[user]
 
@@ -96,6 +118,11 @@ def open_credentials(folder: Path, renew_days: int, *, keep: bool = True) -> Cre
         _throwaway.append(tempfile.TemporaryDirectory(prefix="redkeep-dry-"))
         folder = Path(_throwaway[-1].name)
     return Credentials(SecretStore.open(folder, passphrase=passphrase_from_environment(), create=True), renew_days)
+
+
+def open_store(folder: Path) -> SecretStore:
+    """The secrets themselves, for a verb that changes them. Raises SecretStoreError when there are none."""
+    return SecretStore.open(folder, passphrase=passphrase_from_environment())
 
 
 def secrets_folder(environment: str) -> Path:

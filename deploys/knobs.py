@@ -18,7 +18,9 @@ from redkeep.errors import ConfigurationError
 _FOREIGN = re.compile(r"^(_.*|ssh_.*|docker_.*|dockerssh_.*|chroot_.*|vagrant_.*|terraform_.*|fake_.*)$")
 
 # Given with --data to one verb, never kept in group_data.
-_VERB_ARGUMENTS = frozenset({"confirm", "old_backup", "replace_secrets", "secrets_folder", "stage", "stragglers"})
+_VERB_ARGUMENTS = frozenset(
+    {"confirm", "force", "old_backup", "replace_secrets", "secrets_folder", "stage", "stragglers", "users", "what"}
+)
 
 # Not zero: to Redis 0 means "no limit".
 _SIZE = re.compile(r"([1-9][0-9]{0,14})(b|kb|mb|gb)")

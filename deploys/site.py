@@ -62,17 +62,18 @@ class Site:
             self._survey, self._surveyed_at = HostSurvey().process(lines), time.monotonic()
         return self._survey
 
-    def run(self, command: str) -> tuple[bool, list[str], list[str]]:
+    def run(self, command: str, *, stdin: str = "") -> tuple[bool, list[str], list[str]]:
         """Run shell on the host as root, outside of any operation: (succeeded, output lines, error lines)."""
-        return self._run(command, sudo=self.sudo or bool(state.config.SUDO))
+        return self._run(command, sudo=self.sudo or bool(state.config.SUDO), stdin=stdin)
 
-    def _run(self, command: str, *, sudo: bool) -> tuple[bool, list[str], list[str]]:
+    def _run(self, command: str, *, sudo: bool, stdin: str = "") -> tuple[bool, list[str], list[str]]:
         try:
             ok, output = host.run_shell_command(
                 StringCommand(command),
                 print_output=state.print_fact_output,
                 print_input=state.print_fact_input,
                 _sudo=sudo,
+                **({"_stdin": stdin} if stdin else {}),
             )
         except (OSError, EOFError, SSHException) as error:
             raise DeployError(f"{self.bundle.name}: the connection broke ({error or type(error).__name__}): run again.") from None
@@ -90,6 +91,11 @@ class Site:
                 self.credentials = open_credentials(self.secrets, self.bundle.knobs.tls_renew_days)
             except RedkeepError as error:
                 raise DeployError(str(error)) from None
+
+    def reread_secrets(self) -> None:
+        """Take up what this run has changed in the secrets."""
+        open_credentials.cache_clear()
+        self.credentials = open_credentials(self.secrets, self.bundle.knobs.tls_renew_days)
 
     def say(self, text: str) -> None:
         logger.info(f"{host.print_prefix}{text}")
@@ -115,4 +121,6 @@ def open_site(question: Callable[[Site], Question], *, reporting: bool = False) 
     pace.send_without_delay(host)
     site = Site(bundle, credentials, environment, folder, reporting=reporting)
     site.question = question(site)
+    for sentence in credentials.open_rotations():
+        site.say(sentence)
     return site

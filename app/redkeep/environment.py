@@ -33,6 +33,10 @@ _TEXTS: Final = frozenset(
 VARIABLES: Final = {field.upper(): field for field in sorted(FLAGS | SECRETS | _TEXTS)}
 """Environment variable -> field of Settings. Each secret can also come from the file that `<VARIABLE>_FILE` names."""
 
+SOURCE: Final = "REDIS_SETTINGS_FILE"
+"""Names the env file that this process's environment was made from (systemd's `EnvironmentFile=`, Docker's `env_file:`): there
+a running process finds a rotated password, while its environment never changes."""
+
 MAX_FILE_BYTES: Final = 65_536
 """No env file and no secret is that long; a wrong path (a device, a log) is."""
 
@@ -68,7 +72,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         elif any(character.isspace() for character in value):
             raise ConfigurationError(f"{where}: {name} holds a space; comments have their own line")
         variables[name] = value
-    known = {*VARIABLES, *(f"{field.upper()}_FILE" for field in SECRETS)}
+    known = {SOURCE, *VARIABLES, *(f"{field.upper()}_FILE" for field in SECRETS)}
     for name in sorted(set(variables) - known):
         if name.startswith("REDIS_"):
             raise ConfigurationError(f"{path}: {name} is not a setting of Redkeep; check the spelling or remove it")

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from redkeep.environment import collect, read_env_file
+from redkeep.environment import SOURCE, collect, read_env_file
 from redkeep.errors import ConfigurationError
 from redkeep.target import DEFAULT_CLIENT, DEFAULT_PORT, FOR_THE_CACHE, Target, build_target, parse_url, reconcile
 
@@ -130,7 +130,11 @@ class Settings(BaseSettings):
         return self._target
 
     def reread(self) -> Self:
-        """The settings as their sources are now: environment, env file, secret files. Raises ConfigurationError."""
+        """The settings as their sources are now: environment, env file, secret files; the file that REDIS_SETTINGS_FILE names
+        stands for the environment that was made from it. Raises ConfigurationError."""
+        source = os.environ.get(SOURCE)
+        if source and self._origin.get("_env_file") is None:
+            return type(self)(**{**self._origin, "_env_file": Path(source)})
         return type(self)(**self._origin)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 
 from pyinfra import state
 from pyinfra.api import DeployError, QuoteString, StringCommand, operation
@@ -49,16 +49,24 @@ def mend(site: Site, concern: Concern, dress: Dress | None = None) -> Generator[
             raise
         yield fail(str(error))
         return
+    if executing:
+        yield from scripts(site, differences, dress=dress)
+        return
     for difference in differences:
-        if not executing:
-            site.say(f"would mend: {difference.what}")
+        site.say(f"would mend: {difference.what}")
     for difference in differences:
-        if executing:
-            site.say(difference.what)
-            site.changed()
-        script, stdin = locked(dress(difference) if dress else difference.script), ""
-        if executing:
-            stdin = difference.stdin() if callable(difference.stdin) else difference.stdin
+        yield StringCommand(locked(dress(difference) if dress else difference.script), _sudo=site.sudo)
+
+
+def scripts(
+    site: Site, differences: Iterable[Difference], *, dress: Dress | None = None
+) -> Generator[StringCommand, None, None]:
+    """The commands that mend these, each said first. For operations while they execute."""
+    for difference in differences:
+        site.say(difference.what)
+        site.changed()
+        script = locked(dress(difference) if dress else difference.script)
+        stdin = difference.stdin() if callable(difference.stdin) else difference.stdin
         yield StringCommand(script, _sudo=site.sudo, _stdin=stdin) if stdin else StringCommand(script, _sudo=site.sudo)
 
 

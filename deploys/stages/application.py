@@ -139,6 +139,8 @@ def values(site: Site, survey: Survey) -> dict[str, str]:
     host = f"[{address}]" if ":" in address else address
     return {
         "ENVIRONMENT": "production",
+        # A process that has these lines as its environment finds a rotated password here.
+        "REDIS_SETTINGS_FILE": ENVIRONMENT,
         "REDIS_URL": f"rediss://{host}:{knobs.redis_tls_port}/0",
         "REDIS_USERNAME": "cache_service",
         "REDIS_PASSWORD": secrets.password("cache_service"),

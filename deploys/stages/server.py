@@ -15,7 +15,7 @@ from deploys.rendering import render
 from deploys.server_settings import NEVER_ASKED, SET_BY_THE_SERVICE, flatten, line, server_settings
 from deploys.site import Site
 from deploys.stages import image
-from deploys.stages.service import start_script
+from deploys.stages.service import new_passwords, start_script
 from deploys.stages.wanted import (
     CLI,
     OPERATOR,
@@ -239,6 +239,7 @@ def foreign_units(site: Site, survey: Survey) -> Iterator[Difference]:
 
 @deploy("Server")
 def server_files(site: Site) -> None:
+    converge(site, new_passwords, name="Let new passwords in")
     converge(site, folders, name="Make the server's folders")
     converge(site, operator_access, name="Give root on the host the operator's access")
     converge(site, certificates, name="Install the certificates")

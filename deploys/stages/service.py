@@ -85,6 +85,19 @@ i=0; while [ $i -lt 100 ]; do [ "$({CLI} PING 2>/dev/null)" = PONG ] && exit 0; 
 echo "{engine.package} does not answer; its log ends with:" >&2; tail -5 {engine.log_file} >&2 || true; exit 1"""
 
 
+def new_passwords(site: Site, survey: Survey) -> Iterator[Difference]:
+    """Passwords that the running server does not know yet, let in beside those it knows, before any file names them: so
+    nobody, the operator on the host neither, ever holds one that is not valid."""
+    if not survey.server.reachable:
+        return
+    running = {user.name: set(user.hashes) for user in parse_acl_list(survey.server.acl, version=version(site, survey)).values()}
+    for user in users(site, survey):
+        fresh = [digest for digest in user.hashes if digest not in running.get(user.name, user.hashes)]
+        if fresh:
+            command = f"ACL SETUSER {user.name} {' '.join(f'#{digest}' for digest in fresh)}\n"
+            yield Difference(f"user {user.name}: a new password is not let in yet", COMMAND_SCRIPT, command)
+
+
 def running_users(site: Site, survey: Survey) -> Iterator[Difference]:
     """Users live, each by one whole-user command: no client loses its connection, on 7.0 as well. A user that is not
     wanted goes, and its sessions with it."""

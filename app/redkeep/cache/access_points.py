@@ -113,28 +113,35 @@ class Access:
             if self.may_scan:
                 return None
             raise ConfigurationError("the cache user may not scan key names; set REDIS_JANITOR_PASSWORD, or invalidate by operation")
-        return self._other(JANITOR, self.target.janitor_password, timeout)
+        return self._other(JANITOR, "janitor_password", timeout)
 
     def reporter(self, *, timeout: float) -> CacheClient | None:
         """A client that may ask INFO, when its password is known."""
         if self.target.health_password is None:
             return None
-        return self._other(REPORTER, self.target.health_password, timeout)
+        return self._other(REPORTER, "health_password", timeout)
 
     def _other(self, user: str, password: str, timeout: float) -> CacheClient:
         from redkeep.access.redis_py import RedisPyClient
 
-        target = self.target._replace(username=user, password=password, env_file=None)
+        known = getattr(self._now(), password) or getattr(self.target, password)
+        target = self.target._replace(username=user, password=known, env_file=None)
         return RedisPyClient(target, timeout=timeout, max_connections=1)
 
     def _credentials(self) -> tuple[str | None, str | None]:
-        if self._settings is not None:
-            try:
-                now = self._settings.reread().target
-            except ConfigurationError:  # half written, or moved away: what worked before may still
-                now = self.target
-            return now.username, now.password
-        return self.target.username, self.target.password
+        now = self._now()
+        if now.username != self.target.username:  # the environment says otherwise than the file it was made from
+            now = self.target
+        return now.username, now.password
+
+    def _now(self) -> Target:
+        """The target with the credentials of this moment."""
+        if self._settings is None:
+            return self.target
+        try:
+            return self._settings.reread().target
+        except ConfigurationError:  # half written, or moved away: what worked before may still
+            return self.target
 
 
 def _refuse_downgrade(*, tls: bool, encrypted: bool) -> None:

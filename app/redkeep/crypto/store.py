@@ -46,6 +46,12 @@ class SecretStore(Vault):
         """Return the SHA-256 hashes of the passwords to accept, newest first: one, or two in a rotation."""
         return tuple(password_hash(value) for value in self._passwords(user))
 
+    def password_age(self, user: str) -> float:
+        """Return the seconds since the newest password of `user` was made, by this machine's clock; never below zero."""
+        self._passwords(user)
+        made = datetime.fromisoformat(self._document["passwords"][user]["made"])
+        return max(0.0, (datetime.now(UTC) - made).total_seconds())
+
     def set_password(self, user: str, value: str) -> None:
         """Make `value` the only password of `user`. Raises ConfigurationError like `validate_password`."""
         validate_password(value, field=f"the password of {check_name(user)}")

@@ -1,0 +1,36 @@
+"""Exchange secrets on running hosts, without one failed request: the new beside the old, then the new alone.
+
+pyinfra inventory deploys/rotate.py --data what=passwords     (or users=cache_service,monitor with it)
+                                    --data what=certificates
+                                    --data what=ca
+
+Clients that cannot know the new yet stop it with their names; restart them and run it again, or add --data force=yes.
+A run that died is gone on with by the next. Add --dry to see the plan.
+"""
+
+from deploys.site import open_site
+from deploys.stages import preflight, rotating
+from deploys.stages.proof import proof
+from deploys.stages.whole import whole
+
+site = open_site(preflight.question)
+rotation = rotating.asked(site)
+preflight.preflight(site)
+
+rotating.begin(site=site, rotation=rotation, name="Put the new beside the old")
+whole(site)
+if rotation.what == "ca":
+    rotating.advance(site=site, rotation=rotation, name="Let the new authority issue the certificates")
+    whole(site)
+if rotation.retires:
+    if site.bundle.is_app:
+        rotating.note(site=site, rotation=rotation, name="Note since when the app has the new")
+    if site.bundle.is_redis:
+        rotating.gate(site=site, rotation=rotation, name="Refuse while clients are connected that cannot know the new")
+    rotating.narrow(site=site, rotation=rotation, name="Want the new alone")
+    whole(site)
+    if site.bundle.is_redis:
+        rotating.end(site=site, rotation=rotation, name="End the sessions from before")
+rotating.finish(site=site, rotation=rotation, name="Forget the old")
+if site.bundle.is_app:
+    proof(site=site)

@@ -1,0 +1,156 @@
+"""A rotation: the new beside the old, then the new alone. The secrets hold its state, so that a run that died is gone on with.
+
+Each kind says what it does to the secrets; the order of the steps is deploys/rotate.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from deploys.credentials import USERS, label, open_store
+from redkeep.crypto.store import SecretStore
+from redkeep.errors import ConfigurationError
+
+KINDS = ("passwords", "certificates", "ca")
+
+
+@dataclass
+class Rotation:
+    """One run's rotation, shared by all its hosts. ``users`` are those whose sessions may rest on what goes; ``switched``
+    says, by host, since when its app has the new credentials, and ``begun_at`` since when there are any (monotonic seconds)."""
+
+    what: str
+    users: tuple[str, ...]
+    force: bool
+    secrets: Path
+    steps: set[str] = field(default_factory=set)
+    begun_at: float = field(default_factory=time.monotonic)
+    switched: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def thing(self) -> str:
+        """What is rotated, as a refusal calls it."""
+        return {"passwords": "password", "certificates": "certificate", "ca": "certificate"}[self.what]
+
+    @property
+    def retires(self) -> bool:
+        """Whether what was before is taken away. A certificate is good until its last day: nothing revokes it but a new CA."""
+        return self.what != "certificates"
+
+    def done(self) -> str:
+        """What was reached, in one sentence."""
+        if self.what == "passwords":
+            return f"the passwords of {', '.join(self.users)} are new, and the only ones"
+        if self.what == "ca":
+            return "one authority is trusted, the new one, and every certificate is its own"
+        return "every certificate is new; those before stay good until they expire: after a theft, rotate what=ca"
+
+    def plan(self) -> str:
+        """What a run would do, in one sentence."""
+        if self.what == "passwords":
+            verb = "go on with the rotation of" if self._is_open() else "make new passwords for"
+            return (
+                f"{verb} {', '.join(self.users)}, valid beside the old; give them to the app hosts; refuse to go on while "
+                f"sessions are older{' (not: force=yes)' if self.force else ''}; then take the old away and end what is left"
+            )
+        if self.what == "certificates":
+            return "issue every certificate of these hosts again and have the servers show theirs; the old ones stay good"
+        verb = "go on with the authority made before" if self._is_open() else "make a new authority, trusted beside the old"
+        return (
+            f"{verb}; issue every certificate from it; refuse to go on while sessions are "
+            f"older{' (not: force=yes)' if self.force else ''}; then trust it alone and end what is left"
+        )
+
+    def begin(self, hosts: frozenset[str]) -> None:
+        """Put the new beside the old in the secrets; what an earlier run has begun is left as it is."""
+        if not self._once("begin"):
+            return
+        store = open_store(self.secrets)
+        with store.transaction():
+            if self.what == "passwords" and not _open_users(store):
+                for user in self.users:
+                    store.rotate_password(user)
+            elif self.what == "certificates":
+                for name in _leaves_of(store, hosts):
+                    store.renew(name)
+            elif self.what == "ca" and not _two_authorities(store):
+                store.add_authority()
+        if self.what == "passwords":
+            self.begun_at = time.monotonic() - store.password_age(self.users[0])
+
+    def advance(self) -> None:
+        """For a CA that every host trusts by now: let it issue every certificate."""
+        if self._once("advance"):
+            store = open_store(self.secrets)
+            with store.transaction():
+                for name in store.old_leaves():
+                    store.reissue(name)
+
+    def finish(self) -> None:
+        """Forget the old. No host knows it any more."""
+        if not self._once("finish"):
+            return
+        store = open_store(self.secrets)
+        with store.transaction():
+            if self.what == "passwords":
+                for user in self.users:
+                    store.retire_password(user)
+            elif self.what == "ca":
+                store.retire_authorities()
+
+    def _once(self, step: str) -> bool:
+        """Whether no host of this run has taken the step yet."""
+        new = step not in self.steps
+        self.steps.add(step)
+        return new
+
+    def _is_open(self) -> bool:
+        store = open_store(self.secrets)
+        return bool(_open_users(store)) if self.what == "passwords" else _two_authorities(store)
+
+
+def choose(data: Mapping[str, Any], secrets: Path) -> Rotation:
+    """The rotation that the caller's ``--data`` asks for. Raises ConfigurationError and SecretStoreError."""
+    what, force = str(data.get("what") or ""), str(data.get("force") or "no")
+    if what not in KINDS:
+        said = f"what={what} is not one of them" if what else "what is missing"
+        raise ConfigurationError(f"Say what to rotate: --data what={'|'.join(KINDS)} ({said}).")
+    if force not in ("yes", "no"):
+        raise ConfigurationError(f"force={force} is neither yes nor no.")
+    asked = [name.strip() for name in str(data.get("users") or "").split(",") if name.strip()]
+    if asked and what != "passwords":
+        raise ConfigurationError(f"users is for what=passwords alone: a rotation of {what} concerns everybody.")
+    for name in asked:
+        if name not in USERS:
+            raise ConfigurationError(f"There is no user {name} to rotate: they are {', '.join(USERS)}.")
+    users = tuple(asked) or USERS
+    found = _open_users(open_store(secrets)) if what == "passwords" else ()
+    if other := [name for name in asked if found and name not in found]:
+        raise ConfigurationError(
+            f"A rotation of {', '.join(found)} is open: end it first, without users=; then rotate {', '.join(other)}."
+        )
+    return Rotation(what, found or users, force == "yes", secrets)
+
+
+@cache
+def open_rotation(secrets: Path, data: tuple[tuple[str, str], ...]) -> Rotation:
+    """The same rotation for every host of a run. ``data`` is that of the command line. Raises as ``choose`` does."""
+    return choose(dict(data), secrets)
+
+
+def _open_users(store: SecretStore) -> tuple[str, ...]:
+    return tuple(user for user in USERS if user in store.users() and len(store.password_hashes(user)) > 1)
+
+
+def _two_authorities(store: SecretStore) -> bool:
+    return store.trust_bundle().count(b"BEGIN CERTIFICATE") > 1
+
+
+def _leaves_of(store: SecretStore, hosts: frozenset[str]) -> list[str]:
+    ends = {label("x", host).removeprefix("x") for host in hosts}
+    return [name for name in store.leaves() if any(name.endswith(end) for end in ends)]

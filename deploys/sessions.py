@@ -1,0 +1,73 @@
+"""Who is connected to a host's Redis, who was refused there, and the end of sessions, by the operator's own access."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from pyinfra.api import DeployError
+
+from deploys.site import Site
+from deploys.stages.wanted import CLI
+from redkeep.migration.readiness import Session, parse_client_list
+
+FOLLOWS = "redkeep"
+"""The name by which the package's own connections show themselves: one that is ended logs in again with what is then in the
+file, and repeats what was under way. Nobody has to wait for it."""
+
+_AT_ONCE = 200
+_LOG = 1024
+
+
+def connected(site: Site, users: Collection[str]) -> tuple[Session, ...]:
+    """The sessions of these users now, our own left out. Raises DeployError when the server does not say."""
+    own, text = _ask(site, "CLIENT ID\nCLIENT LIST")
+    marker = int(own) if own.isdigit() else 0
+    found = parse_client_list("\n".join(text))
+    return tuple(session for session in found if session.user in users and session.number != marker)
+
+
+def refusals(site: Site, users: Collection[str]) -> Counter[str]:
+    """How often each user's login was refused, as far as the server's log of refusals reaches back; by user and address."""
+    ok, lines, errors = site.run(f"{CLI} --json ACL LOG {_LOG}")
+    try:
+        entries = json.loads("\n".join(lines)) if ok else None
+    except ValueError:
+        entries = None
+    if not isinstance(entries, list):
+        raise DeployError(f"{site.bundle.name}: the server does not show its log of refusals ({_reason(errors)}): run again.")
+    found: Counter[str] = Counter()
+    for entry in entries:
+        if entry.get("reason") == "auth" and entry.get("username") in users:
+            info = dict(pair.split("=", 1) for pair in str(entry.get("client-info", "")).split() if "=" in pair)
+            address = info.get("addr", "").rpartition(":")[0].strip("[]")
+            found[f"{entry['username']} from {address}"] += int(entry.get("count", 1))
+    return found
+
+
+def end(site: Site, sessions: Iterable[Session]) -> None:
+    """End these sessions; one that is gone already is fine."""
+    numbers = [session.number for session in sessions]
+    for start in range(0, len(numbers), _AT_ONCE):
+        lines = "".join(f"CLIENT KILL ID {number}\n" for number in numbers[start : start + _AT_ONCE])
+        site.run(f"{CLI} >/dev/null", stdin=lines)
+
+
+def one_of_each(sessions: Iterable[Session]) -> tuple[Session, ...]:
+    """One session for each user, machine and name: what happens to it, happens to its like."""
+    found: dict[tuple[str, str, str], Session] = {}
+    for session in sessions:
+        found.setdefault((session.user, session.address.rpartition(":")[0], session.name), session)
+    return tuple(found.values())
+
+
+def _ask(site: Site, commands: str) -> tuple[str, list[str]]:
+    ok, lines, errors = site.run(CLI, stdin=commands + "\n")
+    if not ok or not lines:
+        raise DeployError(f"{site.bundle.name}: the server does not say who is connected ({_reason(errors)}): run again.")
+    return lines[0].strip(), lines[1:]
+
+
+def _reason(errors: list[str]) -> str:
+    return next((line.strip() for line in errors if line.strip()), "no answer")

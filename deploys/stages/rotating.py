@@ -1,0 +1,169 @@
+"""The steps of a rotation between its deploys: begun, judged, ended, forgotten."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Mapping
+
+from pyinfra import host, inventory, state
+from pyinfra.api import DeployError, StringCommand, operation
+from pyinfra.api.state import StateStage
+
+from deploys import sessions
+from deploys.operations.converge import differences_of, fail, scripts
+from deploys.rotation import Rotation, open_rotation
+from deploys.site import Site
+from deploys.stages import application, server, service
+from deploys.stages.machine import MANAGED
+from redkeep.errors import RedkeepError
+from redkeep.migration.readiness import older_than, refusal
+
+ARGUMENTS = ("what", "users", "force")
+
+# A client of ours that is ended is back within a second; one that is refused has said so to the server by then.
+TRIAL_SECONDS = 3.0
+
+# What puts the old back beside the new, in this order.
+BACK = (
+    service.new_passwords,
+    server.operator_access,
+    server.certificates,
+    server.configuration,
+    service.running_users,
+    service.running_settings,
+)
+
+
+def asked(site: Site) -> Rotation:
+    """The rotation that was asked for. Raises DeployError: bad input, no secrets, a host that was never deployed to."""
+    try:
+        data = tuple((name, str(value)) for name in ARGUMENTS if (value := host.data.get(name)))
+        rotation = open_rotation(site.secrets, data)
+    except RedkeepError as error:
+        raise DeployError(str(error)) from None
+    if not site.survey().file(MANAGED).kind:
+        raise DeployError(
+            f"{site.bundle.name}: it was never deployed to, there is nothing to rotate: run deploys/secure_redis.py."
+        )
+    return rotation
+
+
+def _executing() -> bool:
+    return bool(state.current_stage == StateStage.Execute)
+
+
+@operation()
+def begin(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Put the new beside the old in the secrets."""
+    if not _executing():
+        site.say(f"would {rotation.plan()}")
+        yield StringCommand("true")
+        return
+    hosts = frozenset(other.name for other in inventory)
+    yield from _with_secrets(site, lambda: rotation.begin(hosts))
+
+
+@operation()
+def advance(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Every host trusts the new authority: it issues all certificates from now on."""
+    if _executing():
+        yield from _with_secrets(site, rotation.advance)
+
+
+@operation()
+def note(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Since when this host's app has the new credentials. Changes nothing."""
+    if not _executing():
+        return
+    file = application.ENVIRONMENT if rotation.what == "passwords" else f"{application.TLS}/client.crt"
+    ok, lines, _ = site.run(f"echo $(( $(date +%s) - $(stat -c %Y {file}) ))")
+    if not ok or not lines or not lines[0].lstrip("-").isdigit():
+        yield fail(f"{file} cannot be looked at: run again.")
+        return
+    rotation.switched[site.bundle.name] = time.monotonic() - max(0, int(lines[0]))
+
+
+@operation()
+def gate(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Fail the host while clients are connected that cannot know the new credentials. Changes nothing."""
+    if not _executing() or rotation.force:
+        return
+    since = max(rotation.switched.values(), default=rotation.begun_at)
+    try:
+        found = sessions.connected(site, rotation.users)
+    except DeployError as error:
+        yield fail(str(error))
+        return
+    waiting = older_than((s for s in found if s.name != sessions.FOLLOWS), time.monotonic() - since)
+    sentence = refusal(
+        waiting,
+        what=f"logged in before the new {rotation.thing} was there",
+        remedy="Old and new stay valid: restart these clients, then run the same command again; --data force=yes ends them.",
+    )
+    if sentence:
+        yield fail(f"{site.bundle.name}: {sentence}")
+
+
+@operation()
+def narrow(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """From here on the new alone is wanted; the secrets keep the old until it is over."""
+    if _executing():
+        site.credentials = site.credentials.newest()
+    yield from ()
+
+
+@operation()
+def end(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """End the sessions that may rest on the old: one of each kind first. When one is refused afterwards, the old is put back."""
+    if not _executing():
+        return
+    try:
+        found = sessions.connected(site, rotation.users)
+        before = sessions.refusals(site, rotation.users)
+        first = sessions.one_of_each(found)
+        sessions.end(site, first)
+        refused = {} if rotation.force or not first else _refused_soon(site, rotation, before)
+        if refused:
+            site.reread_secrets()
+            for concern in BACK:
+                yield from scripts(site, differences_of(site, concern))
+            who = ", ".join(f"{name} ({times} times)" for name, times in sorted(refused.items()))
+            yield fail(
+                f"{site.bundle.name}: {who} came back with the old {rotation.thing}; old and new are valid again. Restart "
+                "these clients, then run the same command again; --data force=yes leaves them outside."
+            )
+            return
+        sessions.end(site, found)
+        left = {s.number for s in found} & {s.number for s in sessions.connected(site, rotation.users)}
+        if left:
+            yield fail(f"{site.bundle.name}: {len(left)} old sessions do not end: run the same command again.")
+            return
+    except DeployError as error:
+        yield fail(str(error))
+        return
+    site.say(
+        f"{len(found)} session{'s' if len(found) != 1 else ''} from before ended; the old {rotation.thing} opens nothing any more"
+    )
+
+
+def _refused_soon(site: Site, rotation: Rotation, before: Mapping[str, int]) -> dict[str, int]:
+    """Who is refused within the trial's seconds, and how often."""
+    time.sleep(TRIAL_SECONDS)
+    after = sessions.refusals(site, rotation.users)
+    return {who: times - before.get(who, 0) for who, times in after.items() if times > before.get(who, 0)}
+
+
+@operation()
+def finish(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Forget the old on the operator's side."""
+    if _executing():
+        yield from _with_secrets(site, rotation.finish)
+        site.say(rotation.done())
+
+
+def _with_secrets(site: Site, change: Callable[[], None]) -> Generator[StringCommand, None, None]:
+    try:
+        change()
+        site.reread_secrets()
+    except RedkeepError as error:
+        yield fail(str(error))

@@ -1,0 +1,30 @@
+"""Everything a host shall be, stage by stage, in the one order in which it can be made so without a gap."""
+
+from __future__ import annotations
+
+from deploys.site import Site
+from deploys.stages.application import application
+from deploys.stages.container_engine import container_engine
+from deploys.stages.containers import runtime
+from deploys.stages.image import server_image
+from deploys.stages.machine import machine
+from deploys.stages.network import network
+from deploys.stages.server import server_files
+from deploys.stages.service import server_running
+from deploys.stages.watch import watch
+
+
+def whole(site: Site) -> None:
+    """Bring the host to what is wanted; for a reporting site only note what differs."""
+    machine(site=site)
+    if site.bundle.is_redis:
+        runtime(site=site)
+        if site.bundle.in_container:
+            container_engine(site=site)
+            server_image(site=site)
+        server_files(site=site)
+        network(site=site)
+        server_running(site=site)
+    watch(site=site)
+    if site.bundle.is_app:
+        application(site=site)
