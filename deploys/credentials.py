@@ -52,12 +52,16 @@ class Credentials:
             decode_key(key, field="an encryption key of the secrets")
         self.trust_bundle = store.trust_bundle()
 
-    def newest(self) -> Credentials:
-        """These without what a rotation is about to retire: the newest password of each user, the newest authority."""
+    def newest_passwords(self) -> Credentials:
+        """These without the passwords that a rotation is about to retire."""
         narrowed = copy.copy(self)
         narrowed.hashes = {user: hashes[:1] for user, hashes in self.hashes.items()}
-        narrowed.trust_bundle = self._store.authority().cert_pem
-        narrowed._leaves = {}
+        return narrowed
+
+    def newest_authority(self) -> Credentials:
+        """These without the authorities that a rotation is about to retire."""
+        narrowed = copy.copy(self)
+        narrowed.trust_bundle, narrowed._leaves = self._store.authority().cert_pem, {}
         return narrowed
 
     def open_rotations(self) -> tuple[str, ...]:

@@ -17,20 +17,20 @@ site = open_site(preflight.question)
 rotation = rotating.asked(site)
 preflight.preflight(site)
 
-rotating.begin(site=site, rotation=rotation, name="Put the new beside the old")
+rotating.begin(site=site, rotation=rotation, name="Rotation | Put the new beside the old")
 whole(site)
 if rotation.what == "ca":
-    rotating.advance(site=site, rotation=rotation, name="Let the new authority issue the certificates")
+    rotating.advance(site=site, rotation=rotation, name="Rotation | Let the new authority issue the certificates")
     whole(site)
 if rotation.retires:
     if site.bundle.is_app:
-        rotating.note(site=site, rotation=rotation, name="Note since when the app has the new")
+        rotating.note(site=site, rotation=rotation, name="Rotation | Note since when the app has the new")
     if site.bundle.is_redis:
-        rotating.gate(site=site, rotation=rotation, name="Refuse while clients are connected that cannot know the new")
-    rotating.narrow(site=site, rotation=rotation, name="Want the new alone")
+        rotating.gate(site=site, rotation=rotation, name="Rotation | Refuse while clients are connected that cannot know the new")
+    rotating.narrow(site=site, rotation=rotation, name="Rotation | Want the new alone")
     whole(site)
     if site.bundle.is_redis:
-        rotating.end(site=site, rotation=rotation, name="End the sessions from before")
-rotating.finish(site=site, rotation=rotation, name="Forget the old")
+        rotating.end(site=site, rotation=rotation, name="Rotation | End the sessions from before")
+rotating.finish(site=site, rotation=rotation, name="Rotation | Forget the old")
 if site.bundle.is_app:
     proof(site=site)

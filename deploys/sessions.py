@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable
 from pyinfra.api import DeployError
 
 from deploys.site import Site
+from deploys.stack import SERVICE
+from deploys.stages import containers
 from deploys.stages.wanted import CLI
 from redkeep.migration.readiness import Session, parse_client_list
 
@@ -28,8 +30,9 @@ def connected(site: Site, users: Collection[str]) -> tuple[Session, ...]:
     return tuple(session for session in found if session.user in users and session.number != marker)
 
 
-def refusals(site: Site, users: Collection[str]) -> Counter[str]:
-    """How often each user's login was refused, as far as the server's log of refusals reaches back; by user and address."""
+def refusals(site: Site, users: Collection[str], *, handshakes: bool = False) -> Counter[str]:
+    """How often each user's login was refused, as far as the server's log of refusals reaches back; by user and address. With
+    ``handshakes`` also how often a certificate was: the server's log does not say whose."""
     ok, lines, errors = site.run(f"{CLI} --json ACL LOG {_LOG}")
     try:
         entries = json.loads("\n".join(lines)) if ok else None
@@ -43,6 +46,10 @@ def refusals(site: Site, users: Collection[str]) -> Counter[str]:
             info = dict(pair.split("=", 1) for pair in str(entry.get("client-info", "")).split() if "=" in pair)
             address = info.get("addr", "").rpartition(":")[0].strip("[]")
             found[f"{entry['username']} from {address}"] += int(entry.get("count", 1))
+    if handshakes:
+        log = containers.compose(f"logs {SERVICE}") if site.bundle.in_container else f"cat {site.bundle.engine.log_file}"
+        _, lines, _ = site.run(f"{log} 2>/dev/null | grep -c 'Error accepting a client connection'")
+        found["a client without a valid certificate"] = int(lines[0]) if lines and lines[0].isdigit() else 0
     return found
 
 

@@ -108,7 +108,8 @@ def gate(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
 def narrow(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
     """From here on the new alone is wanted; the secrets keep the old until it is over."""
     if _executing():
-        site.credentials = site.credentials.newest()
+        passwords = rotation.what == "passwords"
+        site.credentials = site.credentials.newest_passwords() if passwords else site.credentials.newest_authority()
     yield from ()
 
 
@@ -119,7 +120,7 @@ def end(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
         return
     try:
         found = sessions.connected(site, rotation.users)
-        before = sessions.refusals(site, rotation.users)
+        before = sessions.refusals(site, rotation.users, handshakes=rotation.what == "ca")
         first = sessions.one_of_each(found)
         sessions.end(site, first)
         refused = {} if rotation.force or not first else _refused_soon(site, rotation, before)
@@ -149,7 +150,7 @@ def end(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
 def _refused_soon(site: Site, rotation: Rotation, before: Mapping[str, int]) -> dict[str, int]:
     """Who is refused within the trial's seconds, and how often."""
     time.sleep(TRIAL_SECONDS)
-    after = sessions.refusals(site, rotation.users)
+    after = sessions.refusals(site, rotation.users, handshakes=rotation.what == "ca")
     return {who: times - before.get(who, 0) for who, times in after.items() if times > before.get(who, 0)}
 
 

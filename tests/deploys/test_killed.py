@@ -34,6 +34,7 @@ OPERATIONS = {
     "Apply the kernel settings": (),
     "Rotate the server's log": (),
     "Take the other runtime away": (),
+    "Let new passwords in": (),
     "Make the server's folders": (40,),
     "Give root on the host the operator's access": (60,),
     "Install the certificates": (60,),
