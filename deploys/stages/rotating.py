@@ -115,26 +115,17 @@ def narrow(site: Site, rotation: Rotation) -> Generator[StringCommand, None, Non
 
 @operation()
 def end(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
-    """End the sessions that may rest on the old: one of each kind first. When one is refused afterwards, the old is put back."""
+    """End the sessions that may rest on the old, one of each kind first. When one is refused afterwards, the old is put back."""
     if not _executing():
         return
     try:
         found = sessions.connected(site, rotation.users)
         before = sessions.refusals(site, rotation.users, handshakes=rotation.what == "ca")
-        first = sessions.one_of_each(found)
-        sessions.end(site, first)
-        refused = {} if rotation.force or not first else _refused_soon(site, rotation, before)
-        if refused:
-            site.reread_secrets()
-            for concern in BACK:
-                yield from scripts(site, differences_of(site, concern))
-            who = ", ".join(f"{name} ({times} times)" for name, times in sorted(refused.items()))
-            yield fail(
-                f"{site.bundle.name}: {who} came back with the old {rotation.thing}; old and new are valid again. Restart "
-                "these clients, then run the same command again; --data force=yes leaves them outside."
-            )
-            return
-        sessions.end(site, found)
+        for part in (sessions.one_of_each(found), found):
+            sessions.end(site, part)
+            if refused := {} if rotation.force or not part else _refused_soon(site, rotation, before):
+                yield from _put_back(site, rotation, refused)
+                return
         left = {s.number for s in found} & {s.number for s in sessions.connected(site, rotation.users)}
         if left:
             yield fail(f"{site.bundle.name}: {len(left)} old sessions do not end: run the same command again.")
@@ -144,6 +135,18 @@ def end(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
         return
     site.say(
         f"{len(found)} session{'s' if len(found) != 1 else ''} from before ended; the old {rotation.thing} opens nothing any more"
+    )
+
+
+def _put_back(site: Site, rotation: Rotation, refused: Mapping[str, int]) -> Generator[StringCommand, None, None]:
+    """Make the old valid beside the new again, and fail the host with who needs it."""
+    site.reread_secrets()
+    for concern in BACK:
+        yield from scripts(site, differences_of(site, concern))
+    who = ", ".join(f"{name} ({times} time{'s' if times > 1 else ''})" for name, times in sorted(refused.items()))
+    yield fail(
+        f"{site.bundle.name}: {who} came back with the old {rotation.thing}; old and new are valid again. Restart "
+        "these clients, then run the same command again; --data force=yes leaves them outside."
     )
 
 
