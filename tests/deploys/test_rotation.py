@@ -38,7 +38,7 @@ async def work(number):
             value = {"n": seen["operations"]}
             await cache.set(f"rotation:{number}", value, ttl=60)
             if await cache.get(f"rotation:{number}") != value:
-                seen["wrong"].append(f"client {number} at {time.time():.1f}")
+                seen["wrong"].append(f"client {number} at {time.time():.1f}: {cache.last_error}")
             seen["slowest"] = max(seen["slowest"], time.monotonic() - began)
             seen["operations"] += 2
             if not os.path.exists(f"{folder}/ready{number}"):
