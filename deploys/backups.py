@@ -126,8 +126,7 @@ def _checked(content: Iterable[bytes], head: Mapping[str, Any]) -> Iterator[byte
 
 
 def _private(folder: Path) -> None:
-    for parent in (folder.parent, folder):
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = parent.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
-            raise ConfigurationError(f"{parent} is open to others, or no folder: run `chmod 700 {parent}`.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
+        raise ConfigurationError(f"{folder} is open to others, or no folder: run `chmod 700 {folder}`.")

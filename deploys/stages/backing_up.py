@@ -19,10 +19,12 @@ from deploys.operations.converge import fail
 from deploys.site import Site
 from deploys.stages import snapshot
 from deploys.stages.comparison import Comparison, compare
-from deploys.stages.machine import MANAGED
+from deploys.stages.machine import MANAGED, STATE
 from redkeep.crypto.archive import public_key
 from redkeep.crypto.keyring import KeyRing
 from redkeep.errors import ConfigurationError, RedkeepError
+
+ARGUMENTS = ("keep", "drill", "backups_folder")
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Plan:
 def asked(site: Site) -> Plan:
     """What the caller's ``--data`` asks for. Raises DeployError: bad input, or a host that was never deployed to."""
     try:
-        plan = choose(host.data.dict(), backups.backups_folder(site.environment))
+        plan = choose({name: host.data.get(name) for name in ARGUMENTS}, backups.backups_folder(site.environment))
     except ConfigurationError as error:
         raise DeployError(str(error)) from None
     if site.bundle.is_redis and not site.survey().file(MANAGED).kind:
-        raise DeployError(f"{site.bundle.name}: it was never deployed to, there is nothing to back up: run deploys/secure_redis.py.")
+        raise DeployError(
+            f"{site.bundle.name}: it was never deployed to, there is nothing to back up: run deploys/secure_redis.py."
+        )
     return plan
 
 
@@ -103,7 +107,7 @@ def drill(site: Site, backup: Backup) -> str:
 
     Raises DeployError and ConfigurationError when the backup is not worth its name.
     """
-    folder = f"{snapshot.STATE}/drill"
+    folder = f"{STATE}/drill"
     content = backups.content_of(backup, private_key=open_store(site.secrets).backup_key())
     try:
         snapshot.send(site, content, folder=folder, sha256=str(backup.head["sha256"]))
@@ -118,7 +122,9 @@ def judged(site: Site, backup: Backup, loaded: int, found: Comparison) -> str:
     """What a drill showed. Raises DeployError: keys are missing beyond those that ended, or nothing is as it was."""
     keys, expires = int(backup.head["keys"]), int(backup.head["expires"])
     if not keys - expires <= loaded <= keys:
-        raise DeployError(f"{site.bundle.name}: the backup has {keys} keys, {expires} of them with an end, but {loaded} were loaded.")
+        raise DeployError(
+            f"{site.bundle.name}: the backup has {keys} keys, {expires} of them with an end, but {loaded} were loaded."
+        )
     if found.sampled and not found.same:
         raise DeployError(f"{site.bundle.name}: the backup was loaded, but nothing in it is on the server: {found}.")
     return f"the drill loaded {loaded} of {keys} keys; {found}"

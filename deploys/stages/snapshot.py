@@ -64,7 +64,9 @@ def take(site: Site, *, cli: str = CLI) -> Snapshot:
 def fetch(site: Site, snapshot: Snapshot) -> Iterator[bytes]:
     """The content of a snapshot in pieces. Raises DeployError when a piece does not come."""
     for number in range(-(-snapshot.size // PIECE_BYTES)):
-        script = f"touch {snapshot.folder}; dd if={snapshot.path} bs={PIECE_BYTES} skip={number} count=1 2>/dev/null | base64 -w 0"
+        script = (
+            f"touch {snapshot.folder}; dd if={snapshot.path} bs={PIECE_BYTES} skip={number} count=1 2>/dev/null | base64 -w 0"
+        )
         lines = _do(site, script, f"piece {number + 1} did not come")
         try:
             yield base64.b64decode("".join(lines), validate=True)
@@ -140,7 +142,8 @@ rm "$d/said"; trap - EXIT"""
 
 LOAD = """umask 077; d={folder}/run; rm -rf "$d"; mkdir "$d"; cp {check} "$d/redis-server"; chmod 0711 {folder} "$d"; chmod 0755 "$d/redis-server"
 need=$(( $(stat -c %s {folder}/dump.rdb) * 2 / 1024 + 65536 )); free=$(sed -n 's/^MemAvailable: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)
-[ $need -lt $free ] || {{ echo "$(( free / 1024 )) MiB of memory are free, trying the snapshot takes up to $(( need / 1024 )): free some." >&2; exit 1; }}
+[ $need -lt $free ] || {{
+    echo "$(( free / 1024 )) MiB of memory are free, trying the snapshot takes up to $(( need / 1024 )): free some." >&2; exit 1; }}
 u=$(stat -c %u {data}); g=$(stat -c %g {data}); mkdir "$d/data"; cp {folder}/dump.rdb "$d/data/dump.rdb"; chown -R $u:$g "$d/data"
 setpriv --reuid=$u --regid=$g --clear-groups "$d/redis-server" --port 0 --unixsocket "$d/data/socket" --unixsocketperm 700 \\
     --dir "$d/data" --save '' --appendonly no --daemonize no --supervised no --logfile "$d/data/log" --enable-debug-command no \\
@@ -148,5 +151,7 @@ setpriv --reuid=$u --regid=$g --clear-groups "$d/redis-server" --port 0 --unixso
 while kill -0 $p 2>/dev/null; do
     [ "$({cli} -s "$d/data/socket" PING 2>/dev/null)" = PONG ] && break; sleep 0.05
 done
-kill -0 $p 2>/dev/null || {{ echo "the snapshot does not load: $(cat "$d/out" "$d/data/log" 2>/dev/null | grep -v '^$' | tail -2 | tr '\\n' ' ')" >&2; exit 1; }}
+kill -0 $p 2>/dev/null || {{
+    said=$(cat "$d/out" "$d/data/log" 2>/dev/null | grep -v '^$' | tail -2 | tr '\\n' ' ')
+    echo "the snapshot does not load: $said" >&2; exit 1; }}
 {cli} -s "$d/data/socket" INFO keyspace | tr -d '\\r' | sed -n 's/^db[0-9]*:keys=\\([0-9]*\\).*/\\1/p' | awk '{{n += $1}} END {{print n + 0}}'"""

@@ -30,7 +30,7 @@ class PasswordRecord(TypedDict):
 
 
 class KeyRecord(TypedDict):
-    """One encryption key, as `keyring.generate_key` prints it."""
+    """One key as text: of encryption, as `keyring.generate_key` prints it, or of the backups, as `archive` does."""
 
     key: str
     made: str
@@ -69,6 +69,7 @@ class Document(TypedDict):
     encryption_keys: list[KeyRecord]
     authorities: list[AuthorityRecord]
     leaves: dict[str, LeafRecord]
+    backup_keys: list[KeyRecord]
 
 
 class Entry(NamedTuple):
@@ -91,6 +92,7 @@ def empty_document() -> Document:
         "encryption_keys": [],
         "authorities": [],
         "leaves": {},
+        "backup_keys": [],
     }
 
 
@@ -109,8 +111,9 @@ def parse_json(content: bytes | str, *, source: str) -> dict[str, Any]:
 
 def check_document(parsed: dict[str, Any], *, source: str) -> Document:
     """Return `parsed` as a document once its shape is right. Raises SecretStoreError naming the part."""
+    parsed.setdefault("backup_keys", [])  # came later than the rest
     parts: dict[str, Any] = {"passwords": PasswordRecord, "leaves": LeafRecord}
-    lists: dict[str, Any] = {"encryption_keys": KeyRecord, "authorities": AuthorityRecord}
+    lists: dict[str, Any] = {"encryption_keys": KeyRecord, "authorities": AuthorityRecord, "backup_keys": KeyRecord}
     for part, record in (parts | lists).items():
         held = parsed.get(part)
         records: Any = None
@@ -149,6 +152,9 @@ def entries(document: Document) -> Iterator[Entry]:
     for place, key in enumerate(document["encryption_keys"]):
         digest = hashlib.sha256(key["key"].encode("ascii")).hexdigest()[:_SHORT]
         yield Entry("old encryption key" if place else "encryption key", "", digest, key["made"], "")
+    for key in document["backup_keys"]:
+        digest = hashlib.sha256(key["key"].encode("ascii")).hexdigest()[:_SHORT]
+        yield Entry("key of the backups", "", digest, key["made"], "")
     for place, authority in enumerate(document["authorities"]):
         kind = "old authority" if place else "authority"
         yield Entry(kind, "", authority["fingerprint"][:_SHORT], authority["made"], authority["not_after"])

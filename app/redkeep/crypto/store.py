@@ -102,6 +102,16 @@ class SecretStore(Vault):
         with self.transaction():
             del self._document["encryption_keys"][_at_least_one(keep) :]
 
+    def backup_key(self) -> str:
+        """Return the private key that opens the backups; made and kept the first time."""
+        from redkeep.crypto.archive import generate_private_key
+
+        if not self._document["backup_keys"]:
+            with self.transaction():
+                if not self._document["backup_keys"]:
+                    self._document["backup_keys"].append({"key": generate_private_key(), "made": _now()})
+        return self._document["backup_keys"][0]["key"]
+
     def authority(self) -> Authority:
         """Return the newest certificate authority; one is made the first time."""
         from redkeep.crypto.pki import Authority
