@@ -78,8 +78,11 @@ def back_up(site: Site, plan: Plan) -> Generator[StringCommand, None, None]:
         yield fail(str(error))
 
 
-def make(site: Site, folder: Path) -> Backup:
-    """One backup of a host, in ``folder``. Raises DeployError, RedkeepError and OSError; nothing is left half done."""
+def make(site: Site, folder: Path, *, leave: str = "") -> Backup:
+    """One backup of a host, in ``folder``; with ``leave`` the snapshot also stays on the host, as that folder.
+
+    Raises DeployError, RedkeepError and OSError; nothing is left half done.
+    """
     taken = datetime.now(UTC).isoformat(timespec="seconds")
     found = snapshot.take(site)
     head = {
@@ -97,7 +100,10 @@ def make(site: Site, folder: Path) -> Backup:
     }
     try:
         recipient = public_key(open_store(site.secrets).backup_key())
-        return backups.write_backup(folder, snapshot.fetch(site, found), recipient=recipient, head=head)
+        made = backups.write_backup(folder, snapshot.fetch(site, found), recipient=recipient, head=head)
+        if leave:
+            snapshot.move(site, found.folder, leave)
+        return made
     finally:
         snapshot.remove(site, found.folder)
 

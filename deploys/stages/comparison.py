@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,13 +93,22 @@ def compare(site: Site, *, here: str, there: str = CLI, sample: int = SAMPLE) ->
     return Comparison(sampled, same, sampled - same - gone, gone)
 
 
+def keys_of(site: Site, cli: str = CLI) -> tuple[int, ...]:
+    """How many keys each database has that has any. Raises DeployError when the server does not answer."""
+    return tuple(_keyspace(site, cli).values())
+
+
 def databases(site: Site, cli: str) -> tuple[int, ...]:
     """The databases that have keys. Raises DeployError when the server does not answer."""
+    return tuple(_keyspace(site, cli))
+
+
+def _keyspace(site: Site, cli: str) -> dict[int, int]:
     ok, lines, errors = site.run(f"{cli} INFO keyspace")
     if not ok or not lines:
         raise DeployError(f"{site.bundle.name}: no answer ({' '.join(errors)[:100]}): run again.")
-    numbers = (line.strip().partition(":")[0] for line in lines)
-    return tuple(int(name[2:]) for name in numbers if name.startswith("db") and name[2:].isdigit())
+    found = (re.match(r"db(\d+):keys=(\d+)", line.strip()) for line in lines)
+    return {int(match[1]): int(match[2]) for match in found if match}
 
 
 def _script(site: Site, cli: str, text: str, arguments: Sequence[str]) -> list[str]:

@@ -104,7 +104,10 @@ def containers(site: Site, survey: Survey) -> Iterator[Difference]:
 def start_script(site: Site, verb: str = "up -d --no-deps") -> str:
     """Shell that has compose bring the server up and waits until the operator gets an answer, or says its last words."""
     return f"""{compose(f"{verb} {SERVICE}")}
-i=0; while [ $i -lt 100 ]; do [ "$(timeout 2 {CLI} PING 2>/dev/null)" = PONG ] && exit 0; i=$((i+1)); sleep 0.1; done
+i=0; while [ $i -lt 100 ]; do
+    case "$(timeout 2 {CLI} PING 2>/dev/null)" in PONG) exit 0 ;; LOADING*) i=0 ;; esac
+    i=$((i+1)); sleep 0.1
+done
 echo 'the server in its container does not answer; its log ends with:' >&2
 {compose(f"logs --tail 5 {SERVICE}")} >&2 || true; exit 1"""
 

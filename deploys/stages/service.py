@@ -81,7 +81,10 @@ def start_script(site: Site, survey: Survey, verb: str) -> str:
     else:
         act = f"{init_stop(engine)}\nservice {engine.package} start >/dev/null 2>&1 || true"
     return f"""{act}
-i=0; while [ $i -lt 100 ]; do [ "$({CLI} PING 2>/dev/null)" = PONG ] && exit 0; i=$((i+1)); sleep 0.1; done
+i=0; while [ $i -lt 100 ]; do
+    case "$({CLI} PING 2>/dev/null)" in PONG) exit 0 ;; LOADING*) i=0 ;; esac
+    i=$((i+1)); sleep 0.1
+done
 echo "{engine.package} does not answer; its log ends with:" >&2; tail -5 {engine.log_file} >&2 || true; exit 1"""
 
 

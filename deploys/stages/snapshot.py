@@ -89,6 +89,11 @@ def remove(site: Site, folder: str) -> None:
     _do(site, f"{stop_throwaway(folder)}\nrm -rf {shlex.quote(folder)}", "a folder stays")
 
 
+def move(site: Site, folder: str, target: str) -> None:
+    """Give a snapshot's folder another name."""
+    _do(site, f"rm -rf {target}; mv -T {folder} {target}", "no folder")
+
+
 def checker(engine: Engine) -> str:
     return f"/usr/bin/{engine.name}-check-rdb"
 
@@ -107,6 +112,12 @@ def throwaway(site: Site, folder: str) -> int:
 def throwaway_cli(site: Site, folder: str) -> str:
     """The command that asks the throwaway server of a folder."""
     return f"{site.bundle.engine.cli} -s {folder}/run/data/socket"
+
+
+def memory(site: Site, folder: str) -> int:
+    """Bytes that the data takes in the throwaway server of a folder."""
+    lines = _do(site, f"{throwaway_cli(site, folder)} INFO memory | tr -d '\\r' | sed -n 's/^used_memory://p'", "no answer")
+    return int(lines[0])
 
 
 def stop_throwaway(folder: str) -> str:
