@@ -1,0 +1,133 @@
+"""Backups on the operator's side: whole files with private modes, told apart by their heads, and only so many of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from deploys import backups
+from deploys.stages import backing_up, recovery
+from redkeep.crypto.archive import generate_private_key, public_key
+from redkeep.errors import ConfigurationError
+
+KEY = generate_private_key()
+CONTENT = b"REDIS0010" + bytes(200_000)
+
+
+def head(host: str = "r1", taken: str = "2026-03-01T10:00:00+00:00", **more: object) -> dict[str, object]:
+    known = {"host": host, "taken": taken, "size": len(CONTENT), "sha256": hashlib.sha256(CONTENT).hexdigest()}
+    return known | {"engine": "redis", "version": "7.0.15", "keys": 3, "expires": 1} | more
+
+
+def write(folder: Path, **about: object) -> backups.Backup:
+    return backups.write_backup(folder, [CONTENT[:70_000], CONTENT[70_000:]], recipient=public_key(KEY), head=head(**about))  # type: ignore[arg-type]
+
+
+def test_a_backup_is_private_sealed_and_opens_again(tmp_path: Path) -> None:
+    """Mode 0600 in a folder of 0700; the content is not in it; what comes out is what went in."""
+    made = write(tmp_path / "backups" / "test")
+    assert made.path.name == "r1-20260301T100000Z.redkeep"
+    assert made.path.stat().st_mode & 0o777 == 0o600
+    assert made.path.parent.stat().st_mode & 0o777 == 0o700
+    assert b"REDIS0010" not in made.path.read_bytes()
+    found = backups.read_backup(made.path)
+    assert found.version == "redis 7.0.15"
+    assert b"".join(backups.content_of(found, private_key=KEY)) == CONTENT
+
+
+@pytest.mark.parametrize("lie", [{"size": 5}, {"sha256": "0" * 64}])
+def test_content_that_is_not_what_was_announced_leaves_no_file(tmp_path: Path, lie: dict[str, object]) -> None:
+    """Cut on its way, or another: no backup, and no rest of one."""
+    folder = tmp_path / "b"
+    with pytest.raises(ConfigurationError, match="length or checksum"):
+        write(folder, **lie)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_source_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
+    """Whatever is raised while the content comes, nothing half written stays."""
+
+    def pieces() -> object:
+        yield CONTENT[:1000]
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        backups.write_backup(tmp_path / "b", pieces(), recipient=public_key(KEY), head=head())  # type: ignore[arg-type]
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_folder_open_to_others_is_refused(tmp_path: Path) -> None:
+    """With what to do."""
+    tmp_path.chmod(0o755)
+    with pytest.raises(ConfigurationError, match="chmod 700"):
+        write(tmp_path)
+
+
+def test_damage_another_key_and_no_backup_are_told_apart(tmp_path: Path) -> None:
+    """Each is one sentence that names the file."""
+    made = write(tmp_path / "b")
+    with pytest.raises(ConfigurationError, match=r"r1-.*sealed to another key"):
+        list(backups.content_of(made, private_key=generate_private_key()))
+    damaged = bytearray(made.path.read_bytes())
+    damaged[-100] ^= 1
+    made.path.write_bytes(damaged)
+    with pytest.raises(ConfigurationError, match=r"r1-.*damaged or cut short"):
+        list(backups.content_of(made, private_key=KEY))
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ConfigurationError, match="no archive"):
+        backups.read_backup(tmp_path / "text")
+    with pytest.raises(ConfigurationError, match="No such file"):
+        backups.read_backup(tmp_path / "nothing")
+
+
+def test_the_newest_of_each_host_stay(tmp_path: Path) -> None:
+    """Retention counts a host's own backups alone, and takes away what a run that died left half written."""
+    folder = tmp_path / "b"
+    for day in (3, 1, 2, 5, 4):
+        write(folder, taken=f"2026-03-0{day}T10:00:00+00:00")
+    other = write(folder, host="r2", taken="2026-02-01T10:00:00+00:00")
+    (folder / "note.txt").write_text("mine")
+    old, young = folder / ".r1-x.1234.partial", folder / ".r1-y.1234.partial"
+    old.touch()
+    young.touch()
+    os.utime(old, (time.time() - 90_000,) * 2)
+    gone = backups.retire(folder, "r1", keep=2)
+    assert sorted(path.name[3:11] for path in gone) == ["20260301", "20260302", "20260303"]
+    assert [backup.path.name[3:11] for backup in backups.existing(folder, "r1")] == ["20260305", "20260304"]
+    assert {other.path.name, "note.txt", young.name} < {path.name for path in folder.iterdir()}
+    assert not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"keep": "0"}, "keep=0 is no number of backups: give one from 1 to 10000."),
+        ({"keep": "-1"}, "keep=-1"),
+        ({"keep": "many"}, "keep=many"),
+        ({"drill": "maybe"}, "drill=maybe is neither yes nor no."),
+    ],
+)
+def test_bad_input_of_a_backup_is_named(data: dict[str, str], sentence: str) -> None:
+    """Which word, and what it may be."""
+    with pytest.raises(ConfigurationError, match=sentence):
+        backing_up.choose(data, Path("backups"))
+
+
+def test_a_plan_has_sensible_defaults() -> None:
+    """Seven are kept, none is tried."""
+    assert backing_up.choose({"keep": None}, Path("b")) == backing_up.Plan(7, drill=False, folder=Path("b"))
+
+
+def test_a_backup_whose_keys_are_gone_is_refused(tmp_path: Path) -> None:
+    """Values that nothing opens would all be misses: refused, unless it is wanted."""
+    made = write(tmp_path / "b", encryption_keys=["aa", "bb"])
+    recovery.check_keys(made, ["cc", "bb"], force=False)
+    recovery.check_keys(made, ["cc"], force=True)
+    with pytest.raises(ConfigurationError, match=r"sealed under aa, bb.*force=yes"):
+        recovery.check_keys(made, ["cc"], force=False)
+    with pytest.raises(ConfigurationError, match="Say which backup"):
+        recovery.chosen({})
