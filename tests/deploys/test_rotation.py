@@ -36,8 +36,8 @@ async def work(number):
         while not os.path.exists(folder + "/stop"):
             began = time.monotonic()
             value = {"n": seen["operations"]}
-            await cache.set(f"rotation:{number}", value, ttl=60)
-            if await cache.get(f"rotation:{number}") != value:
+            await cache.set(f"{os.uname().nodename}:{number}", value, ttl=60)
+            if await cache.get(f"{os.uname().nodename}:{number}") != value:
                 seen["wrong"].append(f"client {number} at {time.time():.1f}: {cache.last_error}")
             seen["slowest"] = max(seen["slowest"], time.monotonic() - began)
             seen["operations"] += 2
