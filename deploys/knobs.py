@@ -19,7 +19,21 @@ _FOREIGN = re.compile(r"^(_.*|ssh_.*|docker_.*|dockerssh_.*|chroot_.*|vagrant_.*
 
 # Given with --data to one verb, never kept in group_data.
 _VERB_ARGUMENTS = frozenset(
-    {"backups_folder", "confirm", "drill", "file", "force", "keep", "old_backup", "replace_secrets", "secrets_folder", "stage", "stragglers", "users", "what"}
+    {
+        "backups_folder",
+        "confirm",
+        "drill",
+        "file",
+        "force",
+        "keep",
+        "old_backup",
+        "replace_secrets",
+        "secrets_folder",
+        "stage",
+        "stragglers",
+        "users",
+        "what",
+    }
 )
 
 # Not zero: to Redis 0 means "no limit".

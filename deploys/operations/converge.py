@@ -58,9 +58,7 @@ def mend(site: Site, concern: Concern, dress: Dress | None = None) -> Generator[
         yield StringCommand(locked(dress(difference) if dress else difference.script), _sudo=site.sudo)
 
 
-def scripts(
-    site: Site, differences: Iterable[Difference], *, dress: Dress | None = None
-) -> Generator[StringCommand, None, None]:
+def scripts(site: Site, differences: Iterable[Difference], *, dress: Dress | None = None) -> Generator[StringCommand, None, None]:
     """The commands that mend these, each said first. For operations while they execute."""
     for difference in differences:
         site.say(difference.what)
