@@ -1,10 +1,12 @@
 # Redkeep: `make deploy` secures this machine, `make test` proves the bundle. `make help` lists the rest.
 INVENTORY ?= inventory
 ARGS ?=
+WHAT ?=
+FILE ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help inventory-there deploy status destroy verify test test-fast test-environment environment lint lab lab-down soak bench locks clean
+.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -15,6 +17,15 @@ deploy: environment inventory-there ## Secure the hosts of INVENTORY (this machi
 
 status: environment inventory-there ## Show what differs on the hosts from what is wanted; changes nothing
 	$(PYINFRA) -y $(INVENTORY) deploys/status.py $(ARGS)
+
+rotate: environment inventory-there ## Exchange secrets: WHAT=passwords, certificates or ca; ARGS="--dry" shows the plan
+	$(PYINFRA) -y $(INVENTORY) deploys/rotate.py --data what=$(WHAT) $(ARGS)
+
+backup: environment inventory-there ## Back up each Redis, sealed, into backups/; ARGS="--data drill=yes" tries it
+	$(PYINFRA) -y $(INVENTORY) deploys/backup.py $(ARGS)
+
+restore: environment inventory-there ## Bring a backup back: FILE=backups/<environment>/<name>.redkeep
+	$(PYINFRA) -y $(INVENTORY) deploys/restore.py --data file=$(FILE) $(ARGS)
 
 destroy: environment inventory-there ## Remove everything; needs ARGS="--data confirm=<inventory name>"
 	$(PYINFRA) -y $(INVENTORY) deploys/destroy.py $(ARGS)

@@ -35,7 +35,7 @@ class Rotation:
     @property
     def thing(self) -> str:
         """What is rotated, as a refusal calls it."""
-        return {"passwords": "password", "certificates": "certificate", "ca": "certificate"}[self.what]
+        return self.what.removesuffix("s") if self.what == "passwords" else "certificate"
 
     @property
     def retires(self) -> bool:
