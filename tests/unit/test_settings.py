@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import redkeep
-from redkeep import Settings
+from redkeep import SecurityOptimizationConfig, Settings
+from redkeep.cache.access_points import Access
 from redkeep.crypto.keyring import generate_key
 from redkeep.crypto.passwords import generate_password
-from redkeep.environment import FLAGS, SECRETS, VARIABLES, collect, read_env_file
+from redkeep.environment import FLAGS, SECRETS, SOURCE, VARIABLES, collect, read_env_file
 from redkeep.errors import ConfigurationError
 from redkeep.target import parse_url, read_target
 
@@ -87,6 +88,32 @@ def test_env_file_is_the_whole_truth(env_file: Path, monkeypatch: pytest.MonkeyP
     assert ("lz4", "1.2", Path("/etc/redkeep/tls/ca.crt")) == (
         made.redis_compression, made.redis_tls_min_version, made.redis_tls_ca_file
     )
+
+
+def test_a_rotated_password_is_found_in_the_file_the_environment_was_made_from(
+    env_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With REDIS_SETTINGS_FILE a running process reads its environment's file again: its passwords, the statistics' too. Half written
+    or gone, what worked before stays; and a user that the environment alone names keeps his password."""
+    text = f"{env_file.read_text()}REDIS_HEALTH_PASSWORD={OTHER}\n{SOURCE}={env_file}\n"
+    env_file.write_text(text)
+    for name, value in read_env_file(env_file).items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    access = Access.of(
+        settings, encrypted=True, namespace="", tuned=SecurityOptimizationConfig(), redis_tls_enabled=True, redis_url=""
+    )
+    assert access is not None
+    new, newer = generate_password(), generate_password()
+    env_file.write_text(text.replace(PASSWORD, new).replace(OTHER, newer))
+    assert access._credentials() == ("cache_service", new)
+    assert access._now().health_password == newer
+    env_file.write_text("REDIS_PASS")
+    assert access._credentials() == ("cache_service", PASSWORD)
+    env_file.unlink()
+    assert access._credentials() == ("cache_service", PASSWORD)
+    env_file.write_text(text.replace("=cache_service", "=someone_else").replace(PASSWORD, new))
+    assert access._credentials() == ("cache_service", PASSWORD)
 
 
 def test_status_and_settings_read_the_same(env_file: Path) -> None:
