@@ -40,15 +40,29 @@ def fill(host: Host) -> None:
     assert ask(host, "DBSIZE") == str(KEYS)
 
 
+SHOW = """
+local out = {}
+for _, k in ipairs(redis.call('KEYS', '*')) do
+  local t, v = redis.call('TYPE', k)['ok']
+  if t == 'string' then v = redis.call('GET', k)
+  elseif t == 'hash' then v = table.concat({redis.call('HGET', k, 'a'), redis.call('HGET', k, 'b'), redis.call('HLEN', k)}, '|')
+  elseif t == 'set' then local m = redis.call('SMEMBERS', k); table.sort(m); v = table.concat(m, '|')
+  elseif t == 'zset' then v = table.concat(redis.call('ZRANGE', k, 0, -1, 'WITHSCORES'), '|')
+  elseif t == 'list' then v = table.concat(redis.call('LRANGE', k, 0, -1), '|')
+  else v = cjson.encode(redis.call('XRANGE', k, '-', '+')) end
+  out[#out + 1] = redis.sha1hex(k .. '=' .. v) .. ' ' .. redis.call('PEXPIRETIME', k)
+end
+table.sort(out)
+return out
+"""
+
+
 def seen(host: Host) -> list[str]:
-    """Every key with its value and its end, as redis-cli shows them."""
-    script = f"""for k in $({CLI} --no-raw KEYS '*' | sed 's/^[0-9]*) //' | sort); do
-    echo "$k $({CLI} -e --no-raw <<x
-DUMP $k
-PEXPIRETIME $k
-x
-)" | sha256sum; done"""
-    return sorted(host.check(script).splitlines())
+    """Every key with its value and its end: a hash and a time each."""
+    host.put("/run/show.lua", SHOW)
+    found = host.check(f"{CLI} --eval /run/show.lua; rm /run/show.lua").splitlines()
+    assert all(len(line.split()) == 2 for line in found), found
+    return found
 
 
 def temporary(host: Host) -> str:
