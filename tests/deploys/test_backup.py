@@ -67,7 +67,7 @@ def seen(host: Host) -> list[str]:
 
 def temporary(host: Host) -> str:
     """What a snapshot or a throwaway server left on the host."""
-    return host.check("ls /var/lib/redkeep | grep -E 'snapshot|restore|drill' || true; pgrep -af 'port 0|socket' || true")
+    return host.check("ls /var/lib/redkeep | grep -E 'snapshot|restore|drill' || true; pgrep -af 'unixsocket [/]' || true")
 
 
 @pytest.fixture(params=["redis70", pytest.param("redis80", marks=pytest.mark.soak), pytest.param("valkey81", marks=pytest.mark.soak)])
