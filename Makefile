@@ -6,7 +6,7 @@ FILE ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench locks clean
+.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench image locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -56,6 +56,9 @@ soak: test-environment ## The long runs: fuzzing, a million seals, every fault, 
 bench: test-environment ## Measure the cache beside redis-py, the PRD design and other caches (six minutes; ARGS=--quick: one)
 	@tests/performance/peers.sh
 	build/bench/bin/python -m tests.performance.bench $(ARGS)
+
+image: environment ## Build the image of the API (ARGS="--build-arg IMAGE=... --build-arg TAG=..." for another base)
+	@deploys/image.sh api $(ARGS)
 
 locks: test-environment ## Write the lock files anew
 	deploys/lock.sh

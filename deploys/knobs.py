@@ -45,6 +45,8 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 _ENVIRONMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,64}")
 _SYSCTL = re.compile(r"[a-z0-9_]+(\.[a-z0-9_-]+)+")
+# A reference that one content alone can have, or the path of an archive.
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._/:-]{0,254}@sha256:[0-9a-f]{64}|[A-Za-z0-9._~/+-]{1,254}\.(tar|tar\.gz|tgz)")
 _PROCESSORS = re.compile(r"(0\.[1-9]|[1-9][0-9]{0,2}(\.[0-9])?)")
 _UNITS = {"b": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3}
 _POLICIES = (
@@ -60,6 +62,7 @@ class Knobs:
     environment: str
     redis_engine: str
     redis_runtime: str
+    container_image: str
     container_memory: str
     container_cpus: str
     container_subnet: str
@@ -148,6 +151,9 @@ class Knobs:
         raise _error("redis_maxmemory", 'a share such as "50%" or a size such as "512mb", at least "1mb"')
 
     def _check_container(self) -> None:
+        if self.container_image:
+            wanted = "empty, a reference with its digest (name@sha256:...) or the path of an archive (images/redis.tar)"
+            _matches("container_image", self.container_image, _IMAGE, wanted)
         if self.container_memory and bytes_of(self.container_memory) < 1024**2:
             raise _error("container_memory", 'empty or a size such as "512mb"')
         if self.container_cpus:

@@ -1,59 +1,32 @@
-"""The settings of redis.conf, as values.
-
-Each setting is written in the form in which CONFIG GET shows it (bytes without a unit, "slave" for "replica"), so that
-the file and the running server are compared as plain text.
-"""
+"""The settings of redis.conf for one host of an inventory; what they are is redkeep.stack.server_settings' business."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from deploys.bundle import Bundle
-
-# AEAD with forward secrecy only. Mozilla "modern" for 1.3, its "intermediate" list for 1.2 with our ECDSA key.
-CIPHERSUITES_13 = "TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256"
-CIPHERS_12 = "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256"
-
-# Read by Redis only when it starts; a difference in one of these needs a restart.
-FIXED_AT_START = frozenset(
-    {
-        "aclfile",
-        "databases",
-        "disable-thp",
-        "enable-debug-command",
-        "enable-module-command",
-        "enable-protected-configs",
-        "logfile",
-        "pidfile",
-        "rdbchecksum",
-        "tcp-backlog",
-        "unixsocket",
-        # Protected (enable-protected-configs no): not to be changed over the wire.
-        "dbfilename",
-        "dir",
-    }
+from redkeep.stack.server_settings import (
+    CERTIFICATE_SETTINGS,
+    DATA,
+    FIXED_AT_START,
+    NEVER_ASKED,
+    SET_BY_THE_SERVICE,
+    Section,
+    ServerPlan,
+    flatten,
+    line,
+    server_sections,
 )
 
-# The server's data inside its container.
-DATA = "/data"
-
-# Redis reads the files of all three again when one is set: they change together or not at all.
-CERTIFICATE_SETTINGS = ("tls-ca-cert-file", "tls-cert-file", "tls-key-file")
-
-# systemd's unit and the init script each say otherwise than the file.
-SET_BY_THE_SERVICE = frozenset({"daemonize"})
-
-# Passwords would show in CONFIG GET; none of these is ever asked for.
-NEVER_ASKED = frozenset({"masterauth", "primaryauth", "requirepass", "tls-key-file-pass", "tls-client-key-file-pass"})
-
-
-@dataclass(frozen=True)
-class Section:
-    """Settings that belong together, and why they are what they are."""
-
-    why: str
-    settings: Mapping[str, str]
+__all__ = [
+    "CERTIFICATE_SETTINGS",
+    "DATA",
+    "FIXED_AT_START",
+    "NEVER_ASKED",
+    "SET_BY_THE_SERVICE",
+    "Section",
+    "flatten",
+    "line",
+    "server_settings",
+]
 
 
 def server_settings(bundle: Bundle, *, addresses: tuple[str, ...], memory_bytes: int, certificates: str) -> tuple[Section, ...]:
@@ -61,113 +34,28 @@ def server_settings(bundle: Bundle, *, addresses: tuple[str, ...], memory_bytes:
 
     ``addresses`` are those to listen on, ``memory_bytes`` the host's memory, ``certificates`` the folder in use.
     """
-    knobs, engine = bundle.knobs, bundle.engine
-    modern = knobs.tls_minimum_version == "1.3"
-    value = knobs.redis_max_value_bytes
-    return (
-        Section(
-            "TLS is the only door: there is no plaintext port and no socket file.",
-            {
-                "port": "0",
-                "tls-port": str(knobs.redis_tls_port),
-                "unixsocket": "",
-                # "-": a host that lost IPv6 still starts its Redis.
-                "bind": " ".join(f"-{address}" if address == "::1" else address for address in addresses),
-                "protected-mode": "yes",
-            },
-        ),
-        Section(
-            "Our own CA alone, a certificate from both sides, ciphers with forward secrecy and authentication.",
-            {
-                "tls-cert-file": f"{certificates}/server.crt",
-                "tls-key-file": f"{certificates}/server.key",
-                "tls-ca-cert-file": f"{certificates}/ca.crt",
-                "tls-auth-clients": "yes" if knobs.tls_client_certificates == "required" else "optional",
-                "tls-protocols": "TLSv1.3" if modern else "TLSv1.2 TLSv1.3",
-                "tls-ciphersuites": CIPHERSUITES_13,
-                "tls-ciphers": CIPHERS_12,
-                "tls-prefer-server-ciphers": "yes",
-                "tls-session-caching": "no",
-            },
-        ),
-        Section(
-            "Users and what each may do; refused logins and commands are kept for the monitor to read.",
-            {"aclfile": engine.acl_file, "acllog-max-len": "1024", "acl-pubsub-default": "resetchannels"},
-        ),
-        Section(
-            "What an intruder with a login would reach for.",
-            {"enable-protected-configs": "no", "enable-debug-command": "no", "enable-module-command": "no"},
-        ),
-        Section(
-            "Limits: one client cannot take the host's memory, its connections or its time.",
-            {
-                "maxmemory": str(knobs.maxmemory_bytes(memory_bytes)),
-                "maxmemory-policy": knobs.redis_maxmemory_policy,
-                "maxmemory-clients": knobs.redis_maxmemory_clients,
-                "maxclients": str(knobs.redis_maxclients),
-                "timeout": str(knobs.redis_idle_timeout),
-                "tcp-keepalive": str(knobs.redis_tcp_keepalive),
-                "tcp-backlog": "511",
-                "proto-max-bulk-len": str(value),
-                "client-query-buffer-limit": str(2 * value),
-                "client-output-buffer-limit": f"normal {4 * value} {2 * value} 60 "
-                "slave 268435456 67108864 60 pubsub 33554432 8388608 60",
-                "databases": str(knobs.redis_databases),
-            },
-        ),
-        Section(
-            "Eviction, expiry and deletion of large values happen beside the commands, not in their way.",
-            {
-                "lazyfree-lazy-eviction": "yes",
-                "lazyfree-lazy-expire": "yes",
-                "lazyfree-lazy-server-del": "yes",
-                "lazyfree-lazy-user-del": "yes",
-                "disable-thp": "yes",
-            },
-        ),
-        _persistence(knobs.redis_persistence, DATA if bundle.in_container else engine.data_folder),
-        Section(
-            "The process and its log. A crash report would print clients' arguments into the log: off.",
-            {
-                # In a container the process is the first one, and its log is the engine's.
-                "daemonize": "no" if bundle.in_container else "yes",
-                "pidfile": "" if bundle.in_container else engine.pid_file,
-                "logfile": "" if bundle.in_container else engine.log_file,
-                "loglevel": knobs.redis_log_level,
-                "crash-log-enabled": "no",
-                "crash-memcheck-enabled": "no",
-                "slowlog-log-slower-than": "10000",
-                "slowlog-max-len": "128",
-                "latency-monitor-threshold": "100",
-            },
-        ),
-    )
-
-
-def _persistence(mode: str, folder: str) -> Section:
-    settings = {"dir": folder, "dbfilename": "dump.rdb", "rdbchecksum": "yes", "rdbcompression": "yes"}
-    if mode == "off":
-        why, more = "A pure cache: nothing is written to disk.", {"save": "", "appendonly": "no"}
-    elif mode == "rdb":
-        why, more = "Snapshots to disk.", {"save": "3600 1 300 100 60 10000", "appendonly": "no"}
-    else:
-        why, more = (
-            "Every change goes to a file that is flushed each second.",
-            {"save": "3600 1 300 100 60 10000", "appendonly": "yes"},
+    knobs, engine, boxed = bundle.knobs, bundle.engine, bundle.in_container
+    return server_sections(
+        ServerPlan(
+            addresses=addresses,
+            certificates=certificates,
+            acl_file=engine.acl_file,
+            data_folder=DATA if boxed else engine.data_folder,
+            maxmemory_bytes=knobs.maxmemory_bytes(memory_bytes),
+            in_container=boxed,
+            pid_file="" if boxed else engine.pid_file,
+            log_file="" if boxed else engine.log_file,
+            port=knobs.redis_tls_port,
+            tls_minimum_version=knobs.tls_minimum_version,
+            tls_client_certificates=knobs.tls_client_certificates,
+            maxmemory_policy=knobs.redis_maxmemory_policy,
+            maxmemory_clients=knobs.redis_maxmemory_clients,
+            maxclients=knobs.redis_maxclients,
+            idle_timeout=knobs.redis_idle_timeout,
+            tcp_keepalive=knobs.redis_tcp_keepalive,
+            max_value_bytes=knobs.redis_max_value_bytes,
+            databases=knobs.redis_databases,
+            persistence=knobs.redis_persistence,
+            log_level=knobs.redis_log_level,
         )
-    return Section(why, settings | more | {"appendfsync": "everysec", "stop-writes-on-bgsave-error": "yes"})
-
-
-def flatten(sections: tuple[Section, ...]) -> dict[str, str]:
-    """All settings as one mapping."""
-    return {name: value for section in sections for name, value in section.settings.items()}
-
-
-def line(name: str, value: str) -> str:
-    """One line of redis.conf. ``save`` and the buffer limits are lists to CONFIG GET but several directives on file."""
-    if name == "client-output-buffer-limit":
-        words = value.split(" ")
-        return "\n".join(f"{name} {' '.join(words[i : i + 4])}" for i in range(0, len(words), 4))
-    if value == "" or (" " in value and name not in ("bind", "save")):
-        return f'{name} "{value}"'
-    return f"{name} {value}"
+    )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 
 from deploys.bundle import Bundle
 from deploys.facts.docker import PROJECT, Container, DockerState, Network
 from deploys.knobs import bytes_of
-from deploys.rendering import render
 from redkeep.errors import ConfigurationError
+from redkeep.stack import compose
 
 FOLDER = "/etc/redkeep/stack"
 ENV = f"{FOLDER}/.env"
@@ -21,15 +18,9 @@ COMPOSE = f"{FOLDER}/compose.yaml"
 INTERNAL = f"{PROJECT}_internal"
 BRIDGE = f"{PROJECT}-in"
 
-# The server's name in compose.yaml, and so on its network.
-SERVICE = "redis"
-
 # Where a free network is looked for: a corner of 10.0.0.0/8 that neither Docker nor common routers hand out.
 _POOL = ipaddress.IPv4Network("10.213.0.0/16")
 _LENGTH = 28
-
-# Beside Redis' data its clients' buffers, fragmentation and the pages a snapshot copies want room, in bytes.
-_OVERHEAD = 64 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -77,12 +68,6 @@ def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:
     return [network for network in found if isinstance(network, ipaddress.IPv4Network)]
 
 
-@cache
-def compose_text() -> str:
-    """compose.yaml, the same for every host."""
-    return render("etc/redkeep/stack/compose.yaml").decode()
-
-
 def variables(bundle: Bundle, docker: DockerState, *, image: str, memory_bytes: int) -> dict[str, str]:
     """The variables of compose.yaml for one host; none is a secret.
 
@@ -104,10 +89,11 @@ def variables(bundle: Bundle, docker: DockerState, *, image: str, memory_bytes: 
         "REDIS_IMAGE": image,
         "REDIS_MEMORY": str(memory_limit(bundle, memory_bytes)),
         "REDIS_OPEN_FILES": str(knobs.redis_maxclients + 1024),
+        "REDIS_PORT": str(knobs.redis_tls_port),
         "REDIS_SERVER": engine.package,
         "REDIS_USER": docker.identity,
     }
-    return values | {"REDIS_SPEC": specification("redis", values)}
+    return values | {"REDIS_SPEC": compose.specification(compose.SERVICE, values)}
 
 
 def memory_limit(bundle: Bundle, memory_bytes: int) -> int:
@@ -115,28 +101,13 @@ def memory_limit(bundle: Bundle, memory_bytes: int) -> int:
     data = bundle.knobs.maxmemory_bytes(memory_bytes)
     if wanted := bundle.knobs.container_memory:
         limit = bytes_of(wanted)
-        if limit < data + _OVERHEAD:
+        if limit < data + compose.OVERHEAD:
             raise ConfigurationError(
                 f"container_memory {wanted} leaves no room beside redis_maxmemory ({data // 1024**2} MiB): "
-                f"give it {(data + _OVERHEAD) // 1024**2 + 1}mb at least, or lower redis_maxmemory."
+                f"give it {(data + compose.OVERHEAD) // 1024**2 + 1}mb at least, or lower redis_maxmemory."
             )
         return limit
-    return data * 3 // 2 + _OVERHEAD
-
-
-def specification(service: str, values: Mapping[str, str]) -> str:
-    """A digest of one service's text with its variables in place: another one means another container."""
-    block = re.search(rf"^  {service}:\n(?:(?:    .*)?\n)*", compose_text(), re.MULTILINE)
-    if block is None:
-        raise ConfigurationError(f"compose.yaml has no service {service}")
-    text = re.sub(r"\$\{(\w+):\?\}", lambda match: values.get(match[1], ""), block[0])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def env_text(values: Mapping[str, str]) -> bytes:
-    """The file .env beside compose.yaml."""
-    head = "# Managed by redkeep from deploys/stack.py: do not edit. The variables of compose.yaml; none is a secret.\n"
-    return (head + "".join(f"{name}={value}\n" for name, value in sorted(values.items()))).encode()
+    return compose.memory_limit(data)
 
 
 def network_faults(network: Network, values: Mapping[str, str]) -> Iterator[str]:

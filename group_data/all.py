@@ -18,6 +18,11 @@ redis_runtime: str = "native"
 
 # --- The container (redis_runtime "docker") ----------------------------------------------------------------------
 
+# Where the server's image comes from. Empty: built on the host from the distribution's own files. With a digest
+# ("registry.example/redis@sha256:..."): pulled by the host, with root's `docker login` there. A path on the operator's machine
+# ("images/redis.tar", made by `docker save`): loaded, for hosts that can pull nothing.
+container_image: str = ""
+
 # Memory the container may take, with a unit ("512mb"). Empty: redis_maxmemory and half as much again.
 container_memory: str = ""
 

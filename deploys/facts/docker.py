@@ -12,7 +12,7 @@ from typing import Any
 PROJECT = "redkeep"
 SETTINGS_FILE = "/etc/docker/daemon.json"
 
-# Lines of an image's id and the version of the server in it, as the image itself told when it came.
+# Lines of an image's id, the version of the server in it, as the image itself told when it came, and the image's name.
 VERSIONS = "/var/lib/redkeep/image-versions"
 
 _PROJECT_LABEL = "com.docker.compose.project"
@@ -116,7 +116,8 @@ class DockerState:
     there is none; ``foreign`` the number of running containers that are not ours; ``env`` the stack's variables on disk;
     ``settings`` the content of daemon.json, None when it is no JSON; ``source`` the SHA-256 of the server's files that an
     image is built from; ``identity`` the server's "uid:gid"; ``images`` ids by reference; ``versions`` the server's version
-    by image id; ``processors`` how many; ``room`` KiB that are free for images."""
+    by image id; ``noted`` the ids by reference as they were when the images came; ``processors`` how many; ``room`` KiB that
+    are free for images."""
 
     server: str = ""
     compose: str = ""
@@ -129,6 +130,7 @@ class DockerState:
     source: str = ""
     identity: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    noted: Mapping[str, str] = field(default_factory=dict)
     processors: int = 1
     room: int = 0
     routes: tuple[str, ...] = ()
@@ -184,6 +186,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
     containers = tuple(Container(raw) for raw in _json(parts.get("containers", ())))
     running = {line.strip() for line in parts.get("running", ()) if line.strip()}
     uid, _, gid = words.get("identity", "").partition(":")
+    came = [line.split() for line in parts.get("versions", ())]
     return DockerState(
         server=words.get("server", ""),
         compose=words.get("compose", ""),
@@ -196,7 +199,8 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
         source="".join(parts.get("source", ()))[:64],
         identity=f"{uid}:{gid}" if uid and gid else "",
         processors=int(words.get("processors", "1") or 1),
-        versions={k: v for k, _, v in (line.partition(" ") for line in parts.get("versions", ())) if v},
+        versions={line[0]: line[1] for line in came if len(line) > 1},
+        noted={line[2]: line[0] for line in came if len(line) > 2},
         room=int(words.get("room", "0") or 0),
         routes=tuple(line for line in map(str.strip, parts.get("routes", ())) if _is_network(line)),
     )

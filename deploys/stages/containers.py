@@ -14,10 +14,10 @@ from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
-from deploys.stack import SERVICE
 from deploys.stages import image
 from deploys.stages.wanted import CLI
 from redkeep.errors import RedkeepError
+from redkeep.stack.compose import SERVICE, compose_text, env_text
 
 UNIT = "redkeep-stack.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
@@ -53,8 +53,8 @@ def stack_files(site: Site, survey: Survey) -> Iterator[Difference]:
     yield from folder_differences([(stack.FOLDER, "root", "root", "0750")], survey)
     files = [
         ManagedFile(LOADER, render("usr/local/sbin/redkeep-stack", folder=stack.FOLDER, project=PROJECT), mode="0750"),
-        ManagedFile(stack.ENV, stack.env_text(values(site, survey)), mode="0640"),
-        ManagedFile(stack.COMPOSE, stack.compose_text().encode(), mode="0640"),
+        ManagedFile(stack.ENV, env_text(values(site, survey)), mode="0640"),
+        ManagedFile(stack.COMPOSE, compose_text().encode(), mode="0640"),
     ]
     yield from file_differences(files, survey)
     unit = render("etc/systemd/system/redkeep-stack.service", loader=LOADER)
@@ -151,9 +151,7 @@ def problem(site: Site, survey: Survey) -> str:
         return str(error)
     if not survey.has_systemd:
         return "it runs without systemd, which starts the firewall and the stack at boot: set redis_runtime to native."
-    if not image.identity(site, survey) and 0 < survey.docker.room < image.ROOM_KIB:
-        return f"{survey.docker.room // 1024} MiB are free for images, {image.ROOM_KIB // 1024} are needed: make room in /var/lib/docker."
-    return ""
+    return image.problem(site, survey)
 
 
 @deploy("Runtime")

@@ -1,9 +1,11 @@
-"""The image of the server: built on the host from the distribution's files."""
+"""The image of the server: built on the host from the distribution's files, loaded from an archive, or pulled by digest."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from pyinfra.api import deploy
 
@@ -11,8 +13,9 @@ from deploys.difference import Difference, encode
 from deploys.engine import Engine
 from deploys.facts.docker import PROJECT, VERSIONS
 from deploys.facts.survey import Survey
+from deploys.image_archive import ImageArchive, read_archive
 from deploys.operations.converge import converge
-from deploys.rendering import render
+from deploys.rendering import ROOT, render
 from deploys.server_settings import DATA
 from deploys.site import Site
 
@@ -28,15 +31,27 @@ def binaries(engine: Engine) -> tuple[str, ...]:
     return (f"/usr/bin/{engine.name}-check-rdb", engine.cli, "/bin/dash")
 
 
+def archive(site: Site) -> ImageArchive | None:
+    """The operator's file that the image comes from, if it comes from one."""
+    wanted = site.bundle.knobs.container_image
+    return read_archive(ROOT / Path(wanted).expanduser()) if wanted and "@" not in wanted else None
+
+
 def reference(site: Site, survey: Survey) -> str:
-    """The image as compose.yaml names it: another content has another name."""
+    """The image as compose.yaml names it, whatever it comes from: another content has another name."""
+    if wanted := site.bundle.knobs.container_image:
+        file = archive(site)
+        kind, digest = ("archive", file.id) if file else ("registry", wanted)
+        return f"{REPOSITORY}:{kind}-{digest.rpartition(':')[2][:16]}"
     content = survey.docker.source.encode() + dockerfile(site.bundle.engine)
     return f"{REPOSITORY}:debian-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def identity(site: Site, survey: Survey) -> str:
-    """The image's id; "" while the host does not have it."""
-    return survey.docker.images.get(reference(site, survey), "")
+    """The image's id; "" while the host does not have it, or has another one under its name."""
+    name = reference(site, survey)
+    found = survey.docker.images.get(name, "")
+    return found if found == survey.docker.noted.get(name, found) else ""
 
 
 def dockerfile(engine: Engine) -> bytes:
@@ -48,10 +63,37 @@ def image(site: Site, survey: Survey) -> Iterator[Difference]:
     name, found = reference(site, survey), identity(site, survey)
     engine = site.bundle.engine
     if not found:
-        script = f"{_build(engine, name)}\n{told_version(engine, name)}"
-        yield Difference(f"image {name} is missing", script, encode(dockerfile(engine)))
+        script, stdin = _way(site, name)
+        wrong = "is another one than it was" if name in survey.docker.images else "is missing"
+        yield Difference(f"image {name} {wrong}", f"{script}\n{told_version(engine, name)}", stdin)
     elif found not in survey.docker.versions:
         yield Difference(f"image {name} has not told the version of its server", told_version(engine, name))
+
+
+def _way(site: Site, name: str) -> tuple[str, str | Callable[[], str]]:
+    """Shell that brings the image under its name, and its standard input."""
+    wanted = site.bundle.knobs.container_image
+    if not wanted:
+        return _build(site.bundle.engine, name), encode(dockerfile(site.bundle.engine))
+    if (file := archive(site)) is not None:
+        return _load(file, name), lambda: encode(file.path.read_bytes())
+    return _pull(wanted, name), ""
+
+
+def _load(file: ImageArchive, name: str) -> str:
+    """Shell that loads the image from standard input and keeps it under our name alone."""
+    return f"""loaded=$(base64 -d | docker load --quiet 2>&1) || {{ echo "the image of {file.path.name} cannot be loaded: $loaded" >&2; exit 1; }}
+docker tag {file.id} {name} || {{ echo "{file.path.name} held another image than {file.id}" >&2; exit 1; }}
+was=$(echo "$loaded" | sed -n 's/^Loaded image: //p')
+[ -z "$was" ] || docker rmi "$was" >/dev/null 2>&1 || true"""
+
+
+def _pull(wanted: str, name: str) -> str:
+    """Shell that pulls the image by its digest and keeps it under our name alone."""
+    came = re.sub(r":[^:/@]+@", "@", wanted)
+    return f"""said=$(docker pull --quiet {wanted} 2>&1) || {{
+    echo "the image {wanted} cannot be pulled: $(echo "$said" | tail -1)" >&2; exit 1; }}
+docker tag {came} {name}; docker rmi {came} >/dev/null 2>&1 || true"""
 
 
 def _build(engine: Engine, name: str) -> str:
@@ -76,7 +118,7 @@ version=$(echo "$said" | sed -n 's/.* v=\\([0-9.]*\\) .*/\\1/p')
 [ -n "$version" ] || {{ echo "the image {name} holds no {engine.package}: $(echo "$said" | head -1)" >&2; exit 1; }}
 case $version in [0-6].*) echo "the image {name} holds {engine.package} $version: 7.0 or later is needed" >&2; exit 1;; esac
 id=$(docker image inspect --format '{{{{.Id}}}}' {name})
-{{ grep -v "^$id " {VERSIONS} 2>/dev/null || true; echo "$id $version"; }} > {VERSIONS}.new; mv {VERSIONS}.new {VERSIONS}"""
+{{ grep -v "^$id " {VERSIONS} 2>/dev/null || true; echo "$id $version {name}"; }} > {VERSIONS}.new; mv {VERSIONS}.new {VERSIONS}"""
 
 
 def try_container(name: str, engine: Engine, *, config: str, acl: str, user: str) -> str:
@@ -94,6 +136,19 @@ while [ $i -lt 100 ]; do
 done
 words=$(docker logs "$try" 2>&1 | tail -5); docker rm --force --volumes "$try" >/dev/null
 if [ $up = no ]; then echo "the new configuration does not start, the old one stays: $words" >&2; exit 1; fi"""
+
+
+def problem(site: Site, survey: Survey) -> str:
+    """Why the image cannot come to this host; "" when it can, or is there. Raises ConfigurationError for a bad archive."""
+    if identity(site, survey):
+        return ""
+    file = archive(site)
+    needed = ROOM_KIB + (3 * file.size // 1024 if file else 0)
+    if file and file.architecture != (own := survey.host.get("arch", file.architecture)):
+        return f"the image in {file.path} is for {file.architecture or 'an unknown architecture'}, this host is {own}: save one for {own}."
+    if 0 < survey.docker.room < needed:
+        return f"{survey.docker.room // 1024} MiB are free for images, {needed // 1024} are needed: make room in /var/lib/docker."
+    return ""
 
 
 def old_images(site: Site, survey: Survey) -> Iterator[Difference]:

@@ -29,6 +29,7 @@ from deploys.stages.wanted import (
     users,
 )
 from redkeep.access.acl import acl_file
+from redkeep.stack.compose import openssl_policy, text
 
 OPERATOR_FILES = ("password", "ca.crt", "client.crt", "client.key")
 HEALTH_FILES = (*OPERATOR_FILES, "check")
@@ -126,7 +127,7 @@ def configuration(site: Site, survey: Survey) -> Iterator[Difference]:
     parts = sections(site, survey)
     config = render("etc/redis/redis.conf", sections=parts, line=line)
     acl = acl_file(users(site, survey)).encode()
-    policy = render("etc/redis/openssl.cnf", minimum_version=site.bundle.knobs.tls_minimum_version)
+    policy = openssl_policy(site.bundle.knobs.tls_minimum_version)
     yield from file_differences([ManagedFile(f"{folder}/openssl.cnf", policy, group=group, mode="0640")], survey)
     acl_wrong = list(file_differences([ManagedFile(engine.acl_file, acl, group=group, mode="0640")], survey))
     config_wrong = list(file_differences([ManagedFile(engine.config, config, group=group, mode="0640")], survey))
@@ -183,7 +184,7 @@ def health(site: Site, survey: Survey) -> Iterator[Difference]:
         site.credentials.trust_bundle,
         client.cert_pem,
         client.key_pem,
-        render("etc/redis/health/check", engine=engine, user=HEALTH_USER, port=site.bundle.knobs.redis_tls_port),
+        text("health-check.sh"),
     )
     yield from folder_differences([(folder, "root", engine.user, "0750")], survey)
     yield from file_differences(

@@ -18,10 +18,11 @@ def whole(site: Site) -> None:
     """Bring the host to what is wanted; for a reporting site only note what differs."""
     machine(site=site)
     if site.bundle.is_redis:
-        runtime(site=site)
         if site.bundle.in_container:
             container_engine(site=site)
             server_image(site=site)
+        # After the image is there and has run: a host that cannot get it keeps the server that it has.
+        runtime(site=site)
         server_files(site=site)
         network(site=site)
         server_running(site=site)

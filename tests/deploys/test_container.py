@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +29,15 @@ PROBE = r"""docker image inspect probe >/dev/null 2>&1 || { t=$(mktemp -d)
 for f in /bin/bash /usr/bin/timeout; do echo $f; ldd $f | grep -o '/[^ ]*'; done | sort -u | while read -r f; do
 install -D -m 0755 "$f" "$t$f"; done
 tar -C "$t" -c . | docker import - probe >/dev/null; rm -rf "$t"; }"""
+
+# The engine takes a registry on a loopback address without TLS.
+REGISTRY = """[ -x /usr/bin/docker-registry ] || { apt-get -q -y install --no-install-recommends docker-registry >/dev/null 2>&1
+systemctl disable --now docker-registry >/dev/null 2>&1 || true; }
+pgrep -x docker-registry >/dev/null || {
+printf "version: 0.1\\nstorage: {filesystem: {rootdirectory: /var/lib/reg}}\\nhttp: {addr: 127.0.0.1:5000}\\n" > /root/reg.yml
+systemd-run --quiet --unit reg docker-registry serve /root/reg.yml; sleep 2; }"""
+
+CREDENTIALS = "grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt"
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,14 @@ class Box:
         script = f"timeout 3 bash -c '</dev/tcp/{address}/{port}'"
         return self.host.run(f"docker run --rm --network {network} probe /bin/bash -c \"{script}\"").code == 0
 
+    def push(self, image: str) -> str:
+        """Put an image into a registry on the host itself, and return its reference by digest."""
+        self.host.check(REGISTRY)
+        self.host.check(f"docker tag {image} 127.0.0.1:5000/some && docker push --quiet 127.0.0.1:5000/some")
+        found = self.host.check("docker image inspect --format '{{join .RepoDigests \" \"}}' 127.0.0.1:5000/some").split()
+        self.host.check("docker rmi 127.0.0.1:5000/some")
+        return next(name for name in found if name.startswith("127.0.0.1:5000/some@"))
+
     def answers(self, *, seconds: float = 30) -> bool:
         """Whether the app's package proves every control, waiting for it."""
         deadline = time.monotonic() + seconds
@@ -64,7 +83,8 @@ class Box:
         return True
 
 
-@pytest.fixture(scope="module", params=sorted(SUITES))
+# The older engine with compose 1 in the short run; the long one has both.
+@pytest.fixture(scope="module", params=["box12", pytest.param("box13", marks=pytest.mark.soak)])
 def box(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A bare host, deployed to once."""
     name = str(request.param)
@@ -179,6 +199,35 @@ def test_no_secret_is_shown(box: Box) -> None:
     assert [secret for secret in secrets if secret in shown] == []
 
 
+# As a user's program does: its environment is the file that quickstart wrote.
+WRITE_AND_READ = """import asyncio
+from redkeep import SecureAIResponseCache
+async def main():
+    async with SecureAIResponseCache.from_settings() as cache:
+        await cache.cache_response('text', 'summarize', {}, {'answer': 42})
+        cache.memory_cache.clear()
+        print((await cache.get_cached_response('text', 'summarize', {}))['answer'])
+asyncio.run(main())"""
+
+
+def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
+    """On the same engine, beside the deployed stack: `redkeep quickstart`, compose's own `up -d`, and a client writes and
+    reads; without a port at first, then by one that only the loopback address has."""
+    image = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' redkeep/redis")
+    compose = "$(command -v docker-compose || echo docker compose)"
+    for port, place in ((0, "10.214."), (16380, "127.0.0.1")):
+        box.host.check(f"cd /root && redkeep quickstart dev --image {image} --port {port}")
+        box.host.check(f"cd /root/dev && {compose} up -d >/dev/null 2>&1")
+        said = box.host.check(f"cd /root && set -a && . ./dev/cache.env && /opt/redkeep/current/bin/python -c \"{WRITE_AND_READ}\"")
+        assert said.strip() == "42"
+        assert place in box.host.check("grep REDIS_URL /root/dev/cache.env")
+        listening = box.host.run("ss -Hltn 'sport = :16380 or sport = :6380'").out
+        assert [line.split()[3] for line in listening.splitlines()] == ([f"127.0.0.1:{port}"] if port else [])
+    assert not box.reaches("bridge", box.host.check("sed -n 's/^REDIS_ADDRESS=//p' /root/dev/.env"), 6380)
+    box.host.check(f"cd /root/dev && {compose} down >/dev/null 2>&1; rm -rf /root/dev")
+    assert box.deployment.run("status").ok().drift == {}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -216,16 +265,46 @@ def test_it_comes_back_without_hands(box: Box) -> None:
     assert box.deployment.run("status").ok().drift == {}
 
 
-def test_a_switch_keeps_credentials_and_goes_both_ways(box: Box) -> None:
-    """To native and back: the app's password and the authority stay, every control holds, nothing of the other runtime runs."""
-    before = box.host.check("grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt")
+def test_a_switch_keeps_credentials_and_goes_both_ways(box: Box, tmp_path: Path) -> None:
+    """To native and back, by an image from an archive: the app's password and the authority stay, every control holds, nothing
+    of the other runtime runs. An image that cannot be had or does not run leaves the native server at work."""
+    before = box.host.check(CREDENTIALS)
+    name = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' redkeep/redis")
+    path = tmp_path / "redis.tar"
+    path.write_bytes(base64.b64decode(box.host.check(f"docker save {name} | base64")))
+    no_server = box.push("probe")
     box.deployment.run("secure_redis", "--data", "redis_runtime=native").ok()
     assert box.answers()
     assert box.host.check("docker ps --all --quiet --filter label=com.docker.compose.project=redkeep") == ""
+    for wanted, says in (
+        (f"127.0.0.1:5000/none@{'sha256:' + 'a1' * 32}", "cannot be pulled"),
+        (no_server, "does not run redis-server"),
+        (f"{tmp_path}/none.tar", "cannot be read: No such file or directory"),
+    ):
+        run = box.deployment.run("secure_redis", "--data", f"container_image={wanted}")
+        assert run.code != 0
+        assert says in run.output
+        assert box.host.check("systemctl is-active redis-server").strip() == "active"
+    assert box.answers()
+    box.deployment.run("secure_redis", "--data", f"container_image={path}").ok()
+    assert box.answers()
+    assert ":archive-" in str(box.container()["Config"]["Image"])  # type: ignore[index]
+    assert box.host.run("systemctl is-active redis-server").out.strip() != "active"
+    assert before == box.host.check(CREDENTIALS)
+
+
+def test_an_image_comes_from_a_registry(box: Box) -> None:
+    """By its digest: the container is made anew from it, a second run changes nothing, and the default comes back."""
+    reference = box.push(str(box.container()["Config"]["Image"]))  # type: ignore[index]
+    box.deployment.run("secure_redis", "--data", f"container_image={reference}").ok()
+    assert box.answers()
+    assert str(box.container()["Config"]["Image"]).endswith(f":registry-{reference[-64:][:16]}")  # type: ignore[index]
+    before = box.identity()
+    assert box.deployment.run("secure_redis", "--data", f"container_image={reference}").ok().changed_operations == 0
+    assert before == box.identity()
     box.deployment.run().ok()
     assert box.answers()
-    assert box.host.run("systemctl is-active redis-server").out.strip() != "active"
-    assert before == box.host.check("grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt")
+    assert len(box.host.check("docker image ls --quiet redkeep/redis").split()) == 1
 
 
 @pytest.mark.parametrize(

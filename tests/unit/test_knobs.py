@@ -23,6 +23,7 @@ TEXTS: dict[str, Any] = {
     "environment": "prod",
     "redis_engine": "redis",
     "redis_runtime": "docker",
+    "container_image": "images/redis.tar",
     "container_memory": "4gb",
     "container_cpus": "1.5",
     "container_subnet": "10.9.8.0/28",
@@ -48,7 +49,10 @@ TEXTS: dict[str, Any] = {
     "cache_compression": "lz4",
 }
 
-MAY_BE_EMPTY = {"environment", "redis_address", "app_address", "cache_namespace", "container_memory", "container_cpus", "container_subnet"}
+MAY_BE_EMPTY = {
+    *("environment", "redis_address", "app_address", "cache_namespace"),
+    *("container_image", "container_memory", "container_cpus", "container_subnet"),
+}
 
 ATTACKS = [
     *("\n", "\r\n", "\nport 6379", "\nuser evil on nopass ~* +@all", "\x00", "\t", " ", " x", "\v", "\u2028"),

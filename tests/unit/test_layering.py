@@ -16,7 +16,7 @@ from tests.unit.wanted import ROOT
 # From the bottom up. A layer may import itself and the ones before it; those on one level do not know each other.
 LAYERS = (
     *({"errors"}, {"crypto"}, {"environment", "optimization"}, {"target"}, {"settings"}, {"access"}, {"monitoring"}, {"cache"}),
-    *({"migration", "api", "dashboard"}, {"cli", "__main__"}),
+    *({"migration", "api", "dashboard", "stack"}, {"cli", "__main__"}),
 )
 PACKAGE = ROOT / "app" / "redkeep"
 LINES = 400

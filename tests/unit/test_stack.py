@@ -11,6 +11,7 @@ from deploys import stack
 from deploys.facts.docker import DockerState, Network, docker_of
 from deploys.stages.container_engine import SETTINGS, merged
 from redkeep.errors import ConfigurationError
+from redkeep.stack import compose
 from tests.unit.wanted import bundle, data
 
 MEMORY = 2**31
@@ -52,16 +53,16 @@ def test_the_specification_follows_the_server_s_variables_alone() -> None:
     """Another limit means another container; the network's variables do not stand in the server's text."""
     plain = variables()
     assert plain["REDIS_SPEC"] != variables(container_memory="1700mb")["REDIS_SPEC"]
-    assert plain["REDIS_SPEC"] == stack.specification("redis", plain | {"REDIS_SPEC": "", "INTERNAL_BRIDGE": "another"})
+    assert plain["REDIS_SPEC"] == compose.specification("redis", plain | {"REDIS_SPEC": "", "INTERNAL_BRIDGE": "another"})
 
 
 def test_every_variable_of_compose_has_a_value() -> None:
     """compose.yaml names no variable that .env has not, and .env none that compose.yaml does not use."""
     import re
 
-    used = set(re.findall(r"\$\{(\w+):\?\}", stack.compose_text()))
+    used = set(re.findall(r"\$\{(\w+):\?\}", compose.compose_text()))
     assert used == {name for name in variables() if name != "COMPOSE_PROJECT_NAME"}
-    assert "$" not in re.sub(r"\$\{\w+:\?\}", "", stack.compose_text())
+    assert "$" not in re.sub(r"\$\{\w+:\?\}", "", compose.compose_text())
 
 
 def test_the_container_has_room_beside_its_data() -> None:

@@ -1,5 +1,5 @@
 """The command line: `redkeep secrets`, `redkeep keys`, `redkeep migrate-data`, `redkeep certs`, `redkeep status`, `redkeep bench`,
-`redkeep watch`, `redkeep alerts`.
+`redkeep watch`, `redkeep alerts`, `redkeep serve`, `redkeep dashboard`, `redkeep quickstart`.
 
 A sub-command is a module with `register(subparsers)`, which adds its parser and sets `func`, a callable from
 the parsed arguments to an exit code. Only the module that is asked for is imported.
@@ -26,6 +26,7 @@ COMMANDS = {
     "alerts": ("redkeep.cli.alerts", "try the alert channels"),
     "serve": ("redkeep.cli.serve", "serve the API of the security status"),
     "dashboard": ("redkeep.cli.dashboard", "open the dashboard, a page that asks the API"),
+    "quickstart": ("redkeep.cli.quickstart", "make the files of a hardened Redis for this machine"),
     "bench": ("redkeep.cli.bench", "measure the cache on this machine"),
 }
 """Each sub-command with its module and the line that `--help` shows."""

@@ -1,0 +1,181 @@
+"""`redkeep quickstart`: a hardened Redis for one developer's machine, run by plain compose."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import ipaddress
+import os
+import re
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from redkeep.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from redkeep.stack.quickstart import QuickFile
+
+DEFAULT_FOLDER: Final = Path("redkeep-quickstart")
+DEFAULT_IMAGE: Final = "redis:7-alpine"
+DEFAULT_IMAGE_VERSION: Final = (7, 2)
+"""The oldest that carries this tag since 2023; the users' rules for it are those of all later ones."""
+
+API_IMAGE: Final = "redkeep/api"
+API_PORT: Final = 8765
+
+SERVER_ID: Final = 65532
+"""User and group of the containers when root makes the files; another developer's run as the developer."""
+
+_IMAGE: Final = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]{0,254}(@sha256:[0-9a-f]{64})?")
+_FOLDER: Final = re.compile(r"[\w ./@+,=~-]+")
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser of `redkeep`."""
+    parser = subparsers.add_parser(
+        "quickstart",
+        help="make the files of a hardened Redis for this machine",
+        description="Make secrets, certificates, configuration and compose.yaml in a folder; `docker compose up -d` there does the "
+        "rest. Run again, it keeps the secrets and renews what is due.",
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help=f"where to (default: {DEFAULT_FOLDER})")
+    parser.add_argument("--port", type=int, default=0, metavar="N",
+                        help="publish the server at this port of 127.0.0.1 (default: no port; Linux reaches it by its own address)")
+    parser.add_argument("--api", type=int, nargs="?", const=API_PORT, default=0, metavar="N",
+                        help=f"run the API as well, by TLS at this port of 127.0.0.1 ({API_PORT} when no number is given)")
+    parser.add_argument("--api-image", default=API_IMAGE, help=f"its image, from `make image` (default: {API_IMAGE})")
+    parser.add_argument("--image", default=DEFAULT_IMAGE, help=f"any image of Redis, best by digest (default: {DEFAULT_IMAGE})")
+    parser.add_argument("--redis-version", type=_version, metavar="X.Y",
+                        help="version of the Redis in the image (default: 7.0, whose rules later ones understand)")
+    parser.add_argument("--memory", type=int, default=256, metavar="MIB", help="memory for data, in MiB (default: 256)")
+    parser.add_argument("--subnet", type=_subnet, metavar="CIDR", help="the stack's network (default: a free one in 10.214.0.0/16)")
+    parser.set_defaults(func=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files and say what to do next. Raises ConfigurationError or SecretStoreError before anything is written."""
+    from redkeep.cli.passphrase import passphrase_from_environment
+    from redkeep.crypto.store import SecretStore
+    from redkeep.stack.compose import env_values
+    from redkeep.stack.quickstart import Quickstart, free_subnet, own_networks, quickstart_files
+
+    folder = _checked(arguments.folder)
+    before = env_values((folder / ".env").read_text("utf-8")) if (folder / ".env").is_file() else {}
+    for option, image in (("--image", arguments.image), ("--api-image", arguments.api_image)):
+        if not _IMAGE.fullmatch(image):
+            raise ConfigurationError(f"{option} is not the name of an image, such as redis:7-alpine or name@sha256:...")
+    if not 16 <= arguments.memory <= 1024**2:
+        raise ConfigurationError("--memory is a number of MiB from 16 to 1048576")
+    if arguments.port and arguments.port == arguments.api:
+        raise ConfigurationError(f"--port and --api are both {arguments.port}; give each its own")
+    _check_port("--port", arguments.port, before.get("REDIS_PUBLISHED", ""))
+    _check_port("--api", arguments.api, before.get("API_PUBLISHED", ""))
+    recorded = ipaddress.IPv4Network(before["INTERNAL_SUBNET"]).supernet() if "INTERNAL_SUBNET" in before else None
+    taken = [network for network in own_networks(_routes()) if recorded is None or not network.subnet_of(recorded)]
+    subnet = arguments.subnet or recorded or free_subnet(folder, taken)
+    if arguments.subnet and (clash := next((n for n in taken if n.overlaps(subnet)), None)):
+        raise ConfigurationError(f"--subnet {subnet} overlaps with {clash}, which this machine uses; choose another")
+    version = arguments.redis_version or (DEFAULT_IMAGE_VERSION if arguments.image == DEFAULT_IMAGE else (7, 0))
+    wanted = Quickstart(
+        folder=folder,
+        image=arguments.image,
+        version=version,
+        user=_server_user(),
+        subnet=subnet,
+        maxmemory_bytes=arguments.memory * 1024**2,
+        published=arguments.port,
+        api=arguments.api,
+        api_image=arguments.api_image,
+    )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = SecretStore.open(folder / "secrets", passphrase=passphrase_from_environment(), create=True)
+    written = _write(folder, quickstart_files(wanted, store))
+    shown = arguments.folder
+    print(f"{shown}: {written} files written" if written else f"{shown}: everything was there already, nothing was changed")
+    print(f"start    cd {shown} && docker compose up -d         (version 1: docker-compose up -d)")
+    print(f"use      the variables of {shown}/cache.env; the server is {wanted.url}")
+    print(f"check    redkeep status --env-file {shown}/cache.env")
+    if wanted.api:
+        call = f'-H "X-API-Key: $(cat {shown}/api/api-key)" https://127.0.0.1:{wanted.api}/monitoring/security-status'
+        print(f"ask      curl --cacert {shown}/client/ca.crt {call}")
+    return 0
+
+
+def _checked(path: Path) -> Path:
+    """The absolute folder, when it is ours or not there yet."""
+    folder = Path(os.path.abspath(path))
+    if not _FOLDER.fullmatch(str(folder)):
+        raise ConfigurationError("the folder's path holds a character that compose or an env file would misread; choose another")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{path} is not a folder; choose another")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "secrets").is_dir():
+        raise ConfigurationError(f"{path} holds files that quickstart did not make; choose an empty folder or a new one")
+    return folder
+
+
+def _check_port(option: str, port: int, before: str) -> None:
+    if port == 0 or str(port) == before:
+        return
+    if not 1 <= port <= 65535:
+        raise ConfigurationError(f"{option} must be 1 to 65535; leave it out for no port")
+    with contextlib.closing(socket.socket()) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            reason = "is in use on this machine" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
+            raise ConfigurationError(f"{option} {port} {reason}; choose another") from None
+
+
+def _routes() -> str:
+    try:
+        return Path("/proc/net/route").read_text("ascii")
+    except OSError:
+        return ""  # not Linux: the engine has a machine of its own
+
+
+def _server_user() -> str:
+    return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{SERVER_ID}:{SERVER_ID}"
+
+
+def _write(folder: Path, wanted: tuple[QuickFile, ...]) -> int:
+    """Write what differs, and return how many files that were."""
+    from redkeep.cli.files import write_file
+
+    group = -1 if os.getuid() else SERVER_ID
+    for name in sorted({str(Path(file.path).parent) for file in wanted} - {"."} | {"data"}):
+        mounted = name != "client"
+        (folder / name).mkdir(mode=0o750 if mounted else 0o700, exist_ok=True)
+        if mounted and group != -1:
+            os.chown(folder / name, group if name == "data" else -1, group)
+    written = 0
+    for file in wanted:
+        path = folder / file.path
+        if path.is_file() and not path.is_symlink() and path.read_bytes() == file.content:
+            continue
+        write_file(path, file.content, mode=0o640 if file.mounted else 0o600, force=True)
+        if file.mounted and group != -1:
+            os.chown(path, -1, group)
+        written += 1
+    names = {file.path for file in wanted}
+    for old in (path for path in (*folder.glob("compose.*.yaml"), *folder.glob("api/*")) if str(path.relative_to(folder)) not in names):
+        old.unlink()
+        written += 1
+    return written
+
+
+def _version(text: str) -> tuple[int, int]:
+    if not (found := re.fullmatch(r"(\d{1,2})\.(\d{1,2})(\.\d+)?", text)) or int(found[1]) < 7:
+        raise argparse.ArgumentTypeError("give a version from 7.0 on, such as 7.4")
+    return int(found[1]), int(found[2])
+
+
+def _subnet(text: str) -> ipaddress.IPv4Network:
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError:
+        network = ipaddress.IPv4Network("0.0.0.0/0")
+    if not network.is_private or not 16 <= network.prefixlen <= 28:
+        raise argparse.ArgumentTypeError("give a private IPv4 network between /16 and /28, such as 10.9.8.0/27")
+    return network

@@ -1,0 +1,140 @@
+"""What keeps Redis out of a container on a host, each said in one sentence before anything is touched."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploys.facts.docker import DockerState
+from deploys.image_archive import read_archive
+from deploys.stages import container_engine, image, preflight
+from redkeep.errors import ConfigurationError
+from tests.unit.wanted import FakeSite, bundle, survey, there
+
+GIB = 2**20
+DIGEST = "sha256:" + "a1" * 32
+
+
+def state(**changes: Any) -> DockerState:
+    engine: dict[str, Any] = {"server": "20.10.24", "compose": "docker-compose", "identity": "100:102", "processors": 2, "room": 9 * GIB}
+    return DockerState(**(engine | changes))
+
+
+def site(**knobs: Any) -> Any:
+    return FakeSite(bundle(redis_runtime="docker", **knobs))
+
+
+def said(docker: DockerState, *, host: dict[str, str] | None = None, files: dict[str, Any] | None = None, **knobs: Any) -> str:
+    return preflight.container(site(**knobs), survey(docker=docker, host=host or {}, files=files or {}))
+
+
+def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed: bool = False, without: Sequence[str] = ()) -> str:
+    """What `docker save` writes, as far as it is read; returns the id of the image."""
+    config = json.dumps({"architecture": architecture}).encode()
+    digest = hashlib.sha256(config).hexdigest()
+    members = {f"{digest}.json": config, "manifest.json": json.dumps([{"Config": f"{digest}.json"}] * images).encode()}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        for name in [name for name in members if not name.endswith(tuple(without) or "?")]:
+            info = tarfile.TarInfo(name)
+            info.size = len(members[name])
+            file.addfile(info, io.BytesIO(members[name]))
+    path.write_bytes(gzip.compress(buffer.getvalue()) if packed else buffer.getvalue())
+    return f"sha256:{digest}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "knobs", "part"),
+    [
+        ({}, {}, ""),
+        ({"server": ""}, {}, ""),
+        ({"server": "19.03.15"}, {}, "its container engine is 19.03.15: 20.10 or later is needed"),
+        ({"compose": ""}, {}, "install docker-compose"),
+        ({"settings": None}, {}, "/etc/docker/daemon.json is no JSON"),
+        ({"foreign": 2}, {}, "2 containers of others run on its engine"),
+        ({"foreign": 2}, {"docker_engine": "as-found"}, ""),
+        ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 are needed"),
+        ({"routes": ("10.9.8.0/24",)}, {"container_subnet": "10.9.8.0/28"}, "overlaps with 10.9.8.0/24"),
+        ({}, {"container_memory": "1mb"}, "leaves no room beside redis_maxmemory"),
+        ({}, {"container_image": "images/none.tar"}, "images/none.tar cannot be read: No such file or directory"),
+    ],
+)
+def test_an_engine_is_judged_before_it_is_used(changes: dict[str, Any], knobs: dict[str, Any], part: str) -> None:
+    """Age, compose, settings, others' containers, room, networks, limits and archives."""
+    found = said(state(**changes), **knobs)
+    assert (bool(part), True) == (bool(found), part in found)
+    assert "\n" not in found
+
+
+def test_a_host_without_systemd_is_refused() -> None:
+    """Nothing would load the firewall and start the stack at boot."""
+    assert "it runs without systemd" in said(state(), host={"systemd": "no"})
+
+
+def test_settings_that_are_ours_already_disturb_nobody() -> None:
+    """Containers of others are no obstacle when the engine's settings do not change, nor on a host we have set up."""
+    assert said(state(foreign=3, settings=dict(container_engine.SETTINGS))) == ""
+    assert said(state(foreign=3), files={container_engine.BEFORE: there()}) == ""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_archive_names_its_image(tmp_path: Path, packed: bool) -> None:
+    """The id is that of the content, packed or not, and the reference follows it."""
+    path = tmp_path / "redis.tar"
+    wanted = archive(path, packed=packed)
+    assert wanted == read_archive(path).id
+    assert image.reference(site(container_image=str(path)), survey()) == f"redkeep/redis:archive-{wanted[7:23]}"
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "is no image: make it with `docker save --output redis.tar NAME`"),
+        (b"\x1f\x8b cut", "is no image"),
+        ({"without": ["manifest.json"]}, "is no image"),
+        ({"without": [f"{hashlib.sha256(json.dumps({'architecture': 'amd64'}).encode()).hexdigest()}.json"]}, "is no image"),
+        ({"images": 2}, "holds 2 images: save the one alone"),
+    ],
+)
+def test_another_file_is_no_archive(tmp_path: Path, content: Any, part: str) -> None:
+    """It is named, and what makes one."""
+    path = tmp_path / "redis.tar"
+    if isinstance(content, dict):
+        archive(path, **content)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=part):
+        read_archive(path)
+
+
+def test_an_image_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    """Before it is sent anywhere; once the host has it, nothing is asked any more."""
+    path = tmp_path / "redis.tar"
+    digest = archive(path, architecture="arm64")
+    assert "is for arm64, this host is amd64" in said(state(), host={"arch": "amd64"}, container_image=str(path))
+    there_already = state(images={f"redkeep/redis:archive-{digest[7:23]}": digest})
+    assert said(there_already, host={"arch": "amd64"}, container_image=str(path)) == ""
+
+
+def test_an_image_under_a_name_that_was_given_away_is_fetched_again() -> None:
+    """A name that leads to another image than the one that came is a difference."""
+    mine, name = site(container_image=f"registry.example/redis@{DIGEST}"), f"redkeep/redis:registry-{DIGEST[7:23]}"
+    for found, words in (({}, "is missing"), ({name: "sha256:evil"}, "is another one than it was")):
+        wanted = survey(docker=state(images=found, noted={name: "sha256:good"}, versions={"sha256:good": "7.4.1"}))
+        assert [f"image {name} {words}"] == [difference.what for difference in image.image(mine, wanted)]
+    kept = survey(docker=state(images={name: "sha256:good"}, noted={name: "sha256:good"}, versions={"sha256:good": "7.4.1"}))
+    assert [] == list(image.image(mine, kept))
+
+
+def test_a_reference_without_a_digest_is_refused() -> None:
+    """A tag may be another image tomorrow."""
+    with pytest.raises(ConfigurationError, match="The knob container_image must be empty, a reference with its digest"):
+        bundle(redis_runtime="docker", container_image="redis:7-alpine")

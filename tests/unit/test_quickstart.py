@@ -1,0 +1,155 @@
+"""`redkeep quickstart`: what its files hold, what a second run does, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploys.rendering import render
+from deploys.server_settings import line, server_settings
+from redkeep.cli import main, quickstart
+from redkeep.crypto.store import SecretStore
+from redkeep.stack.compose import env_values
+from redkeep.stack.quickstart import free_subnet, own_networks
+from redkeep.target import read_target
+from tests.unit.wanted import bundle
+
+Captured = pytest.CaptureFixture[str]
+
+
+def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mode & 0o777, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def make(folder: Path, *arguments: str) -> int:
+    return main(["quickstart", str(folder), *arguments])
+
+
+def test_no_secret_stands_outside_its_file(tmp_path: Path) -> None:
+    """Passwords and keys are in cache.env, the health check's file and the store, each closed to others; hashes elsewhere."""
+    assert make(tmp_path / "dev") == 0
+    found = tree(tmp_path / "dev")
+    store = SecretStore.open(tmp_path / "dev/secrets")
+    words = [store.password(user).encode() for user in store.users()] + [key.encode() for key in store.encryption_keys()]
+    holders = {path for path, (_, content) in found.items() if any(word in content for word in words)}
+    assert {"cache.env", "redis/health/password", "secrets/secrets.json"} == holders
+    assert [] == [path for path, (mode, _) in found.items() if mode & 0o007]
+    assert b"*" in found[".gitignore"][1].splitlines()
+
+
+def test_a_second_run_changes_nothing(tmp_path: Path, capsys: Captured) -> None:
+    """Secrets, certificates and the network are kept; the words say that nothing was changed."""
+    make(tmp_path / "dev")
+    before = tree(tmp_path / "dev")
+    assert make(tmp_path / "dev") == 0
+    assert before == tree(tmp_path / "dev")
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [(), ("--port", "16380"), ("--port", "16380", "--api", "18765")])
+def test_every_variable_has_a_value(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """compose.yaml and its override name no variable that .env has not, and .env none that they do not use."""
+    make(tmp_path / "dev", *arguments)
+    texts = "".join(path.read_text() for path in (tmp_path / "dev").glob("compose*.yaml"))
+    given = env_values((tmp_path / "dev/.env").read_text())
+    assert set(re.findall(r"\$\{(\w+):\?\}", texts)) == set(given) - {"COMPOSE_PROJECT_NAME", "COMPOSE_FILE"}
+    assert len(arguments) // 2 == texts.count("ports:")
+
+
+def test_a_port_comes_and_goes(tmp_path: Path) -> None:
+    """Asked for, the loopback address leads to the server; not asked for any more, the override is gone and the address is back."""
+    for arguments, host in (((), "10.214."), (("--port", "16380"), "127.0.0.1"), ((), "10.214.")):
+        make(tmp_path / "dev", *arguments)
+        assert read_target(tmp_path / "dev/cache.env").address.host.startswith(host)
+        assert bool(arguments) == (tmp_path / "dev/compose.port.yaml").exists()
+
+
+def test_the_app_reads_what_was_written(tmp_path: Path) -> None:
+    """cache.env is a whole set of settings: TLS, the cache's user, the files by which it shows itself."""
+    make(tmp_path / "dev with a blank")
+    target = read_target(tmp_path / "dev with a blank/cache.env")
+    assert (True, "cache_service", 6380) == (target.tls, target.username, target.address.port)
+    assert target.cert_file is not None
+    assert target.cert_file.read_text().startswith("-----BEGIN CERTIFICATE-----")
+
+
+def test_the_server_s_settings_are_those_of_a_deploy(tmp_path: Path) -> None:
+    """redis.conf, line by line, is what redis_runtime "docker" writes with the defaults of group_data."""
+    make(tmp_path / "dev", "--memory", "512")
+    text = (tmp_path / "dev/redis/redis.conf").read_text()
+    listens = next(words for words in text.splitlines() if words.startswith("bind ")).split()[1:]
+    sections = server_settings(
+        bundle(redis_runtime="docker", redis_maxmemory="512mb"), addresses=tuple(listens), memory_bytes=2**31, certificates="/etc/redis/tls"
+    )
+    expected = render("etc/redis/redis.conf", sections=sections, line=line).decode()
+    assert [text for text in expected.splitlines()[2:] if text] == [text for text in text.splitlines()[1:] if text]
+
+
+def test_another_file_means_another_container(tmp_path: Path) -> None:
+    """The label follows what the server reads at its start, so that `up -d` alone applies a change."""
+    def spec() -> str:
+        return env_values((tmp_path / "dev/.env").read_text())["REDIS_SPEC"]
+
+    make(tmp_path / "dev")
+    first = spec()
+    make(tmp_path / "dev", "--memory", "300")
+    second = spec()
+    SecretStore.open(tmp_path / "dev/secrets").rotate_password("cache_service")
+    make(tmp_path / "dev", "--memory", "300")
+    assert len({first, second, spec()}) == 3
+
+
+def test_the_network_is_free_and_the_folder_s_own() -> None:
+    """Two folders get two networks, the same folder the same one, and one that the machine uses is left out."""
+    one, two = Path("/a/one"), Path("/a/two")
+    assert free_subnet(one, []) == free_subnet(one, []) != free_subnet(two, [])
+    assert not free_subnet(one, [free_subnet(one, [])]).overlaps(free_subnet(one, []))
+    routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\neth0\t00000000\t0100A8C0\t3\t0\t0\t0\t00000000\n"
+    routes += "br0\t0000D60A\t00000000\t1\t0\t0\t0\tE0FFFFFF\n"
+    assert [ipaddress.IPv4Network("10.214.0.0/27")] == list(own_networks(routes))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--port", "70000"), "--port must be 1 to 65535"),
+        (("--image", "Not an image"), "--image is not the name of an image"),
+        (("--memory", "1"), "--memory is a number of MiB"),
+        (("--subnet", "127.0.0.0/16"), "--subnet 127.0.0.0/16 overlaps with 127.0.0.0/8"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    """One sentence that names the option, exit code 2, and no folder."""
+    monkeypatch.setattr(quickstart, "_routes", lambda: "head\nlo\t0000007F\t00000000\t1\t0\t0\t0\t000000FF\n")
+    assert make(tmp_path / "dev", *arguments) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "dev").exists()
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    """The sentence names the port; the one that the stack has already is no obstacle."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        assert make(tmp_path / "dev", "--port", port) == 2
+        assert f"--port {port} is in use" in capsys.readouterr().err
+    assert make(tmp_path / "dev", "--port", port) == 0
+    with socket.create_server(("127.0.0.1", int(port))):
+        assert make(tmp_path / "dev", "--port", port) == 0
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path: Path, capsys: Captured) -> None:
+    """Files that quickstart did not make are neither mixed with nor replaced."""
+    (tmp_path / "compose.yaml").write_text("mine")
+    assert make(tmp_path) == 2
+    assert "holds files that quickstart did not make" in capsys.readouterr().err
+    assert ["compose.yaml"] == [path.name for path in tmp_path.iterdir()]
