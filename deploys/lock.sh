@@ -10,5 +10,6 @@ lock app/pyproject.toml --extra dashboard --constraints deploys/requirements.loc
 lock pyproject.toml --group test --constraints deploys/requirements.lock --constraints app/requirements-api.lock --constraints app/requirements-dashboard.lock \
     --output-file tests/requirements.lock
 lock tests/scanners/requirements.in --output-file tests/scanners/requirements.lock
+lock tests/scanners/files/requirements.in --output-file tests/scanners/files/requirements.lock
 lock tests/soak/requirements.in --output-file tests/soak/requirements.lock
 lock tests/performance/requirements.in --constraints app/requirements.lock --output-file tests/performance/requirements.lock

@@ -19,7 +19,12 @@ from tests.lab.inventory import write_inventory
 from tests.lab.lab import Lab
 
 CLI = "/usr/local/sbin/redkeep-cli"
-SUITES = {"box12": "bookworm", "box13": "trixie"}
+
+# Each host's release and knobs. The second has the newer engine with compose 2, the other server, and keeps its data.
+BOXES: dict[str, tuple[str, dict[str, object]]] = {
+    "box12": ("bookworm", {}),
+    "box13": ("trixie", {"redis_engine": "valkey", "redis_persistence": "aof"}),
+}
 NETWORK = "redkeep_internal"
 ADDRESS = "sed -n 's/^REDIS_ADDRESS=//p' /etc/redkeep/stack/.env"
 GATEWAY = "sed -n 's/^INTERNAL_GATEWAY=//p' /etc/redkeep/stack/.env"
@@ -46,6 +51,8 @@ class Box:
 
     host: Host
     deployment: Deployment
+    engine: str
+    keeps: bool
 
     def address(self) -> str:
         return self.host.check(ADDRESS)
@@ -83,16 +90,18 @@ class Box:
         return True
 
 
-# The older engine with compose 1 in the short run; the long one has both.
+# The short run has the older engine with compose 1; the long one has both.
 @pytest.fixture(scope="module", params=["box12", pytest.param("box13", marks=pytest.mark.soak)])
 def box(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A bare host, deployed to once."""
     name = str(request.param)
-    lab.ensure([Spec(name, SUITES[name], docker=True)])
+    suite, knobs = BOXES[name]
+    lab.ensure([Spec(name, suite, docker=True)])
     folder = tmp_path_factory.mktemp(name)
-    data = {name: {"package_source": "wheelhouse", "redis_runtime": "docker"}}
+    data = {name: {"package_source": "wheelhouse", "redis_runtime": "docker"} | knobs}
     path = write_inventory(folder / f"{name}.py", {"redis": [lab[name]], "app": [lab[name]]}, data=data)
-    made = Box(lab[name], Deployment(path, folder / "secrets"))
+    engine, keeps = str(knobs.get("redis_engine", "redis")), "redis_persistence" in knobs
+    made = Box(lab[name], Deployment(path, folder / "secrets"), engine, keeps)
     made.deployment.run().ok()
     made.host.check(PROBE)
     yield made
@@ -154,7 +163,7 @@ def test_the_server_reaches_nothing(box: Box) -> None:
     """From inside the server's container neither the host, nor the lab's network, nor a resolver answers."""
     box.host.check("redkeep-stack exec -T redis true 2>/dev/null || true")
     for target in (box.host.check(GATEWAY), box.host.address, "example.org"):
-        said = box.host.run(f"timeout 6 docker exec {box.container()['Id']} redis-cli -h {target} -p 22 PING")
+        said = box.host.run(f"timeout 6 docker exec {box.container()['Id']} {box.engine}-cli -h {target} -p 22 PING")
         assert "PONG" not in said.out
         assert said.code != 0
 
@@ -192,7 +201,7 @@ def test_no_secret_is_shown(box: Box) -> None:
         " cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
     )
     secrets = box.host.check(
-        "cat /etc/redkeep/operator/password /etc/redis/health/password; echo;"
+        f"cat /etc/redkeep/operator/password /etc/{box.engine}/health/password; echo;"
         " grep -E 'PASSWORD|KEYS=' /etc/redkeep/cache.env | cut -d= -f2-"
     ).split()
     assert len(secrets) >= 4
@@ -216,7 +225,7 @@ def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
     image = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' redkeep/redis")
     compose = "$(command -v docker-compose || echo docker compose)"
     for port, place in ((0, "10.214."), (16380, "127.0.0.1")):
-        box.host.check(f"cd /root && redkeep quickstart dev --image {image} --port {port}")
+        box.host.check(f"cd /root && redkeep quickstart dev --engine {box.engine} --image {image} --port {port}")
         box.host.check(f"cd /root/dev && {compose} up -d >/dev/null 2>&1")
         said = box.host.check(f"cd /root && set -a && . ./dev/cache.env && /opt/redkeep/current/bin/python -c \"{WRITE_AND_READ}\"")
         assert said.strip() == "42"
@@ -265,11 +274,12 @@ def test_it_comes_back_without_hands(box: Box) -> None:
     assert box.deployment.run("status").ok().drift == {}
 
 
-def test_a_switch_keeps_credentials_and_goes_both_ways(box: Box, tmp_path: Path) -> None:
-    """To native and back, by an image from an archive: the app's password and the authority stay, every control holds, nothing
-    of the other runtime runs. An image that cannot be had or does not run leaves the native server at work."""
+def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path) -> None:
+    """To native and back, by an image from an archive: the app's password and the authority stay, the data where it is kept, every
+    control holds, nothing of the other runtime runs. An image that cannot be had or does not run leaves the native server at work."""
     before = box.host.check(CREDENTIALS)
     name = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' redkeep/redis")
+    box.host.check(f"{CLI} SET kept here")
     path = tmp_path / "redis.tar"
     path.write_bytes(base64.b64decode(box.host.check(f"docker save {name} | base64")))
     no_server = box.push("probe")
@@ -278,19 +288,20 @@ def test_a_switch_keeps_credentials_and_goes_both_ways(box: Box, tmp_path: Path)
     assert box.host.check("docker ps --all --quiet --filter label=com.docker.compose.project=redkeep") == ""
     for wanted, says in (
         (f"127.0.0.1:5000/none@{'sha256:' + 'a1' * 32}", "cannot be pulled"),
-        (no_server, "does not run redis-server"),
+        (no_server, f"does not run {box.engine}-server"),
         (f"{tmp_path}/none.tar", "cannot be read: No such file or directory"),
     ):
         run = box.deployment.run("secure_redis", "--data", f"container_image={wanted}")
         assert run.code != 0
         assert says in run.output
-        assert box.host.check("systemctl is-active redis-server").strip() == "active"
+        assert box.host.check(f"systemctl is-active {box.engine}-server").strip() == "active"
     assert box.answers()
     box.deployment.run("secure_redis", "--data", f"container_image={path}").ok()
     assert box.answers()
     assert ":archive-" in str(box.container()["Config"]["Image"])  # type: ignore[index]
-    assert box.host.run("systemctl is-active redis-server").out.strip() != "active"
+    assert box.host.run(f"systemctl is-active {box.engine}-server").out.strip() != "active"
     assert before == box.host.check(CREDENTIALS)
+    assert box.host.check(f"{CLI} GET kept").strip() == ("here" if box.keeps else "")
 
 
 def test_an_image_comes_from_a_registry(box: Box) -> None:
@@ -334,5 +345,5 @@ def test_a_removal_leaves_no_stack(box: Box) -> None:
     """destroy takes containers, network, images, files and the engine that came with it."""
     name = box.deployment.inventory.stem
     box.deployment.run("destroy", "--data", f"confirm={name}").ok()
-    assert box.host.run("ls /etc/redkeep /etc/redis /var/lib/redkeep /etc/docker/daemon.json 2>/dev/null").out == ""
+    assert box.host.run(f"ls /etc/redkeep /etc/{box.engine} /var/lib/redkeep /etc/docker/daemon.json 2>/dev/null").out == ""
     assert box.host.run("nft list tables 2>/dev/null | grep redkeep").out == ""

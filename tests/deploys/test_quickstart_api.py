@@ -74,7 +74,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     shell(SERVER_FILES.format(server=os.path.realpath(redis_server()), name=SERVER))
     shell(f"deploys/image.sh api --offline --build-arg IMAGE={BASE} --build-arg TAG=1")
     folder, port = tmp_path_factory.mktemp("quick") / "stack", free_port()
-    shell(f"{sys.executable} -m redkeep.cli quickstart {folder} --image {SERVER} --api {port} --redis-version 7.0")
+    shell(f"{sys.executable} -m redkeep.cli quickstart {folder} --image {SERVER} --api {port}")
     try:
         shell("docker-compose up -d", folder)
         shell("for i in $(seq 60); do docker ps --filter health=healthy --format '{{.Names}}' | grep -q stack_api && exit; sleep 1; done; "

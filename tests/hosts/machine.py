@@ -135,7 +135,15 @@ class Machine:
 
     @property
     def bind(self) -> frozenset[str]:
+        if self.wanted["redis_runtime"] == "docker":
+            return frozenset({"127.0.0.1", self.container})
         return self.wanted.bind(self.addresses)
+
+    @property
+    def data(self) -> tuple[str, str]:
+        """The data folder as the server sees it and as the host does."""
+        there = f"/var/lib/{self.engine}"
+        return ("/data", there) if self.wanted["redis_runtime"] == "docker" else (there, there)
 
     @property
     def door(self) -> str:

@@ -6,9 +6,6 @@ import pytest
 
 from .machine import CACHE_ENV, OPERATOR, Machine, Stat
 
-# A container's server has its own module, test_container.
-pytestmark = pytest.mark.only(runtime="native")
-
 
 def test_servers_files_are_roots_and_read_by_the_server_alone(redis_host: Machine) -> None:
     """Everything below /etc/redis belongs to root, is read by the server's group and written by root alone."""
@@ -20,7 +17,9 @@ def test_servers_files_are_roots_and_read_by_the_server_alone(redis_host: Machin
 def test_servers_folder_holds_what_is_managed_and_nothing_else(redis_host: Machine) -> None:
     """No backup copy, editor file or second configuration lies beside the managed ones."""
     used = redis_host.config("tls-cert-file")["tls-cert-file"].rpartition("/")[0]
-    names = (f"{redis_host.engine}.conf", "users.acl", "openssl.cnf", "tls")
+    names = [f"{redis_host.engine}.conf", "users.acl", "openssl.cnf", "tls"]
+    if redis_host.wanted["redis_runtime"] == "docker":
+        names += ["health", *(f"health/{name}" for name in ("check", "password", "ca.crt", "client.crt", "client.key"))]
     wanted = {redis_host.folder, used, *(f"{redis_host.folder}/{name}" for name in names)}
     wanted |= {f"{used}/{name}" for name in ("server.crt", "server.key", "ca.crt")}
     assert set(redis_host.tree(redis_host.folder)) == wanted
@@ -54,6 +53,7 @@ def test_folder_of_redkeep_holds_what_is_managed(any_host: Machine) -> None:
     wanted = {"operator"} if "redis" in groups else set()
     wanted |= {"cache.env", "tls"} if "app" in groups else set()
     wanted |= {"firewall.nft"} if any_host.wanted.firewall else set()
+    wanted |= {"stack"} if "redis" in groups and any_host.wanted["redis_runtime"] == "docker" else set()
     assert set(any_host.lines("ls -A /etc/redkeep")) == wanted
 
 
@@ -74,20 +74,25 @@ def test_tools_are_roots(redis_host: Machine) -> None:
         "/var/lib/redkeep": Stat("0755", "root", "root"),
         "/etc/sysctl.d/90-redkeep.conf": Stat("0644", "root", "root"),
         "/etc/tmpfiles.d/redkeep.conf": Stat("0644", "root", "root"),
-        f"/etc/logrotate.d/{redis_host.engine}-server": Stat("0644", "root", "root"),
     }
+    boxed = redis_host.wanted["redis_runtime"] == "docker"
+    rotation, stack = f"/etc/logrotate.d/{redis_host.engine}-server", "/usr/local/sbin/redkeep-stack"
+    wanted |= {stack: Stat("0750", "root", "root")} if boxed else {rotation: Stat("0644", "root", "root")}
     assert redis_host.stat(*wanted) == wanted
 
 
 def test_data_and_logs_are_the_servers(redis_host: Machine) -> None:
     """Data, log and run folder belong to the server's user; nothing in data and log is open to others."""
     user = redis_host.engine
-    wanted = {f"/var/lib/{user}": Stat("0750", user, user), f"/var/log/{user}": Stat("2750", user, "adm")}
+    wanted = {f"/var/lib/{user}": Stat("0750", user, user)}
+    if redis_host.wanted["redis_runtime"] == "native":  # a container's log is the engine's
+        wanted |= {f"/var/log/{user}": Stat("2750", user, "adm")}
     assert redis_host.stat(*wanted) == wanted
-    tree = redis_host.tree(f"/var/lib/{user}") | redis_host.tree(f"/var/log/{user}")
-    assert {path for path, (_, stat) in tree.items() if int(stat.mode, 8) & 0o007} == set()
+    trees = [redis_host.tree(folder) for folder in wanted]
+    assert [path for tree in trees for path, (_, stat) in tree.items() if int(stat.mode, 8) & 0o007] == []
 
 
+@pytest.mark.only(runtime="native")
 def test_log_is_rotated(redis_host: Machine) -> None:
     """logrotate understands the managed rule for the server's log (a dry run)."""
     rule = f"/etc/logrotate.d/{redis_host.engine}-server"
@@ -97,7 +102,7 @@ def test_log_is_rotated(redis_host: Machine) -> None:
     assert f"rotate {redis_host.wanted['redis_log_weeks']}" in redis_host.read(rule)
 
 
-@pytest.mark.only(systemd=True)
+@pytest.mark.only(systemd=True, runtime="native")
 def test_unit_files_are_roots(redis_host: Machine) -> None:
     """The drop-in and the timer can be changed by root alone, their folder included."""
     folder = f"/etc/systemd/system/{redis_host.unit}.d"

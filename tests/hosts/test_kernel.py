@@ -6,9 +6,6 @@ import pytest
 
 from .machine import Machine
 
-# A container's server has its own module, test_container.
-pytestmark = pytest.mark.only(runtime="native")
-
 
 def test_kernel_settings_survive_a_boot(redis_host: Machine) -> None:
     """The file for sysctl has every wanted setting, and nothing that sysctl reads later says otherwise."""

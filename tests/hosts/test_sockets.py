@@ -8,12 +8,11 @@ import pytest
 
 from .machine import Machine, endpoint
 
-# A container's server has its own module, test_container.
-pytestmark = pytest.mark.only(runtime="native")
-
 
 def _listening(machine: Machine, options: str) -> list[list[str]]:
-    return [line.split() for line in machine.lines(f"ss -H -l -n -p {options}")]
+    """Of the server's network: the host's, or that of its container."""
+    inside = f"nsenter --net=/proc/{machine.pid}/ns/net " if machine.wanted["redis_runtime"] == "docker" else ""
+    return [line.split() for line in machine.lines(f"{inside}ss -H -l -n -p {options}")]
 
 
 def _of_server(machine: Machine, rows: list[list[str]]) -> list[list[str]]:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from redkeep.stack.quickstart import QuickFile
 
 DEFAULT_FOLDER: Final = Path("redkeep-quickstart")
-DEFAULT_IMAGE: Final = "redis:7-alpine"
-DEFAULT_IMAGE_VERSION: Final = (7, 2)
-"""The oldest that carries this tag since 2023; the users' rules for it are those of all later ones."""
+IMAGES: Final = {"redis": "redis:7-alpine", "valkey": "valkey/valkey:8-alpine"}
+IMAGE_VERSION: Final = (7, 2)
+"""The oldest that carries these tags since 2023; the users' rules for it are those of all later ones."""
+
+OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
 
 API_IMAGE: Final = "redkeep/api"
 API_PORT: Final = 8765
@@ -46,9 +48,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--api", type=int, nargs="?", const=API_PORT, default=0, metavar="N",
                         help=f"run the API as well, by TLS at this port of 127.0.0.1 ({API_PORT} when no number is given)")
     parser.add_argument("--api-image", default=API_IMAGE, help=f"its image, from `make image` (default: {API_IMAGE})")
-    parser.add_argument("--image", default=DEFAULT_IMAGE, help=f"any image of Redis, best by digest (default: {DEFAULT_IMAGE})")
-    parser.add_argument("--redis-version", type=_version, metavar="X.Y",
-                        help="version of the Redis in the image (default: 7.0, whose rules later ones understand)")
+    parser.add_argument("--engine", choices=sorted(IMAGES), default="redis", help="redis or valkey (default: redis)")
+    parser.add_argument("--image", help="any image of the engine, best by digest (default: " + ", ".join(IMAGES.values()) + ")")
+    parser.add_argument("--image-version", type=_version, metavar="X.Y",
+                        help="version of the server in it (default: the oldest, 7.0 or 7.2, whose rules later ones understand)")
     parser.add_argument("--memory", type=int, default=256, metavar="MIB", help="memory for data, in MiB (default: 256)")
     parser.add_argument("--subnet", type=_subnet, metavar="CIDR", help="the stack's network (default: a free one in 10.214.0.0/16)")
     parser.set_defaults(func=run)
@@ -63,8 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder = _checked(arguments.folder)
     before = env_values((folder / ".env").read_text("utf-8")) if (folder / ".env").is_file() else {}
-    for option, image in (("--image", arguments.image), ("--api-image", arguments.api_image)):
-        if not _IMAGE.fullmatch(image):
+    image = arguments.image or IMAGES[arguments.engine]
+    for option, image_name in (("--image", image), ("--api-image", arguments.api_image)):
+        if not _IMAGE.fullmatch(image_name):
             raise ConfigurationError(f"{option} is not the name of an image, such as redis:7-alpine or name@sha256:...")
     if not 16 <= arguments.memory <= 1024**2:
         raise ConfigurationError("--memory is a number of MiB from 16 to 1048576")
@@ -77,10 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     subnet = arguments.subnet or recorded or free_subnet(folder, taken)
     if arguments.subnet and (clash := next((n for n in taken if n.overlaps(subnet)), None)):
         raise ConfigurationError(f"--subnet {subnet} overlaps with {clash}, which this machine uses; choose another")
-    version = arguments.redis_version or (DEFAULT_IMAGE_VERSION if arguments.image == DEFAULT_IMAGE else (7, 0))
+    version = arguments.image_version or (IMAGE_VERSION if arguments.image is None else OLDEST[arguments.engine])
     wanted = Quickstart(
         folder=folder,
-        image=arguments.image,
+        image=image,
+        engine=arguments.engine,
         version=version,
         user=_server_user(),
         subnet=subnet,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from redkeep.access.acl import acl_file, build_users
+from redkeep.access.acl import Engine, acl_file, build_users
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
 from redkeep.stack import compose
@@ -30,12 +30,13 @@ _MAX_CLIENTS = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Quickstart:
-    """What a developer wants. ``folder`` is absolute, ``image`` any Redis from ``version`` (major, minor) on, ``user`` the
+    """What a developer wants. ``folder`` is absolute, ``image`` has the ``engine`` of ``version`` (major, minor) or later, ``user`` the
     "uid:gid" that the containers run as, ``published`` a port of 127.0.0.1 for the server and ``api`` one for the API, 0 for
     none; ``api_image`` has the package with its API."""
 
     folder: Path
     image: str
+    engine: Engine
     version: tuple[int, int]
     user: str
     subnet: ipaddress.IPv4Network
@@ -132,7 +133,7 @@ def _server_files(wanted: Quickstart, store: SecretStore) -> dict[str, bytes]:
         maxclients=_MAX_CLIENTS,
     )
     hashes = {user: store.password_hashes(user) for user in USERS}
-    users = build_users(engine="redis", version=wanted.version, hashes=hashes, names=USERS)
+    users = build_users(engine=wanted.engine, version=wanted.version, hashes=hashes, names=USERS)
     leaf = store.leaf("server", sorted({compose.SERVICE, "localhost", "127.0.0.1", wanted.address}), use="server")
     return {
         "redis/redis.conf": _configuration(plan),
@@ -201,7 +202,7 @@ def _variables(wanted: Quickstart, server: dict[str, bytes], api: dict[str, byte
         "REDIS_MEMORY": memory,
         "REDIS_OPEN_FILES": str(_MAX_CLIENTS + 1024),
         "REDIS_PORT": str(PORT),
-        "REDIS_SERVER": "redis-server",
+        "REDIS_SERVER": f"{wanted.engine}-server",
         "REDIS_USER": wanted.user,
     }
     if wanted.published:
