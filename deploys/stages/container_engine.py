@@ -74,7 +74,7 @@ def running(site: Site, survey: Survey) -> Iterator[Difference]:
     elif site.bundle.knobs.docker_engine == "hardened" and survey.file(SETTINGS_FILE).modified > unit.started:
         yield Difference(
             "the container engine was started before its settings were written (needs a restart; containers go on)",
-            f"systemctl reload {UNIT} || true\nsleep 1\n{start('restart')}",
+            _restart(),
         )
 
 
@@ -85,6 +85,22 @@ systemctl {verb} {UNIT} || true
 i=0; while [ $i -lt 150 ]; do docker version >/dev/null 2>&1 && exit 0; i=$((i+1)); sleep 0.2; done
 echo 'the container engine does not answer; its journal ends with:' >&2
 journalctl --no-pager -o cat -n 5 -u {UNIT} >&2 || true; exit 1"""
+
+
+def _restart() -> str:
+    """Shell that restarts the engine under the new settings. One that refuses them, because a flag of its unit says otherwise
+    or for what stood in the file already, gets its own back: nobody's containers stay without an engine."""
+    return f"""systemctl reload {UNIT} || true
+sleep 1
+(
+{start("restart")}
+) || {{
+    if [ -s {BEFORE} ]; then cat {BEFORE} > {SETTINGS_FILE}; else rm -f {SETTINGS_FILE}; fi
+    systemctl reset-failed {UNIT} || true
+    systemctl restart {UNIT} || true
+    echo 'it has the settings back that it had before: take away what contradicts, or set docker_engine to "as-found"' >&2
+    exit 1
+}}"""
 
 
 def put_back(survey: Survey) -> str:

@@ -233,7 +233,11 @@ def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
         listening = box.host.run("ss -Hltn 'sport = :16380 or sport = :6380'").out
         assert [line.split()[3] for line in listening.splitlines()] == ([f"127.0.0.1:{port}"] if port else [])
     assert not box.reaches("bridge", box.host.check("sed -n 's/^REDIS_ADDRESS=//p' /root/dev/.env"), 6380)
-    box.host.check(f"cd /root/dev && {compose} down >/dev/null 2>&1; rm -rf /root/dev")
+    copied = "mkdir /root/unset && cd /root/unset && cp ../dev/compose.yaml . && grep -v REDIS_IMAGE ../dev/.env > .env"
+    unset = box.host.run(f"{copied} && {compose} config")
+    assert unset.code != 0
+    assert "REDIS_IMAGE" in unset.err
+    box.host.check(f"cd /root/dev && {compose} down >/dev/null 2>&1; rm -rf /root/dev /root/unset")
     assert box.deployment.run("status").ok().drift == {}
 
 
@@ -332,6 +336,26 @@ def test_what_cannot_be_is_refused_before_the_stack_is_touched(box: Box, data: s
     assert run.code != 0
     assert says in run.output
     assert before == box.identity()
+
+
+@pytest.mark.soak
+def test_an_engine_that_does_not_take_the_settings_gets_its_own_back(box: Box) -> None:
+    """A flag of its unit contradicts them: the run says so in the engine's words, and the server is at work all the same."""
+    flags = "-H fd:// --containerd=/run/containerd/containerd.sock --log-driver json-file"
+    folder = "/etc/systemd/system/docker.service.d"
+    box.host.check(
+        f"mkdir -p {folder}; printf '[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd {flags}\n' > {folder}/flags.conf;"
+        " systemctl daemon-reload; sed -i '/\"icc\"/d' /etc/docker/daemon.json"
+    )
+    run = box.deployment.run()
+    assert run.code != 0
+    assert "specified both as a flag and in the configuration file: log-driver" in run.output
+    assert "it has the settings back that it had before" in run.output
+    assert box.answers()
+    box.host.check(f"rm -r {folder}; systemctl daemon-reload")
+    box.deployment.run().ok()
+    assert box.answers()
+    assert box.deployment.run("status").ok().drift == {}
 
 
 def test_independent_eyes_agree(box: Box) -> None:
