@@ -17,6 +17,7 @@ ENV = f"{FOLDER}/.env"
 COMPOSE = f"{FOLDER}/compose.yaml"
 INTERNAL = f"{PROJECT}_internal"
 BRIDGE = f"{PROJECT}-in"
+SERVICE = compose.SERVICE
 
 # Where a free network is looked for: a corner of 10.0.0.0/8 that neither Docker nor common routers hand out.
 _POOL = ipaddress.IPv4Network("10.213.0.0/16")

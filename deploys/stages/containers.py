@@ -14,10 +14,11 @@ from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
+from deploys.stack import SERVICE
 from deploys.stages import image
 from deploys.stages.wanted import CLI
 from redkeep.errors import RedkeepError
-from redkeep.stack.compose import SERVICE, compose_text, env_text
+from redkeep.stack.compose import compose_text, env_text
 
 UNIT = "redkeep-stack.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"

@@ -12,11 +12,11 @@ from deploys.facts.survey import Survey
 from deploys.operations.converge import converge
 from deploys.server_settings import CERTIFICATE_SETTINGS, FIXED_AT_START
 from deploys.site import Site
+from deploys.stack import SERVICE
 from deploys.stages import containers
 from deploys.stages.machine import MANAGED, init_stop
 from deploys.stages.wanted import CLI, certificate_folder, drop_in_text, leaf, settings, users, version
 from redkeep.access.acl import acl_differences, parse_acl_list, setuser_arguments
-from redkeep.stack.compose import SERVICE
 
 # Gives Redis the one command on standard input, whole or not at all: a user's rules cut short could be too wide.
 COMMAND_SCRIPT = f"""IFS= read -r line; printf '%s\\n' "$line" | {CLI} -e >/dev/null"""

@@ -12,12 +12,11 @@ from deploys.facts.survey import Survey
 from deploys.rendering import render
 from deploys.server_settings import Section, flatten, server_settings
 from deploys.site import Site
-from deploys.stack import plan
+from deploys.stack import SERVICE, plan
 from deploys.stages import image
 from redkeep.access.acl import AclUser, build_users
 from redkeep.crypto.pki import Leaf
 from redkeep.errors import ConfigurationError
-from redkeep.stack.compose import SERVICE
 
 CLI = "/usr/local/sbin/redkeep-cli"
 OPERATOR = "/etc/redkeep/operator"
