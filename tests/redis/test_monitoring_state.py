@@ -110,6 +110,45 @@ def test_a_folder_that_refuses(server: Server, tmp_path: Path) -> None:
     assert "up" == after.nodes()[0]["state"]
 
 
+def test_a_file_of_another_process(start: Callable[..., Server], tmp_path: Path) -> None:
+    """The second that comes says so, leaves the file alone and works without; when the first has ended it is free again."""
+    server, state = start(), tmp_path / "state.json"
+    path = env_file(server, tmp_path, security_monitor_state_file=state)
+
+    async def run() -> None:
+        first, second = MonitoringService(env_file=path), MonitoringService(env_file=path)
+        await first.start()
+        await second.start()
+        (event,) = second.events(kind="state_unusable")
+        assert "is kept by another process; name another file in SECURITY_MONITOR_STATE_FILE" in event["details"]["reason"]
+        await asyncio.to_thread(guess, server, times=3)
+        assert await until(lambda: second.monitor.get_failure_count() == 3)
+        await first.close()
+        before = state.read_bytes()
+        await second.close()
+        assert before == state.read_bytes()
+        assert [] == first.events(kind="state_unusable")
+
+    asyncio.run(run())
+    assert [] == lived(path).events(kind="state_unusable")
+
+
+def test_a_disk_that_fills(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written later is said once an hour, and the looks go on."""
+    writes = []
+
+    def full(path: Path, state: dict[str, Any]) -> None:
+        writes.append(path)
+        raise ConfigurationError("the monitoring's state cannot be written: No space left on device; see the folder's owner")
+
+    monkeypatch.setattr("redkeep.monitoring.keeper.write_state", full)
+    after = lived(env_file(server, tmp_path, security_monitor_state_file=tmp_path / "state.json"))
+    assert len(writes) > 1
+    (event,) = after.events(kind="state_unusable")
+    assert ("error", "up") == (event["severity"], after.nodes()[0]["state"])
+    assert "No space left" in event["details"]["reason"]
+
+
 def test_where_the_state_lies(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd's STATE_DIRECTORY when nothing is named."""
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from redkeep.errors import ConfigurationError
 from redkeep.monitoring.events import SecurityMonitor
-from redkeep.monitoring.state_file import read_state, write_state
+from redkeep.monitoring.state_file import claim_state, read_state, write_state
 
 
 class Part(Protocol):
@@ -25,18 +26,24 @@ class Part(Protocol):
 
 
 class Keeper:
-    """One file for all parts, so that no two of them ever know different things. A file that fails is an event."""
+    """One file for all parts, so that no two of them ever know different things, kept by one process. What fails is an event."""
 
     def __init__(self, path: Path | None, parts: Mapping[str, Part], monitor: SecurityMonitor) -> None:
         """Without a `path` nothing is kept."""
         self._path = path
+        self._claim: int | None = None
         self._parts = parts
         self._monitor = monitor
         self._saving = asyncio.Lock()
 
     def restore(self) -> None:
-        """Take back what is in the file, all of it or nothing: half of it would count twice."""
-        if self._path is None:
+        """Take back what is in the file, all of it or nothing: half of it would count twice. From here on it is ours."""
+        if self._path is None or self._claim is not None:
+            return
+        try:
+            self._claim = claim_state(self._path)
+        except ConfigurationError as error:
+            self._monitor.record("state_unusable", severity="error", file=str(self._path), reason=f"{error}; nothing is kept")
             return
         fresh = {name: part.snapshot() for name, part in self._parts.items()}
         try:
@@ -51,8 +58,8 @@ class Keeper:
             self._monitor.record("state_unusable", file=str(self._path), reason=reason)
 
     async def save(self) -> None:
-        """Write the file. A folder that refuses is said once an hour, and nothing else comes of it."""
-        if self._path is None:
+        """Write the file once it is ours. A disk that refuses is said once an hour, and nothing else comes of it."""
+        if self._path is None or self._claim is None:
             return
         async with self._saving:  # in turn: the last to write knows the most
             state = {name: part.snapshot() for name, part in self._parts.items()}
@@ -61,6 +68,12 @@ class Keeper:
             except ConfigurationError as error:
                 if not self._monitor.count("state_unusable", hours=1):
                     self._monitor.record("state_unusable", severity="error", file=str(self._path), reason=str(error))
+
+    def close(self) -> None:
+        """Leave the file to others."""
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            os.close(claim)
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:

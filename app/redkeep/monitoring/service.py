@@ -150,6 +150,7 @@ class MonitoringService:
         if self._otlp:
             await asyncio.to_thread(self._otlp.close)
         self._watcher.close()
+        self._keeper.close()
 
     def include(self, monitor: SecurityMonitor, metrics: SecurityMetricsCollector | None = None) -> None:
         """Take in what a cache of this process notes: values that do not open, TLS that fails, its cipher counts."""

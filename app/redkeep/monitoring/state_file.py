@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -15,6 +16,26 @@ from redkeep.errors import ConfigurationError
 VERSION: Final = 2
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _WHAT: Final = "the monitoring's state"
+
+
+def claim_state(path: Path) -> int:
+    """Make it this process's until the descriptor is closed, or the process ends however it does.
+
+    Raises ConfigurationError when another process keeps it, or the folder refuses.
+    """
+    lock = path.with_name(f".{path.name}.lock")  # of its own: the file itself is replaced
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"the monitoring's state {path} cannot be written: {error.strerror}; see the folder's owner") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise ConfigurationError(
+            f"the monitoring's state {path} is kept by another process; name another file in SECURITY_MONITOR_STATE_FILE"
+        ) from None
+    return descriptor
 
 
 def read_state(path: Path, *, what: str = _WHAT) -> dict[str, Any] | None:
