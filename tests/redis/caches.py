@@ -11,6 +11,9 @@ from redkeep.cache.secure import SecureAIResponseCache
 from redkeep.settings import Settings
 from tests.redis.server import Server
 
+ANSWER = {"summary": "the secret of the house", "confidence": 0.95}
+TEXT = "what nobody may read"
+LONG = "a long text that nobody may read " * 40
 CLIENTS = ("redis-py", "transport")
 
 

@@ -13,6 +13,13 @@ from redkeep.crypto.pki import Authority
 from tests.redis.server import Files, Server, engine_and_version, start_server
 
 
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own variables reach no test."""
+    for name in ("REDIS_URL", "REDIS_TLS_ENABLED", "REDIS_ENCRYPTION_KEY", "REDIS_TLS_CA_FILE", "ENVIRONMENT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Our CA with a server certificate for the loopback addresses and a client certificate, and a foreign CA."""
