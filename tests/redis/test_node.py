@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -14,7 +13,7 @@ from redkeep.monitoring.node import Look, Node
 from redkeep.monitoring.wire import Wire
 from redkeep.target import build_target
 from tests.redis.server import Server, free_port
-from tests.redis.watched import guess
+from tests.redis.watched import guess, speaker
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
 
@@ -202,22 +201,6 @@ def test_a_password_that_is_refused(server: Server) -> None:
         clock.now += 59
         assert node.look() is None
         clock.now += 2
-
-
-@contextmanager
-def speaker(*replies: bytes) -> Iterator[int]:
-    """Something that answers one command after the other with `replies`; yields its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            peer, _ = listening.accept()
-            with peer:
-                for reply in replies:
-                    peer.recv(4_096)
-                    peer.sendall(reply)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listening.getsockname()[1]
 
 
 @pytest.mark.parametrize(

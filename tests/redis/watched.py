@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,20 @@ def monitoring_process(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def about_logins(alerts: list[Any]) -> list[Any]:
     return [alert for alert in alerts if "Authentication" in str(alert)]
+
+
+@contextmanager
+def speaker(*replies: bytes) -> Iterator[int]:
+    """Something that answers one command after the other with `replies`; yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):  # whoever asked has gone
+                peer, _ = listening.accept()
+                with peer:
+                    for reply in replies:
+                        peer.recv(4_096)
+                        peer.sendall(reply)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
