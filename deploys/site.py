@@ -82,6 +82,10 @@ class Site:
     def changed(self) -> None:
         """Note that this run is about to change the host: the survey is no longer true."""
         self.changes += 1
+        self.forget()
+
+    def forget(self) -> None:
+        """Read the host again when it is next asked for."""
         self._surveyed_at = float("-inf")
 
     def keep_secrets(self) -> None:

@@ -1,14 +1,18 @@
 """Show, host by host, what differs from what is wanted: on disk and in what runs. Changes nothing.
 
 pyinfra -y inventory deploys/status.py        exit code 1 when a host has drifted
+In the middle of a migration a host is compared with what its stage wants.
 """
 
+from deploys.migration import course
 from deploys.site import open_site
-from deploys.stages import preflight
 from deploys.stages.report import report
 from deploys.stages.whole import whole
 
-site = open_site(preflight.question, reporting=True)
+site = open_site(course.question, reporting=True)
 
-whole(site)
+if course.under_way(site):
+    course.compare(site)
+else:
+    whole(site)
 report(site=site)

@@ -118,15 +118,21 @@ chmod -R go-w {folder}; touch {folder}/.complete; sync {folder}"""
 def environment(site: Site, survey: Survey) -> Iterator[Difference]:
     """cache.env and the client certificate: this host's own, for root and the app's group."""
     group = site.bundle.knobs.app_group
+    text = render("etc/redkeep/cache.env", group=group, values=values(site, survey))
+    yield from certificates(site, survey)
+    yield from file_differences([ManagedFile(ENVIRONMENT, text, group=group, mode="0640")], survey)
+
+
+def certificates(site: Site, survey: Survey) -> Iterator[Difference]:
+    """What the app shows to Redis, and whom it trusts."""
+    group = site.bundle.knobs.app_group
     client = site.credentials.client("cache_service", site.bundle.name)
     yield from folder_differences([(TLS, "root", group, "0750")], survey)
-    text = render("etc/redkeep/cache.env", group=group, values=values(site, survey))
     yield from file_differences(
         [
             ManagedFile(f"{TLS}/ca.crt", site.credentials.trust_bundle, group=group, mode="0644"),
             ManagedFile(f"{TLS}/client.crt", client.cert_pem, group=group, mode="0644"),
             ManagedFile(f"{TLS}/client.key", client.key_pem, group=group, mode="0640"),
-            ManagedFile(ENVIRONMENT, text, group=group, mode="0640"),
         ],
         survey,
     )

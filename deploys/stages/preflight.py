@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 from pyinfra import host
 from pyinfra.api import DeployError
 
 from deploys.engine import ENGINES
 from deploys.facts.survey import Question, Survey, certificates_of
+from deploys.migration.window import OPEN
 from deploys.site import Site
 from deploys.stages import application, container_engine, containers, machine, network, server, watch
 from deploys.stages import wanted as server_wanted
@@ -22,7 +24,7 @@ STAGES = (machine, container_engine, containers, server, network, watch, applica
 
 def question(site: Site) -> Question:
     """Everything that all stages compare, as one question."""
-    asked = Question()
+    asked = Question(files=(OPEN,)) if site.bundle.is_redis else Question()
     for stage in STAGES:
         asked |= stage.question(site)
     return asked
@@ -30,8 +32,17 @@ def question(site: Site) -> Question:
 
 def preflight(site: Site) -> None:
     """Raise DeployError for a host that cannot be deployed to as it is."""
+    _hold(site, (distribution, memory, clock, port, accounts, open_migration, foreign_server, foreign_secrets, container, wanted))
+
+
+def usable(site: Site) -> None:
+    """The same for a host whose Redis is being migrated."""
+    _hold(site, (distribution, memory, clock, port, accounts, foreign_secrets, container, wanted))
+
+
+def _hold(site: Site, checks: Sequence[Callable[[Site, Survey], str]]) -> None:
     survey = site.survey()
-    for check in (distribution, memory, clock, port, accounts, foreign_server, foreign_secrets, container, wanted):
+    for check in checks:
         if problem := check(site, survey):
             raise DeployError(f"{site.bundle.name}: {problem}")
     site.keep_secrets()
@@ -99,6 +110,13 @@ def port(site: Site, survey: Survey) -> str:
     return ""
 
 
+def open_migration(site: Site, survey: Survey) -> str:
+    """In between the host is neither as it was nor as it shall be: only a migration's own verbs know it then."""
+    if not survey.file(OPEN).kind:
+        return ""
+    return "a migration is under way: go on with deploys/migrate.py, or back with deploys/rollback.py, until its end."
+
+
 def foreign_server(site: Site, survey: Survey) -> str:
     """A Redis that somebody uses is not ours to change; one that was only installed is."""
     engine = site.bundle.engine
@@ -111,7 +129,7 @@ def foreign_server(site: Site, survey: Survey) -> str:
     if signs:
         return (
             f"a {engine.package} that Redkeep did not make is in use here ({'; '.join(signs)}), and it was not touched: "
-            "this version has no migration for a server in use yet; move its data away, or remove the package and its data first."
+            "deploys/migrate.py moves a server in use, stage by stage; or remove the package and its data first."
         )
     return ""
 

@@ -15,18 +15,29 @@ from deploys.site import Site
 from deploys.stages import application, container_engine, containers, machine, network, preflight, watch
 from deploys.stages.wanted import CLI
 
+_OPTIONS = "-o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::RecommendsImportant=false"
+# Removes the packages that were installed by us, but for what was there before.
+PACKAGES_SCRIPT = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+if [ -s {machine.PACKAGES} ] && [ -s {machine.BEFORE} ]; then
+    sort -u {machine.PACKAGES} | xargs -r apt-mark auto >/dev/null 2>&1 || true
+    gone=$(apt-get -s {_OPTIONS} autoremove | awk '$1 == "Remv" {{print $2}}' | sort | comm -23 - {machine.BEFORE})
+    [ -z "$gone" ] || apt-get -q -y -o DPkg::Lock::Timeout=300 purge $gone >/dev/null
+fi"""
+
 
 def question(site: Site) -> Question:
     return preflight.question(site)
 
 
 def confirm(site: Site) -> None:
-    """Raise DeployError unless the caller named the environment that is to go."""
+    """Raise DeployError unless the caller named the environment that is to go, and in the middle of a migration."""
     if host.data.get("confirm") != site.environment:
         raise DeployError(
             f"This removes Redis and all its data from {site.bundle.name}. If that is what you want, add: "
             f"--data confirm={site.environment}"
         )
+    if problem := preflight.open_migration(site, site.survey()):
+        raise DeployError(f"{site.bundle.name}: {problem}")
 
 
 def stack_gone(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -84,15 +95,7 @@ def packages_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     or is left over from something else, is not ours to remove."""
     if not survey.file(machine.STATE).kind:
         return
-    options = "-o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::RecommendsImportant=false"
-    script = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C
-if [ -s {machine.PACKAGES} ] && [ -s {machine.BEFORE} ]; then
-    sort -u {machine.PACKAGES} | xargs -r apt-mark auto >/dev/null 2>&1 || true
-    gone=$(apt-get -s {options} autoremove | awk '$1 == "Remv" {{print $2}}' | sort | comm -23 - {machine.BEFORE})
-    [ -z "$gone" ] || apt-get -q -y -o DPkg::Lock::Timeout=300 purge $gone >/dev/null
-fi
-rm -rf {machine.STATE} {LOCK}"""
-    yield Difference(f"folder {machine.STATE} is there", script)
+    yield Difference(f"folder {machine.STATE} is there", f"{PACKAGES_SCRIPT}\nrm -rf {machine.STATE} {LOCK}")
 
 
 @deploy("Removal")

@@ -100,7 +100,7 @@ def operator_files(site: Site, survey: Survey) -> Iterator[Difference]:
 def operator_command(site: Site, survey: Survey) -> Iterator[Difference]:
     """Redis' command line over TLS."""
     engine, port = site.bundle.engine, site.bundle.knobs.redis_tls_port
-    wrapper = render("usr/local/sbin/redkeep-cli", engine=engine, address=cli_address(site, survey), port=port)
+    wrapper = render("usr/local/sbin/redkeep-cli", way="tls", engine=engine, address=cli_address(site, survey), port=port)
     yield from file_differences([ManagedFile(CLI, wrapper, mode="0700")], survey)
 
 

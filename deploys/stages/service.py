@@ -113,11 +113,11 @@ def running_users(site: Site, survey: Survey) -> Iterator[Difference]:
         wrong.setdefault(sentence.partition(":")[0].removeprefix("user "), []).append(sentence.partition(": ")[2])
     for name, sentences in wrong.items():
         words = setuser_arguments(wanted[name]) if name in wanted else ("DELUSER", name)
-        command = "ACL " + " ".join(_quoted(word) for word in words) + "\n"
+        command = "ACL " + " ".join(quoted(word) for word in words) + "\n"
         yield Difference(f"user {name}: {'; '.join(sentences)}", COMMAND_SCRIPT, command)
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """A word for redis-cli's command line reader."""
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -132,7 +132,7 @@ def running_settings(site: Site, survey: Survey) -> Iterator[Difference]:
     wrong = [n for n, value in known.items() if n not in FIXED_AT_START and server.config[n] != value]
     certificate = leaf(site, survey)
     if set(wrong) & set(CERTIFICATE_SETTINGS) or server.certificate != certificate.fingerprint:
-        pairs = " ".join(f"{name} {_quoted(wanted[name])}" for name in CERTIFICATE_SETTINGS)
+        pairs = " ".join(f"{name} {quoted(wanted[name])}" for name in CERTIFICATE_SETTINGS)
         shown = f"the server shows certificate {server.certificate[:16] or 'none'}, wanted {certificate.fingerprint[:16]}"
         read = f"the server reads {server.config.get('tls-cert-file')}, wanted {wanted['tls-cert-file']}"
         yield Difference(
@@ -145,7 +145,7 @@ def running_settings(site: Site, survey: Survey) -> Iterator[Difference]:
             yield Difference(
                 f"running setting {name} is {server.config[name]!r}, wanted {known[name]!r}",
                 COMMAND_SCRIPT,
-                f"CONFIG SET {name} {_quoted(known[name])}\n",
+                f"CONFIG SET {name} {quoted(known[name])}\n",
             )
 
 

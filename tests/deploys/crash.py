@@ -32,7 +32,7 @@ def run_and_kill(deployment: Deployment, kill: Kill, verb: str = "secure_redis",
     try:
         for line in process.stdout:
             lines.append(line)
-            if line.startswith(MARK) and line.rstrip().endswith(f"| {kill.operation}"):
+            if line.startswith(MARK) and line.rstrip().removeprefix(MARK).rpartition("| ")[2] == kill.operation:
                 time.sleep(kill.milliseconds / 1000)
                 break
         else:
@@ -42,3 +42,24 @@ def run_and_kill(deployment: Deployment, kill: Kill, verb: str = "secure_redis",
         process.wait()
         process.stdout.close()
     return lines
+
+
+def kill_at(deployment: Deployment, number: int, milliseconds: int, verb: str, *arguments: str) -> bool:
+    """Start a verb and SIGKILL it that long after its operation of that number began; False when it ended by itself."""
+    process = deployment.start(verb, *arguments)
+    assert process.stdout is not None
+    seen, killed = 0, False
+    try:
+        for line in process.stdout:
+            if line.startswith(MARK):
+                if seen == number:
+                    time.sleep(milliseconds / 1000)
+                    killed = process.poll() is None
+                    break
+                seen += 1
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    return killed

@@ -88,10 +88,14 @@ class FakeSite:
     answer: tuple[bool, list[str], list[str]] = (True, [], [])
     asked: list[str] = field(default_factory=list)
     kept: bool = False
+    seen: Survey | None = None
+
+    def survey(self) -> Survey:
+        return self.seen or survey()
 
     def keep_secrets(self) -> None:
         self.kept = True
 
-    def run(self, command: str) -> tuple[bool, list[str], list[str]]:
+    def run(self, command: str, *, stdin: str = "") -> tuple[bool, list[str], list[str]]:
         self.asked.append(command)
         return self.answer

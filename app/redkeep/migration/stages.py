@@ -119,6 +119,9 @@ STAGES: Final = (
 
 NAMES: Final = tuple(stage.name for stage in STAGES)
 
+LEVELS: Final = {name: level for level, name in enumerate(NAMES)}
+"""The state after a stage, as a number; -1 is the state before all."""
+
 _OTHER_NAMES: Final = {"tls_optional": "tls"}
 
 

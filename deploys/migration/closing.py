@@ -1,0 +1,193 @@
+"""The last stage and the way back from it: from the server's own configuration to ours, with one restart at most."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+
+from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
+from deploys.facts.survey import Survey, UnitState
+from deploys.migration.passage import Passage
+from deploys.migration.ways import TLS_SETTINGS, sessions_end
+from deploys.migration.window import BACKUP, BEFORE, STARTED, VERIFIED, include_file
+from deploys.server_settings import FIXED_AT_START
+from deploys.site import Concern
+from deploys.stages import application, machine, network, server, service, watch
+from deploys.stages.machine import MANAGED, SYSCTL, TMPFILES
+from deploys.stages.service import COMMAND_SCRIPT, quoted, restart_reasons, start_script
+from deploys.stages.wanted import CLI, drop_in_text, sandbox_digest, settings
+
+# Loading and writing what fits one host's memory.
+RESTART_SECONDS = 600
+
+# Everything a deploy of a server that is a service of its own compares.
+_SERVER: tuple[Concern, ...] = (
+    *(machine.packages, machine.kernel_files, machine.kernel_values, machine.log_rotation),
+    *(server.folders, server.operator_access, server.certificates, server.configuration, server.health, server.old_data),
+    *(server.drop_in, network.firewall_files, network.firewall_live),
+    *(service.service, service.running_users, service.running_settings, service.old_certificates),
+)
+_APP: tuple[Concern, ...] = (application.account, application.package, application.environment)
+
+
+def port_closed(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """Nobody enters by the plaintext port, and nobody who did stays."""
+    if survey.server.config.get("port", "0") != "0":
+        script = f"{COMMAND_SCRIPT}\n{sessions_end(passage.window.port)}"
+        yield Difference("the plaintext port is open", script, "CONFIG SET port 0\n")
+
+
+def append_only(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """A server that starts with an append-only file reads nothing else: it is written before."""
+    wanted = passage.site.bundle.knobs.redis_persistence == "aof"
+    if wanted and survey.server.config.get("appendonly") == "no":
+        state = f"{CLI} INFO persistence | tr -d '\\r'"
+        script = f"""{COMMAND_SCRIPT}
+i=0; while {state} | grep -Eq '^aof_rewrite_(in_progress|scheduled):1'; do
+    i=$((i+1)); [ $i -lt {RESTART_SECONDS} ] || {{ echo 'the append-only file is not written' >&2; exit 1; }}; sleep 1
+done
+{state} | grep -q '^aof_last_bgrewrite_status:ok' || {{ echo 'the append-only file could not be written' >&2; exit 1; }}"""
+        yield Difference("there is no append-only file", script, "CONFIG SET appendonly yes\n")
+
+
+def final_files(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """redis.conf and users.acl as every deploy writes them; what the window included is of no more use."""
+    for concern in (server.folders, server.certificates, server.configuration):
+        yield from concern(passage.site, survey)
+    ours = include_file(passage.site.bundle.engine)
+    if survey.file(ours).kind:
+        yield Difference(f"file {ours} is of no more use", f"rm -f {ours}")
+
+
+def sandbox(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """The sandbox on disk, without a start: that comes once, for everything. Other texts that change the unit are kept."""
+    site, engine = passage.site, passage.site.bundle.engine
+    if not survey.has_systemd:
+        return
+    unit = survey.units.get(engine.unit, UnitState())
+    foreign = [path for path in unit.drop_ins if path.startswith(("/etc/", "/run/")) and path != engine.drop_in]
+    if unit.load == "loaded" and unit.fragment.startswith(("/etc/", "/run/")):
+        foreign.append(unit.fragment)
+    if foreign:
+        words = shlex.join(foreign)
+        keep = f"install -d -m 0700 {BEFORE}/units; cp -a --parents {words} {BEFORE}/units"
+        yield Difference(
+            f"unit {engine.unit} is changed by {' '.join(foreign)}", f"{keep}\nrm -f {words}\nsystemctl daemon-reload"
+        )
+    yield from folder_differences([(engine.drop_in.rpartition("/")[0], "root", "root", "0755")], survey)
+    after = "systemctl daemon-reload"
+    if _under_sandbox(passage, survey):
+        after = f"touch -d @{unit.started - 1} {engine.drop_in}\n{after}"
+    yield from file_differences([ManagedFile(engine.drop_in, drop_in_text(site, survey))], survey, after=after)
+
+
+def _under_sandbox(passage: Passage, survey: Survey) -> bool:
+    """Whether the running process was started under this sandbox already: on the second way forward it was."""
+    start = _start_mark(passage, survey)
+    return passage.site.run(f'[ "$(cat {STARTED} 2>/dev/null)" = "{start}" ]')[0]
+
+
+def _start_mark(passage: Passage, survey: Survey) -> str:
+    """Shell words for this start of the server under this sandbox."""
+    unit = passage.site.bundle.engine.unit
+    return f"$(systemctl show -p InvocationID --value {unit}) {sandbox_digest(passage.site, survey)}"
+
+
+def restart(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """The one restart. The server itself writes its data and ends; it goes on when it cannot write them."""
+    site, engine = passage.site, passage.site.bundle.engine
+    if not (reasons := restart_reasons(site, survey)):
+        return
+    pid = (
+        f"systemctl show -p MainPID --value {engine.unit}"
+        if survey.has_systemd
+        else f"pgrep -o -x -u {engine.user} {engine.package}"
+    )
+    script = f"""p=$({pid}); answer=$({CLI} SHUTDOWN SAVE 2>&1 || true)
+case "$answer" in *ERR*) echo "the server cannot write its data, and was not restarted: $answer" >&2; exit 1;; esac
+i=0; while kill -0 "$p" 2>/dev/null; do
+    i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the server does not end' >&2; exit 1; }}; sleep 0.1
+done
+{start_script(site, survey, "start")}"""
+    yield Difference("; ".join(reasons) + " (the one restart)", script)
+
+
+def managed(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """From here on the host is like every other, and the old backup goes: its values lie readable in it."""
+    if not survey.file(MANAGED).kind:
+        yield Difference("the host is not marked as managed", f"echo 'This host is managed by redkeep.' > {MANAGED}")
+    if survey.has_systemd and not restart_reasons(passage.site, survey) and not _under_sandbox(passage, survey):
+        yield Difference("the server's start is not noted", f'echo "{_start_mark(passage, survey)}" > {STARTED}')
+    if survey.file(BACKUP).kind and passage.old_backup != "keep":
+        yield Difference("the old backup, in which values lie readable, is there", f"rm -f {BACKUP} {VERIFIED}")
+
+
+def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """Everything beside redis.conf as it was: the mark, the unit, log rotation, kernel settings, the folders' modes."""
+    engine = passage.site.bundle.engine
+    if survey.file(MANAGED).kind:
+        yield Difference("the host is marked as managed", f"rm -f {MANAGED}")
+    reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
+    if survey.file(engine.drop_in).kind:
+        folder = engine.drop_in.rpartition("/")[0]
+        again = f"[ ! -d {BEFORE}/units ] || cp -a {BEFORE}/units/. /"
+        script = f"rm -f {engine.drop_in}; rmdir {folder} 2>/dev/null || true\n{again}{reload_units}"
+        yield Difference(f"file {engine.drop_in} is of no use before the close", script)
+    if kernel := [path for path in (SYSCTL, TMPFILES) if survey.file(path).kind]:
+        back = f'while read -r f v; do echo "$v" > "$f" || true; done < {BEFORE}/kernel 2>/dev/null'
+        yield Difference(f"kernel settings are there: {' '.join(kernel)}", f"rm -f {' '.join(kernel)}\n{back}")
+    rotation = f"/etc/logrotate.d/{engine.package}"
+    put = f"if [ -e {BEFORE}/logrotate ]; then cp -a {BEFORE}/logrotate {rotation}; else rm -f {rotation}; fi"
+    if not passage.site.run(f"cmp -s {BEFORE}/logrotate {rotation}")[0] and survey.file(rotation).kind:
+        yield Difference(f"file {rotation} is not as it was", put)
+    ours = [path for path in (engine.acl_file, f"{engine.folder}/openssl.cnf") if survey.file(path).kind]
+    if ours:
+        yield Difference(f"files are of no use before the close: {' '.join(ours)}", f"rm -f {' '.join(ours)}")
+    watching = [p for p in (watch.SCRIPT, *(f"{watch.UNITS}/{n}" for n in (watch.SERVICE, watch.TIMER))) if survey.file(p).kind]
+    if watching:
+        stop = f"systemctl disable --now {watch.TIMER} >/dev/null 2>&1 || true\n" if survey.has_systemd else ""
+        yield Difference("the daily check of the certificates is there", f"{stop}rm -f {' '.join(watching)}{reload_units}")
+    folders = [(path, owner, group, mode) for mode, owner, group, path in passage.window.folders]
+    yield from folder_differences(folders, survey)
+
+
+def live_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """The running settings as they were, the plaintext port among them; those of TLS belong to another stage."""
+    found, before = survey.server.config, passage.window.before
+    names = [n for n in settings(passage.site, survey) if n not in FIXED_AT_START and n not in TLS_SETTINGS]
+    # The port last: by then the limits of before hold.
+    for name in sorted(names, key=lambda name: name == "port"):
+        if name in found and name in before and found[name] != before[name]:
+            yield Difference(
+                f"running setting {name} is {found[name]!r}, before it was {before[name]!r}",
+                COMMAND_SCRIPT,
+                f"CONFIG SET {name} {quoted(before[name])}\n",
+            )
+
+
+def snapshot(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """A server that keeps its data on disk has them there again."""
+    engine, before = passage.site.bundle.engine, passage.window.before
+    dump = f"{engine.data_folder}/dump.rdb"
+    if before.get("save") and before.get("appendonly") != "yes" and not survey.file(dump).kind and survey.server.reachable:
+        wait = f"i=0; until [ -s {dump} ]; do i=$((i+1)); [ $i -lt {RESTART_SECONDS} ] || exit 1; sleep 1; done"
+        yield Difference("the data are not on disk", f"{CLI} BGSAVE >/dev/null\n{wait}")
+
+
+def nothing_differs(passage: Passage, survey: Survey) -> tuple[str, Mapping[str, str | int]]:
+    """What every deploy compares, without a difference."""
+    found: list[str] = []
+    concerns: tuple[Concern, ...] = (*_SERVER, watch.watch_files, watch.watch_timer)
+    if passage.site.bundle.is_app:
+        concerns += _APP
+    for concern in concerns:
+        found += [difference.what for difference in concern(passage.site, survey)]
+    if found:
+        return f"{found[0]}{f' (and {len(found) - 1} more)' if len(found) > 1 else ''}.", {}
+    uptime = survey.server.info.get("uptime_in_seconds", "")
+    return "", {"differences": 0, "keys": _keys(passage), "uptime in seconds": uptime}
+
+
+def _keys(passage: Passage) -> int:
+    _ok, lines, _errors = passage.site.run(f"{CLI} DBSIZE")
+    return int(lines[0]) if lines and lines[0].isdigit() else 0

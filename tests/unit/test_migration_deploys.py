@@ -1,0 +1,225 @@
+"""What a migration wants of a host at each level, and what stops it: values, judged without a host."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deploys.bundle import build
+from deploys.facts.survey import FileState, ServerState
+from deploys.migration import apps, closing, course, legacy, passage, ways
+from deploys.migration.legacy import Legacy
+from deploys.migration.passage import Passage
+from deploys.migration.window import Window, include_text
+from redkeep.migration.journal import Holder, Position
+from redkeep.migration.stages import LEVELS, NAMES, STAGES
+from tests.unit.wanted import FakeSite, bundle, data, survey, there
+
+ENGINE = bundle().engine
+GOOD = Legacy(
+    ping="PONG",
+    info={
+        **{"redis_version": "7.0.15", "role": "master", "connected_slaves": "0", "cluster_enabled": "0", "loading": "0"},
+        **{"config_file": "/etc/redis/redis.conf", "used_memory": str(100 * 1024**2), "connected_clients": "50"},
+        "db0": "keys=5",
+    },
+    config={"dir": "/var/lib/redis", "dbfilename": "dump.rdb", "tls-port": "0", "aclfile": ""},
+    free=(2**40, 2**40),
+)
+MEMORY = 2 * 1024**3
+DEFAULT_ON = "user default on nopass sanitize-payload ~* &* +@all"
+
+
+def at(level: int, *, verb: Any = "migrate", **knobs: Any) -> Passage:
+    """A passage to a level, on a host whose server is documented."""
+    window = Window(before={"port": "6379", "tls-port": "0"}, acl=(DEFAULT_ON,), original="0" * 64, extended="1" * 64)
+    return Passage(FakeSite(bundle(**knobs)), verb, STAGES[max(level, 0)], level, window)  # type: ignore[arg-type]
+
+
+def client(number: int, *, port: int, user: str, name: str = "") -> dict[str, str]:
+    """A line of CLIENT LIST."""
+    return {
+        "id": str(number),
+        "addr": f"10.0.0.7:{4000 + number}",
+        "laddr": f"10.0.0.5:{port}",
+        "user": user,
+        "name": name,
+        "age": "65",
+    }
+
+
+def with_clients(*clients: dict[str, str]) -> Any:
+    return survey(server=ServerState(error="", clients=clients))
+
+
+def test_a_good_server_may_be_migrated() -> None:
+    """Debian's server in use has no fault."""
+    assert legacy.problem(FakeSite(bundle()), GOOD, MEMORY) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"ping": "nothing is installed"}, "there is no redis-server to migrate"),
+        ({"ping": "NOAUTH Authentication required."}, "must hold it as requirepass"),
+        ({"info": {"redis_version": "6.0.16"}}, "redis-server 6.0.16 is too old, 7.0 is needed"),
+        ({"info": {"role": "slave"}}, "the server replicates"),
+        ({"info": {"connected_slaves": "1"}}, "the server replicates"),
+        ({"info": {"cluster_enabled": "1"}}, "part of a cluster"),
+        ({"info": {"loading": "1"}}, "still loading"),
+        ({"info": {"config_file": ""}}, "no configuration file"),
+        ({"users": 2}, "users of its own"),
+        ({"config": {"aclfile": "/etc/redis/mine.acl"}}, "users of its own"),
+        ({"config": {"aclfile": "/etc/redis/users.acl"}, "acl_file": True}, "users of its own"),
+        ({"config": {"tls-port": "6390"}}, "a TLS port already (6390)"),
+        ({"config": {"dir": "/srv"}}, "setting dir is /srv, wanted /var/lib/redis"),
+        ({"port": 6380}, "choose another redis_tls_port"),
+        ({"info": {"db3": "keys=1"}}, "set redis_databases to at least 4"),
+        ({"info": {"used_memory": str(2**30)}}, "entries would be evicted"),
+        ({"info": {"connected_clients": "950"}}, "redis_maxclients allows 1000"),
+        ({"free": (2**40, 100 * 1024**2)}, "there is no room for the backup: 100 MiB are free"),
+    ],
+)
+def test_what_cannot_be_migrated(change: dict[str, Any], part: str) -> None:
+    """Each server that cannot be moved is refused with the reason and the next step."""
+    merged = {name: {**getattr(GOOD, name), **value} if isinstance(value, dict) else value for name, value in change.items()}
+    said = legacy.problem(FakeSite(bundle()), replace(GOOD, **merged), MEMORY)  # type: ignore[arg-type]
+    assert part in said
+
+
+@pytest.mark.parametrize(
+    ("level", "has", "lacks"),
+    [
+        ("authentication", {"REDIS_URL": "redis://127.0.0.1:6379/0"}, {"REDIS_TLS_CA_FILE", "REDIS_ENCRYPTION_KEYS"}),
+        ("tls", {"REDIS_URL": "rediss://127.0.0.1:6380/0"}, {"REDIS_ENCRYPTION_KEYS", "REDIS_READ_LEGACY"}),
+        ("application_encryption", {"REDIS_ENCRYPTION_KEYS": "first,second", "REDIS_READ_LEGACY": "true"}, set()),
+        ("access_control", {"REDIS_ENCRYPTION_KEYS": "first,second", "REDIS_READ_LEGACY": "true"}, set()),
+        ("close", {"REDIS_ENCRYPTION_KEYS": "first,second"}, {"REDIS_READ_LEGACY"}),
+    ],
+)  # fmt: skip
+def test_the_app_follows_the_level(level: str, has: dict[str, str], lacks: set[str]) -> None:
+    """Password, then TLS, then the key with the reading of old entries, which ends with the last stage."""
+    found = list(apps.environment(at(LEVELS[level]), survey()))
+    text = next(base64.b64decode(str(d.stdin)).decode() for d in found if "cache.env" in d.what)
+    values = dict(line.split("=", 1) for line in text.splitlines() if line[0] != "#")
+    assert {name: values.get(name) for name in has} == has
+    assert not lacks & set(values)
+
+
+def test_no_password_crosses_a_network() -> None:
+    """Before there is TLS, an app on another host is given nothing."""
+    hosts = build(
+        [("r1", frozenset({"redis"}), data(redis_address="10.0.0.5")), ("a1", frozenset({"app"}), data(app_address="10.0.0.7"))]
+    )
+    elsewhere = at(LEVELS["authentication"])
+    elsewhere.site.bundle = hosts["a1"]
+    assert list(apps.environment(elsewhere, survey())) == []
+
+
+def test_who_speaks_plaintext_is_named() -> None:
+    """The refusal lists address, name, user, port and age; the survey's own session is not in anybody's way."""
+    found = with_clients(
+        client(1, port=6379, user="default", name="worker"),
+        client(2, port=6380, user="cache_service"),
+        client(3, port=6379, user="operator", name="redkeep-survey"),
+    )
+    said = apps.all_by_tls(at(LEVELS["close"]), found)
+    assert "1 client still speaks plaintext: 10.0.0.7:4001 'worker' (user default, port 6379, connected for 65 s)" in said
+    assert "Move them to port 6380 with TLS" in said
+    assert apps.all_by_tls(replace(at(LEVELS["close"]), stragglers=True), found) == ""
+
+
+def test_who_is_still_default_is_named() -> None:
+    """Users of ours are ready, however they are connected."""
+    found = with_clients(client(1, port=6379, user="default"), client(2, port=6379, user="cache_service"))
+    assert "1 client is still the user of before: 10.0.0.7:4001" in apps.all_have_users(at(LEVELS["access_control"]), found)
+    assert apps.all_have_users(at(LEVELS["access_control"]), with_clients(client(2, port=6380, user="monitor"))) == ""
+
+
+def test_the_way_back_waits_for_clients_too() -> None:
+    """Nobody loses a user or a port that it is connected by; the operator's own sessions do not count."""
+    back = at(0, verb="rollback")
+    found = with_clients(client(1, port=6380, user="cache_service"), client(2, port=6380, user="operator"))
+    assert "1 client would lose their user: 10.0.0.7:4001" in apps.none_has_users(back, found)
+    assert "1 client would lose the TLS port: 10.0.0.7:4001" in apps.none_by_tls(back, found)
+    assert apps.none_by_tls(back, with_clients(client(2, port=6380, user="operator"))) == ""
+
+
+def test_every_stage_has_its_course_both_ways() -> None:
+    """No stage lacks its steps or its proof."""
+    assert tuple(course.SERVER_FORWARD) == NAMES
+    assert set(course.SERVER_BACK) == set(NAMES)
+    assert sorted(course.PROOFS) == sorted(LEVELS.values())
+
+
+@pytest.mark.parametrize(("level", "way"), [(-1, "default"), (0, "default"), (1, "operator"), (2, "tls"), (4, "tls"), (5, "tls")])
+def test_the_operators_way(level: int, way: str) -> None:
+    """By plaintext as whoever enters, then as the operator, then over TLS."""
+    assert ways.way_of(level) == way
+
+
+def test_the_included_file_follows_the_level() -> None:
+    """Users from the first level on, `default` among them only once it is off, TLS from its level on; no password in clear."""
+    texts = {name: ways.include(at(LEVELS[name]), survey()).decode() for name in ("authentication", "tls", "access_control")}
+    assert "user operator reset on #" in texts["authentication"]
+    assert not re.search("^(user default|tls-port)", texts["authentication"], re.MULTILINE)
+    assert "tls-port 6380" in texts["tls"].splitlines()
+    assert "user default reset off resetpass resetkeys resetchannels -@all" in texts["access_control"].splitlines()
+    assert not any("word-of-" in text for text in texts.values())
+
+
+def test_default_comes_back_as_it_was() -> None:
+    """On the way back the user of before gets its own rules again, with hashes, in one command."""
+    off = "user default off sanitize-payload resetchannels -@all"
+    found = survey(server=ServerState(error="", acl=(off,)), packages={"redis-server": "5:7.0.15-1"})
+    commands = [str(d.stdin) for d in ways.live_users(at(LEVELS["application_encryption"], verb="rollback"), found)]
+    assert 'ACL SETUSER "default" reset "on" "nopass" "sanitize-payload" "~*" "&*" "+@all"\n' in commands
+
+
+def test_the_configuration_comes_back_byte_for_byte() -> None:
+    """Before there are users the file must be the one of before; with users it is that file and one include."""
+    changed = survey(files={ENGINE.config: FileState("file", "0640", "redis", "redis", "1" * 64)})
+    found = [difference.what for difference in ways.persisted(at(0, verb="rollback"), changed)]
+    assert found == [f"file {ENGINE.config} is not as it was"]
+    assert include_text(ENGINE).count("include ") == 1
+
+
+def test_nothing_restarts_on_the_way_back() -> None:
+    """No script of the way back from the last stage starts or stops the server."""
+    everything = survey(
+        files=dict.fromkeys(
+            [ENGINE.drop_in, ENGINE.acl_file, "/var/lib/redkeep/managed", "/etc/sysctl.d/90-redkeep.conf"], there()
+        ),
+        server=ServerState(error="", config={"port": "0"}),
+    )
+    back = at(LEVELS["access_control"], verb="rollback")
+    scripts = [d.script for wish in (closing.files_before, closing.live_before) for d in wish(back, everything)]
+    assert len(scripts) >= 4
+    assert not any(re.search(r"systemctl (re)?start|SHUTDOWN", script) for script in scripts)
+
+
+def test_a_second_run_is_told_who_holds_the_lock() -> None:
+    """The holder is named; a dead process on this machine, and one silent for a minute elsewhere, hold nothing."""
+    here = passage.machine()
+    other = Holder("ann@laptop", "0123abcd", "another machine", 1, "migrate", "tls")
+    held = replace(at(2), window=Window(holder=other, silent=3.0))
+    assert "ann@laptop is at work on this migration (migrate tls" in held.others_hold()
+    assert replace(held, window=Window(holder=other, silent=61.0)).others_hold() == ""
+    assert replace(held, window=Window(holder=replace(other, machine=here, process=os.getpid()))).others_hold() != ""
+    assert replace(held, window=Window(holder=replace(other, machine=here, process=2**22 + 1))).others_hold() == ""
+
+
+def test_a_changed_configuration_stops_the_next_stage() -> None:
+    """What somebody wrote into redis.conf meanwhile is not overwritten by the way back: the next stage stops before."""
+    changed = FileState("file", "0640", "redis", "redis", "f" * 64)
+    going = at(LEVELS["tls"])
+    going.window = replace(going.window, position=Position(done=NAMES[:2]))
+    going.site.seen = survey(files={ENGINE.config: changed})  # type: ignore[attr-defined]
+    assert "was changed since the migration began" in course.may_begin(going)
+    going.site.seen = survey(files={ENGINE.config: replace(changed, sha256="1" * 64)})  # type: ignore[attr-defined]
+    assert course.may_begin(going) == ""
