@@ -25,6 +25,13 @@ _OF_KEYS = ("REDIS_ENCRYPTION_KEYS",)
 OURS = tuple(name for name in USERS if name != "default")
 
 
+def release(passage: Passage, survey: Survey) -> Iterator[Difference]:
+    """The package, of the version that the settings are written for."""
+    if passage.level >= LEVELS["preparation"]:
+        yield from application.account(passage.site, survey)
+        yield from application.package(passage.site, survey)
+
+
 def environment(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """The app's settings follow the level: password, TLS, key with the reading of old entries, and that off at the end."""
     level, site = passage.level, passage.site

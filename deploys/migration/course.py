@@ -246,6 +246,7 @@ def _go(passage: Passage) -> None:
     elif site.bundle.is_app:
         if name == "preparation" and not site.bundle.is_redis:
             step(passage, preparation.packages, name="Install what the stages need")
+        step(passage, apps.release, name="Install the package")
         step(passage, apps.environment, name="Give the app its settings")
     if site.bundle.is_redis:
         conclude(passage=passage, proof=_proof(passage), name=f"Prove: {passage.stage.validation}")
@@ -258,6 +259,7 @@ def _return(passage: Passage) -> None:
         if name != "preparation":
             step(passage, ways.reach, name="Reach the server")
     if site.bundle.is_app:
+        step(passage, apps.release, name="Install the package")
         step(passage, apps.environment, name="Give the app the settings of before")
         if name == "preparation" and not site.bundle.is_redis:
             step(passage, preparation.packages, name="Remove what was installed")

@@ -12,7 +12,7 @@ from deploys.migration.legacy import access
 from deploys.migration.passage import Passage
 from deploys.migration.window import BACKUP, BEFORE, FOLDER, PLAN, VERIFIED, original_file
 from deploys.server_settings import NEVER_ASKED
-from deploys.stages import application, machine, removal
+from deploys.stages import machine, removal
 from deploys.stages.machine import STATE, THP, proc_path
 from redkeep.migration.stages import STAGES
 
@@ -26,9 +26,6 @@ def packages(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """What the later stages need is installed while nothing depends on it; away again on the way back."""
     if passage.level >= 0:
         yield from machine.packages_missing(passage.site, survey)
-        if passage.site.bundle.is_app:
-            yield from application.account(passage.site, survey)
-            yield from application.package(passage.site, survey)
         return
     yield from removal.files_gone(passage.site, survey)
     if survey.file(machine.PACKAGES).kind:
