@@ -23,7 +23,7 @@ RESTART_SECONDS = 600
 # Everything a deploy of a server that is a service of its own compares.
 _SERVER: tuple[Concern, ...] = (
     *(machine.packages, machine.kernel_files, machine.kernel_values, machine.log_rotation),
-    *(server.new_passwords, server.folders, server.operator_access, server.certificates, server.configuration),
+    *(service.new_passwords, server.folders, server.operator_access, server.certificates, server.configuration),
     *(server.health, server.old_data),
     *(server.drop_in, network.firewall_files, network.firewall_live),
     *(service.service, service.running_users, service.running_settings, service.old_certificates),
