@@ -105,18 +105,18 @@ def test_hashed_names() -> None:
     """`ai_cache:op:{operation}|h:{32 hex digits}`; nothing of the text; different by key, tenant, epoch and question."""
     names = HashedNames(KeyRing.from_strings([NEW]), "tenant")
     request = ("secret words", {"a": 1}, None)
-    name = names.name("summarize", *request, epochs="e")
-    assert name == names.name("summarize", *request, epochs="e")
+    name = names.named("summarize", *request, epochs="e")[0]
+    assert name == names.named("summarize", *request, epochs="e")[0]
     assert re.fullmatch(r"ai_cache:op:summarize\|h:[0-9a-f]{32}", name)
     assert is_hashed_name(name)
     assert not is_hashed_name(name + "0")
     assert not is_hashed_name("ai_cache:op:summarize|txt:secret words")
     others = {
-        HashedNames(KeyRing.from_strings([OLD]), "tenant").name("summarize", *request, epochs="e"),
-        HashedNames(KeyRing.from_strings([NEW]), "x").name("summarize", *request, epochs="e"),
-        names.name("summarize", *request, epochs="f"),
-        names.name("summarize", "secret words", {"a": 1}, "", epochs="e"),
-        names.name("qa", *request, epochs="e"),
+        HashedNames(KeyRing.from_strings([OLD]), "tenant").named("summarize", *request, epochs="e")[0],
+        HashedNames(KeyRing.from_strings([NEW]), "x").named("summarize", *request, epochs="e")[0],
+        names.named("summarize", *request, epochs="f")[0],
+        names.named("summarize", "secret words", {"a": 1}, "", epochs="e")[0],
+        names.named("qa", *request, epochs="e")[0],
     }
     assert len(others | {name}) == 6
 
@@ -126,7 +126,7 @@ def test_names_of_older_keys() -> None:
     before, after = HashedNames(KeyRing.from_strings([OLD, NEW]), ""), HashedNames(KeyRing.from_strings([NEW, OLD]), "")
     request = before.request("qa", "t", None, None)
     assert request == after.request("qa", "t", None, None)
-    first, second = (names.name("qa", "t", None, None, epochs="e") for names in (before, after))
+    first, second = (names.named("qa", "t", None, None, epochs="e")[0] for names in (before, after))
     assert [first, second] == before.under_each_key("qa", request, epochs="e")
     assert [second, first] == after.under_each_key("qa", request, epochs="e")
     assert after.several
@@ -147,7 +147,7 @@ def test_odd_operations_stay_apart(operation: str) -> None:
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_the_operation_of_a_name(operation: str, text: str) -> None:
     """It is read from hashed and readable names, as what gives the same epochs; other names are keys of `set`."""
-    hashed = HashedNames(KeyRing.from_strings([NEW]), "").name(operation, text, None, None, epochs="e")
+    hashed = HashedNames(KeyRing.from_strings([NEW]), "").named(operation, text, None, None, epochs="e")[0]
     assert operation_label(operation) == operation_of(hashed)
     if "|" not in operation:
         assert operation == operation_of(CacheKeyGenerator().generate_cache_key(text, operation, None))

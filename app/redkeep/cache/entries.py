@@ -264,7 +264,7 @@ class Entries(CacheBase):
                 self.performance_monitor.record_cache_operation_time("get", time.perf_counter() - start, True, 0, _FROM_MEMORY)
                 return value
             value, _, reason = await self._read(name)
-            if self._looks_elsewhere and reason == NOT_FOUND:
+            if reason == NOT_FOUND and self._looks_elsewhere:
                 value, _, reason = await self._read_elsewhere(name, self._older_entry_names(key), self._entry_origin(key))
         if value is MISS:
             self._record("get", start, False, cache_tier="redis", reason=reason)

@@ -134,7 +134,7 @@ def _body(text: str, options: Mapping[str, Any] | None, question: str | None) ->
 
 
 class HashedNames:
-    """Names under the keys of a ring: `name` by the key that seals, `under_each_key` by all of them.
+    """Names under the keys of a ring: `named` by the key that seals, `under_each_key` by all of them.
 
     While a ring holds several keys, a lookup that misses also asks for the names under the others, and a write removes what
     lies there: processes that disagree about the first key still see each other's values, and never a value that was replaced.
@@ -150,19 +150,19 @@ class HashedNames:
         """Whether there are names under other keys to think of."""
         return len(self._keys) > 1
 
-    def name(
+    def named(
         self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None, *, epochs: str
-    ) -> str:
-        """The name of a request under the key that seals."""
+    ) -> tuple[str, bytes]:
+        """The name of a request under the key that seals, and what `request` gives for it."""
         begun = self._begun.get(operation)
         if begun is None or begun[0] != epochs:
             begun = self._begin(operation, epochs)
-        request = begun[3].copy()
-        request.update(_body(text, options, question))
+        asked = begun[3].copy()
+        asked.update(_body(text, options, question))
+        request: bytes = asked.digest()
         digest = begun[2].copy()
-        digest.update(request.digest())
-        name: str = begun[1] + digest.hexdigest()
-        return name
+        digest.update(request)
+        return begun[1] + digest.hexdigest(), request
 
     def request(self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None) -> bytes:
         """The 32 bytes that stand for a request, whatever keys and epochs are."""

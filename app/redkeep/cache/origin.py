@@ -20,6 +20,7 @@ from redkeep.errors import DecryptionError
 NO_ORIGIN: Final = b"\x00"
 
 _REQUEST, _READABLE = 1, 2
+_REQUEST_ALONE: Final = bytes((_REQUEST,))
 _LENGTH: Final = struct.Struct(">I")
 _AFTER_REQUEST: Final = 1 + REQUEST_BYTES
 
@@ -32,6 +33,8 @@ class Origin(NamedTuple):
 
     def encode(self) -> bytes:
         """As it stands before the value."""
+        if self.request and not self.readable:
+            return _REQUEST_ALONE + self.request
         kind = (_REQUEST if self.request else 0) | (_READABLE if self.readable else 0)
         name = self.readable.encode("utf-8", "surrogatepass")
         return bytes((kind,)) + self.request + (_LENGTH.pack(len(name)) + name if name else b"")
@@ -39,7 +42,7 @@ class Origin(NamedTuple):
 
 def after_origin(opened: bytes) -> bytes:
     """What follows the origin. Raises DecryptionError when there is none."""
-    if opened[:1] == b"\x01" and len(opened) >= _AFTER_REQUEST:
+    if opened[:1] == _REQUEST_ALONE and len(opened) >= _AFTER_REQUEST:
         return opened[_AFTER_REQUEST:]
     return split_origin(opened)[1]
 

@@ -31,6 +31,7 @@ class Places:
         self._epochs = epochs
         self._window = window
         self._readable = readable
+        self._last_entry = ("", b"")  # a write asks for the name, then for the origin
 
     @property
     def several(self) -> bool:
@@ -44,7 +45,7 @@ class Places:
 
     def name(self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None) -> str:
         """Where the answer to a request belongs."""
-        return self._names.name(operation, text, options, question, epochs=self._epochs.tag(operation))
+        return self._names.named(operation, text, options, question, epochs=self._epochs.tag(operation))[0]
 
     def older(self, operation: str, text: str, options: Mapping[str, Any] | None, question: str | None) -> list[OlderName]:
         """Where else it may lie, in the order in which a value counts."""
@@ -58,7 +59,11 @@ class Places:
 
     def entry(self, key: str) -> str:
         """Where the value for a key of the caller's own belongs; a hashed name is its own."""
-        return key if is_hashed_name(key) else self.name(ENTRY_OPERATION, key, None, None)
+        if is_hashed_name(key):
+            return key
+        name, request = self._names.named(ENTRY_OPERATION, key, None, None, epochs=self._epochs.tag(ENTRY_OPERATION))
+        self._last_entry = (key, request)
+        return name
 
     def older_entry(self, key: str) -> list[OlderName]:
         """Where else it may lie. Readable keys outside `ai_cache:` are none of ours."""
@@ -69,10 +74,13 @@ class Places:
 
     def entry_origin(self, key: str) -> bytes:
         """What is sealed with it."""
-        if is_hashed_name(key):
-            return Origin().encode()
+        last, request = self._last_entry
+        if last is not key:
+            if is_hashed_name(key):
+                return Origin().encode()
+            request = self._names.request(ENTRY_OPERATION, key, None, None)
         readable = key if self._window and key.startswith(PREFIX) else ""
-        return Origin(self._names.request(ENTRY_OPERATION, key, None, None), readable).encode()
+        return Origin(request, readable).encode()
 
     def _older(self, operation: str, request: bytes, readable: str) -> list[OlderName]:
         epochs = self._epochs

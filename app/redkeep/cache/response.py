@@ -67,7 +67,7 @@ class AIResponseCache(Entries, Invalidation, Reports):
             value, stored, reason = MISS, b"", trouble
         else:
             value, stored, reason = await self._read(name)
-            if self._looks_elsewhere and reason == NOT_FOUND:
+            if reason == NOT_FOUND and self._looks_elsewhere:
                 value, stored, reason = await self._read_elsewhere(
                     name,
                     self._older_response_names(text, operation, options, question),

@@ -95,12 +95,13 @@ def unseal(
     if len(envelope) < OVERHEAD_BYTES:
         raise DecryptionError("the value is too short to be an envelope")
     opening = ring.find(envelope[_KEY])
-    if opening is None or envelope[: _KEY.start] != _FIRST:
+    if opening is None or not envelope.startswith(_FIRST):
         raise _not_ours(envelope, ring)
-    header = envelope[:HEADER_BYTES]
-    expires_at_ms, nonce = _TIME_AND_NONCE.unpack_from(header, _KEY.stop)
+    expires_at_ms, nonce = _TIME_AND_NONCE.unpack_from(envelope, _KEY.stop)
     try:
-        plaintext = opening.cipher.decrypt(nonce, envelope[HEADER_BYTES:], header + _scope(namespace) + _bytes(key))
+        plaintext = opening.cipher.decrypt(
+            nonce, envelope[HEADER_BYTES:], envelope[:HEADER_BYTES] + _scope(namespace) + _bytes(key)
+        )
     except InvalidTag:
         raise DecryptionError(
             "the envelope was changed, or was sealed for another key or namespace"
@@ -153,5 +154,7 @@ def _scope(namespace: str) -> bytes:
 
 
 def _bytes(key: str | bytes) -> bytes:
+    if type(key) is str and key.isascii():
+        return key.encode()
     # surrogatepass keeps the encoding total and one-to-one, so that no key name can raise or collide
     return key.encode("utf-8", "surrogatepass") if isinstance(key, str) else key
