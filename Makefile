@@ -6,7 +6,7 @@ FILE ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench image locks clean
+.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench bench-deploy image locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -59,6 +59,10 @@ bench: test-environment ## Measure the cache beside redis-py, the PRD design and
 
 image: environment ## Build the image of the API (ARGS="--build-arg IMAGE=... --build-arg TAG=..." for another base)
 	@deploys/image.sh api $(ARGS)
+
+bench-deploy: test-environment ## Measure the deploy beside ansible-core on lab hosts, one and eight (ten minutes or more)
+	@tests/performance/ansible/environment.sh
+	.venv/bin/python -m tests.performance.bench_deploy $(ARGS)
 
 locks: test-environment ## Write the lock files anew
 	deploys/lock.sh

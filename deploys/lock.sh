@@ -13,3 +13,4 @@ lock tests/scanners/requirements.in --output-file tests/scanners/requirements.lo
 lock tests/scanners/files/requirements.in --output-file tests/scanners/files/requirements.lock
 lock tests/soak/requirements.in --output-file tests/soak/requirements.lock
 lock tests/performance/requirements.in --constraints app/requirements.lock --output-file tests/performance/requirements.lock
+lock tests/performance/ansible/requirements.in --constraints tests/requirements.lock --output-file tests/performance/ansible/requirements.lock

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 KEYS: Final = 500
 READS: Final = 0.8
-_BATCH: Final = 50
+_FILL: Final = 50
+_TOGETHER: Final = 4
+"""Callers with batches: each of them asks for as much as fifty."""
+
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -52,9 +55,10 @@ def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
 
     Raises ConfigurationError without a server's binary or with numbers that make no sense.
     """
+    from redkeep.cli.bench_moments import connect_times, lines, memory_at_work
     from redkeep.cli.bench_report import document, picture, table
     from redkeep.cli.bench_servers import servers
-    from redkeep.cli.bench_variants import BASE, FULL, OLD, ON_REDIS_PY, OWN_PLAIN, PRD, variants
+    from redkeep.cli.bench_variants import BASE, BATCH, FULL, OLD, ON_REDIS_PY, OWN_PLAIN, PRD, batched, variants
     from redkeep.errors import ConfigurationError
 
     sizes = [int(size * 1024) for size in arguments.size or ([2] if arguments.quick else [0.5, 2, 10])]
@@ -67,13 +71,22 @@ def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
     with _alone(), tempfile.TemporaryDirectory(prefix="redkeep-bench-") as folder, servers(Path(folder)) as running:
         chosen = [*variants(uvloop=loops[1] is not loops[0]), *also]
         pairs = [(FULL, OWN_PLAIN), (FULL, PRD), (ON_REDIS_PY, OLD), *((FULL, peer.name) for peer in also)]
+        about: dict[str, Any] = {
+            "python": platform.python_version(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "keys": KEYS, "reads": READS,
+        }  # fmt: skip
         for size in sizes:
             for concurrency in callers:
                 cell = _cell(chosen, running, loops, size, concurrency, rounds, arguments.operations)
                 cells.append(cell)
                 print(table(cell, BASE, pairs), end="\n\n", flush=True)
+        if not arguments.quick:
+            together = [batched(variant) for variant in chosen if variant.batches]
+            cell = _cell(together, running, loops, sizes[0] if len(sizes) == 1 else 2048, _TOGETHER, rounds, arguments.operations, BATCH)
+            cells.append(cell)
+            print(table(cell, BASE, [(FULL, OWN_PLAIN)]), end="\n\n", flush=True)
+            about |= {"connect_ms": connect_times(running), "grown_mb": memory_at_work(running)}
+            print(lines(about["connect_ms"], about["grown_mb"]), flush=True)
     if arguments.json:
-        about = {"python": platform.python_version(), "cores": os.cpu_count(), "keys": KEYS, "reads": READS}
         arguments.json.write_text(json.dumps(document(cells, BASE, about), indent=1) + "\n")
     if arguments.svg:
         wanted = [cell for cell in cells if (cell.size, cell.concurrency) == (2048, 16)]
@@ -109,20 +122,20 @@ def _loops() -> tuple[Callable[[], asyncio.AbstractEventLoop], Callable[[], asyn
 
 def _cell(
     chosen: Sequence[Variant], running: dict[Kind, Server], loops: Sequence[Any], size: int, concurrency: int, rounds: int,
-    operations: int,
+    operations: int, batch: int = 1,
 ) -> Cell:  # fmt: skip
     from redkeep.cli.bench_report import Cell
     from redkeep.cli.bench_variants import value_of
 
     value = value_of(size)
-    operations = max(1, operations // 3) if concurrency == 1 else operations
+    operations = max(1, operations // (3 if concurrency == 1 and batch == 1 else batch // 4 or 1))
     results: dict[str, list[Measured]] = {variant.name: [] for variant in chosen}
     memory = {}
     with asyncio.Runner(loop_factory=loops[0]) as plain, asyncio.Runner(loop_factory=loops[1]) as fast:
         runners = {variant.name: fast if variant.uvloop else plain for variant in chosen}
         calls = {variant.name: variant.make(running[variant.server], value) for variant in chosen}
         names = {
-            variant.name: [f"ai_cache:op:bench{place}.{size}|h:{number:064x}" for number in range(KEYS)]
+            variant.name: [f"ai_cache:bench:{place}:{size}:{batch}:{number:032x}" for number in range(KEYS)]
             for place, variant in enumerate(chosen)
         }
         for variant in chosen:
@@ -130,21 +143,22 @@ def _cell(
             runners[variant.name].run(_fill(calls[variant.name], names[variant.name]))
             memory[variant.name] = max(0, _used(running[variant.server]) - before) / KEYS
         for number in range(rounds):
-            _progress(f"{size / 1024:g} KB, {concurrency} concurrent: round {number + 1} of {rounds}", last=number + 1 == rounds)
+            _progress(f"{Cell(size, concurrency, {}, {}, batch).title}: round {number + 1} of {rounds}", last=number + 1 == rounds)
             for variant in random.sample(chosen, len(chosen)):
                 work = _measure(calls[variant.name], names[variant.name], operations, concurrency)
-                results[variant.name].append(runners[variant.name].run(work))
+                found = runners[variant.name].run(work)
+                results[variant.name].append(found._replace(ops=found.ops * batch, cpu=found.cpu / batch))
         for variant in chosen:
             runners[variant.name].run(_ended(calls[variant.name]))
     for server in running.values():
         _ask(server, ("FLUSHALL",))
-    return Cell(size, concurrency, results, memory)
+    return Cell(size, concurrency, results, memory, batch)
 
 
 async def _fill(calls: Calls, names: Sequence[str]) -> None:
     await calls.set(names[0])
-    for first in range(0, len(names), _BATCH):
-        await asyncio.gather(*(calls.set(name) for name in names[first : first + _BATCH]))
+    for first in range(0, len(names), _FILL):
+        await asyncio.gather(*(calls.set(name) for name in names[first : first + _FILL]))
     if await calls.get(names[-1]) is None:
         from redkeep.errors import ConfigurationError
 

@@ -24,12 +24,19 @@ class Measured(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """All rounds of one size and concurrency, by variant in order; bytes in the server's memory an entry."""
+    """All rounds of one size and concurrency, by variant in order; bytes in the server's memory an entry; keys a call."""
 
     size: int
     concurrency: int
     rounds: dict[str, list[Measured]]
     memory: dict[str, float]
+    batch: int = 1
+
+    @property
+    def title(self) -> str:
+        """What was measured."""
+        of_many = f", batches of {self.batch}" if self.batch > 1 else ""
+        return f"{self.size / 1024:g} KB{of_many}, {self.concurrency} concurrent"
 
 
 def ratios(cell: Cell, name: str, base: str) -> dict[str, tuple[float, float, float]]:
@@ -45,7 +52,7 @@ def ratios(cell: Cell, name: str, base: str) -> dict[str, tuple[float, float, fl
 def table(cell: Cell, base: str, also: Sequence[tuple[str, str]]) -> str:
     """The cell in lines: figures, and each variant against `base`; `also` are further pairs to compare."""
     count = len(cell.rounds[base])
-    lines = [f"{cell.size / 1024:g} KB, {cell.concurrency} concurrent, {count} rounds; ratios to {base}: minimum median maximum"]
+    lines = [f"{cell.title}, {count} rounds; ratios to {base}: minimum median maximum"]
     rows = []
     for name, measured in cell.rounds.items():
         against = ratios(cell, name, base)
@@ -69,7 +76,7 @@ def document(cells: Sequence[Cell], base: str, about: dict[str, Any]) -> dict[st
         **about, "base": base,
         "cells": [
             {
-                "bytes": cell.size, "concurrency": cell.concurrency,
+                "bytes": cell.size, "concurrency": cell.concurrency, "batch": cell.batch,
                 "variants": {
                     name: {
                         "memory_bytes_an_entry": cell.memory[name],
@@ -96,7 +103,7 @@ def picture(cell: Cell, base: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDE + 80}" height="{height}" font-family="sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="#ffffff"/>',
         f'<text x="12" y="24" font-size="15">Operations a second against {escape(base)}: '
-        f"{cell.size / 1024:g} KB, {cell.concurrency} concurrent</text>",
+        f"{cell.title}</text>",
     ]
     for row, (name, (least, middle, most)) in enumerate(found.items()):
         top = 44 + row * _ROW

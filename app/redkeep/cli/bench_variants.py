@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle  # nosec B403 - the PRD's design, measured; it reads only what this process wrote
 import random
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -13,6 +13,7 @@ import orjson
 from redkeep.cli.bench_servers import HOST, Kind, Server
 
 TTL: Final = 3600
+BATCH: Final = 50
 WORDS: Final = ("the", "cache", "keeps", "what", "a", "model", "has", "said", "about", "some", "text", "so", "nobody", "pays", "twice")
 
 BASE: Final = "redis-py, plain, raw"
@@ -24,11 +25,13 @@ ON_REDIS_PY: Final = "our cache on redis-py, lz4"
 
 
 class Calls(NamedTuple):
-    """One variant at work."""
+    """One variant at work; `get_many` and `set_many` where it can take several keys at once."""
 
     get: Callable[[str], Awaitable[Any]]
     set: Callable[[str], Awaitable[Any]]
     close: Callable[[], Awaitable[None]]
+    get_many: Callable[[Sequence[str]], Awaitable[Any]] | None = None
+    set_many: Callable[[Sequence[str]], Awaitable[Any]] | None = None
 
 
 class Value(NamedTuple):
@@ -48,6 +51,8 @@ class Variant(NamedTuple):
     server: Kind
     make: Make
     uvloop: bool = False
+    batches: bool = False
+    """Whether it can take several keys at once."""
 
 
 def value_of(size: int) -> Value:
@@ -65,17 +70,17 @@ def value_of(size: int) -> Value:
 def variants(*, uvloop: bool) -> list[Variant]:
     """All of them; the first is the measure of the others."""
     found = [
-        Variant(BASE, "plain", _redis_py),
+        Variant(BASE, "plain", _redis_py, batches=True),
         Variant("redis-py, password, raw", "password", _redis_py),
         Variant("redis-py, password + TLS, raw", "tls", _redis_py),
         Variant(PRD, "tls", _prd),
         Variant(OLD, "plain", _old),
-        Variant(ON_REDIS_PY, "full", _cache("lz4", "redis-py")),
-        Variant(FULL, "full", _cache("lz4", "transport")),
+        Variant(ON_REDIS_PY, "full", _cache("lz4", "redis-py"), batches=True),
+        Variant(FULL, "full", _cache("lz4", "transport"), batches=True),
         Variant(f"{FULL}, tracked memory", "full", _cache("lz4", "transport", redis_client_tracking=True)),
         Variant("our cache, zstd", "full", _cache("zstd", "transport")),
         Variant("our cache, no compression", "full", _cache("none", "transport")),
-        Variant(OWN_PLAIN, "plain", _transport),
+        Variant(OWN_PLAIN, "plain", _transport, batches=True),
     ]
     if uvloop:
         found.append(Variant(f"{FULL}, uvloop", "full", _cache("lz4", "transport"), uvloop=True))
@@ -90,9 +95,39 @@ def _client(server: Server) -> Any:
     return Redis(host=HOST, port=server.port, password=server.password)
 
 
+def batched(variant: Variant) -> Variant:
+    """The variant at batches of 50: each of its calls takes the key it is given and 49 others."""
+
+    def make(server: Server, value: Value) -> Calls:
+        calls = variant.make(server, value)
+        get_many, set_many = calls.get_many, calls.set_many
+        assert get_many is not None
+        assert set_many is not None
+        places: dict[str, int] = {}
+        keys: list[str] = []
+
+        def some(key: str) -> list[str]:
+            if key not in places:
+                places[key] = len(keys)
+                keys.append(key)
+            first = places[key]
+            return (keys * 2)[first : first + BATCH] if len(keys) >= BATCH else keys * 1
+
+        return Calls(lambda key: get_many(some(key)), lambda key: set_many(some(key)), calls.close)
+
+    return variant._replace(make=make)
+
+
 def _redis_py(server: Server, value: Value) -> Calls:
     client = _client(server)
-    return Calls(client.get, lambda key: client.set(key, value.json, ex=TTL), client.aclose)
+
+    async def put_many(keys: Sequence[str]) -> None:
+        async with client.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.set(key, value.json, ex=TTL)
+            await pipeline.execute()
+
+    return Calls(client.get, lambda key: client.set(key, value.json, ex=TTL), client.aclose, client.mget, put_many)
 
 
 def _insecure_unpickle(payload: bytes) -> Any:
@@ -142,7 +177,10 @@ def _transport(server: Server, value: Value) -> Calls:
 
     client = Transport(build_target(environment="development", redis_url=f"redis://{HOST}:{server.port}/0"))
     execute = client.execute
-    return Calls(lambda key: execute("GET", key), lambda key: execute("SET", key, value.json, "EX", TTL), client.close)
+    return Calls(
+        lambda key: execute("GET", key), lambda key: execute("SET", key, value.json, "EX", TTL), client.close,
+        lambda keys: execute("MGET", *keys), lambda keys: client.execute_many([("SET", key, value.json, "EX", TTL) for key in keys]),
+    )  # fmt: skip
 
 
 def _cache(compression: str, client: str, **more: Any) -> Make:
@@ -156,6 +194,9 @@ def _cache(compression: str, client: str, **more: Any) -> Make:
         }
         cache = SecureAIResponseCache.from_settings(Settings(**chosen), memory_cache_size=1000)
         document = value.document
-        return Calls(cache.get, lambda key: cache.set(key, document, TTL), cache.close)
+        return Calls(
+            cache.get, lambda key: cache.set(key, document, TTL), cache.close,
+            cache.get_many, lambda keys: cache.set_many(dict.fromkeys(keys, document), TTL),
+        )  # fmt: skip
 
     return make

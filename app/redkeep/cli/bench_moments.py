@@ -1,0 +1,127 @@
+"""What the benchmark measures once: how long a connection takes to be ready, and how much memory 64 callers take."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from redkeep.cli.bench_servers import HOST, Kind, Server
+from redkeep.cli.bench_variants import Calls, Value, value_of
+from redkeep.cli.table import render
+
+CALLERS: Final = 64
+CONNECTS: Final = 30
+_OPERATIONS: Final = 5000
+_ALONE_SECONDS: Final = 120.0
+
+Three = tuple[float, float, float]
+OURS, STOCK = "our transport, mutual TLS, ACL", "redis-py, TLS, password"
+
+
+def connect_times(running: dict[Kind, Server]) -> dict[str, Three]:
+    """Milliseconds from nothing to the first PONG, minimum, median and maximum of 30, both in turns."""
+    from redkeep.access.tls import SharedContext
+    from redkeep.access.transport import Transport
+    from redkeep.target import build_target
+
+    target = build_target(**running["full"].settings)
+    contexts = SharedContext(target)
+
+    async def ours() -> None:
+        async with Transport(target, contexts=contexts) as client:
+            await client.execute("PING")
+
+    async def stock() -> None:
+        async with redis_py(running["tls"]) as client:
+            await client.ping()
+
+    async def main() -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {OURS: [], STOCK: []}
+        ways: list[tuple[str, Callable[[], Awaitable[None]]]] = [(OURS, ours), (STOCK, stock)]
+        for _ in range(CONNECTS):
+            for name, connect in random.sample(ways, 2):
+                began = time.perf_counter()
+                await connect()
+                found[name].append((time.perf_counter() - began) * 1e3)
+        return found
+
+    return {name: (min(each), statistics.median(each), max(each)) for name, each in asyncio.run(main()).items()}
+
+
+def memory_at_work(running: dict[Kind, Server]) -> dict[str, float]:
+    """Megabytes by which a process with one idle connection grew once 64 callers had worked, each kind in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    found = {}
+    for name, server in ((OURS, running["full"]), (STOCK, running["tls"])):
+        receiving, sending = context.Pipe(duplex=False)
+        child = context.Process(target=_grow, args=(name, server, sending))
+        child.start()
+        sending.close()
+        try:
+            found[name] = float(receiving.recv()) if receiving.poll(_ALONE_SECONDS) else float("nan")
+        finally:
+            child.kill()
+            child.join()
+    return found
+
+
+def redis_py(server: Server) -> Any:
+    """Stock redis-py on one of the servers that have a password or none."""
+    from redis.asyncio import Redis
+
+    if server.kind == "tls":
+        return Redis(host=HOST, port=server.port, password=server.password, ssl=True, ssl_ca_certs=str(server.ca))
+    return Redis(host=HOST, port=server.port, password=server.password)
+
+
+def lines(connects: dict[str, Three], memory: dict[str, float]) -> str:
+    """Both as a table."""
+    rows = [[name, " ".join(f"{value:.1f}" for value in connects[name]), f"{memory[name]:+.1f}"] for name in connects]
+    return render(["once", "connect ms: minimum median maximum", f"MB at {CALLERS} callers"], rows)
+
+
+def _grow(name: str, server: Server, answer: Any) -> None:
+    answer.send(asyncio.run(_grown(name, server)))
+
+
+async def _grown(name: str, server: Server) -> float:
+    value = value_of(2048)
+    calls = _raw_transport(server, value) if name == OURS else _raw_redis_py(server, value)
+    names = [f"ai_cache:memory:{number:032x}" for number in range(500)]
+    await calls.get(names[0])
+    before = _resident()
+    await asyncio.gather(*(_work(calls, names[number:] + names[:number]) for number in range(CALLERS)))
+    grown = _resident() - before
+    await calls.close()
+    return grown
+
+
+async def _work(calls: Calls, names: Sequence[str]) -> None:
+    for number in range(_OPERATIONS // CALLERS):
+        await (calls.get if number % 5 else calls.set)(names[number])
+
+
+def _raw_transport(server: Server, value: Value) -> Calls:
+    from redkeep.access.transport import Transport
+    from redkeep.target import build_target
+
+    client = Transport(build_target(**server.settings))
+    execute = client.execute
+    return Calls(lambda key: execute("GET", key), lambda key: execute("SET", key, value.json, "EX", 60), client.close)
+
+
+def _raw_redis_py(server: Server, value: Value) -> Calls:
+    client = redis_py(server)
+    return Calls(client.get, lambda key: client.set(key, value.json, ex=60), client.aclose)
+
+
+def _resident() -> float:
+    """Megabytes that this process has in use."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
