@@ -21,6 +21,7 @@ def peers() -> list[Variant]:
     return [
         Variant("cashews, TLS, signed pickle", "tls", _cashews),
         Variant("aiocache, TLS, JSON", "tls", _aiocache),
+        Variant("cachekit, TLS, AES-GCM", "tls", _cachekit),
         Variant("valkey-glide, TLS, AES-GCM", "tls", _glide),
     ]
 
@@ -46,6 +47,30 @@ def _aiocache(server: Server, value: Value) -> Calls:
     )  # fmt: skip
     document = value.document
     return Calls(cache.get, lambda key: cache.set(key, document, ttl=TTL), cache.close)
+
+
+def _cachekit(server: Server, value: Value) -> Calls:
+    """It is a decorator: what writes a value anew is an invalidation and the miss after it. Its own memory tier is off."""
+    from cachekit import cache
+    from cachekit.backends.redis import RedisBackend
+
+    url = f"rediss://:{quote(server.password or '', safe='')}@{HOST}:{server.port}/0?ssl_ca_certs={server.ca}"
+    secure = cache.secure(
+        master_key=os.urandom(32).hex(), ttl=TTL, backend=RedisBackend(url), l1_enabled=False, namespace=f"size{len(value.json)}"
+    )
+
+    @secure
+    async def answer(key: str) -> dict[str, str]:  # noqa: ARG001
+        return value.document
+
+    async def put(key: str) -> None:
+        await answer.ainvalidate_cache(key)
+        await answer(key)
+
+    async def close() -> None:
+        pass  # its connections end with their pool
+
+    return Calls(answer, put, close)
 
 
 def _glide(server: Server, value: Value) -> Calls:
