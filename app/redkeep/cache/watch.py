@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from redkeep.access.tracking import Invalidate
     from redkeep.cache.memory import MemoryTier
 
-PAUSE_EVERY: Final = 16
-"""Hits of memory after which the event loop gets a turn: a caller who does nothing else must hear of changes, too."""
+PAUSE_AFTER: Final = 64
+"""Hits of memory without a turn of the event loop after which it gets one: who does nothing else must hear of changes, too."""
 
 
 class Source(Protocol):
@@ -55,11 +55,17 @@ class Watch:
         return self._source is not None and self._source.tracking
 
     async def ready(self) -> bool:
-        """Whether what is kept may be served now; now and then it lets the event loop hear of changes first."""
+        """Whether what is kept may be served now; when nobody else does, it lets the event loop hear of changes first."""
         self._asked += 1
-        if not self._asked % PAUSE_EVERY:
+        if self._asked == 1:
+            asyncio.get_running_loop().call_soon(self._turned)
+        elif self._asked > PAUSE_AFTER:
             await asyncio.sleep(0)
+            self._turned()
         return self.active
+
+    def _turned(self) -> None:
+        self._asked = 0
 
     def begin(self, name: str) -> object:
         """`name` is about to be read; returns what `end` wants."""

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from redkeep.cli.bench_servers import HOST, Kind, Server
-from redkeep.cli.bench_variants import Calls, Value, value_of
+from redkeep.cli.bench_servers import Kind, Server
+from redkeep.cli.bench_variants import Calls, raw_redis_py, raw_transport, stock_client, value_of
 from redkeep.cli.table import render
 
 CALLERS: Final = 64
@@ -39,7 +39,7 @@ def connect_times(running: dict[Kind, Server]) -> dict[str, Three]:
             await client.execute("PING")
 
     async def stock() -> None:
-        async with redis_py(running["tls"]) as client:
+        async with stock_client(running["tls"]) as client:
             await client.ping()
 
     async def main() -> dict[str, list[float]]:
@@ -72,15 +72,6 @@ def memory_at_work(running: dict[Kind, Server]) -> dict[str, float]:
     return found
 
 
-def redis_py(server: Server) -> Any:
-    """Stock redis-py on one of the servers that have a password or none."""
-    from redis.asyncio import Redis
-
-    if server.kind == "tls":
-        return Redis(host=HOST, port=server.port, password=server.password, ssl=True, ssl_ca_certs=str(server.ca))
-    return Redis(host=HOST, port=server.port, password=server.password)
-
-
 def lines(connects: dict[str, Three], memory: dict[str, float]) -> str:
     """Both as a table."""
     rows = [[name, " ".join(f"{value:.1f}" for value in connects[name]), f"{memory[name]:+.1f}"] for name in connects]
@@ -93,7 +84,7 @@ def _grow(name: str, server: Server, answer: Any) -> None:
 
 async def _grown(name: str, server: Server) -> float:
     value = value_of(2048)
-    calls = _raw_transport(server, value) if name == OURS else _raw_redis_py(server, value)
+    calls = (raw_transport if name == OURS else raw_redis_py)(server, value)
     names = [f"ai_cache:memory:{number:032x}" for number in range(500)]
     await calls.get(names[0])
     before = _resident()
@@ -106,20 +97,6 @@ async def _grown(name: str, server: Server) -> float:
 async def _work(calls: Calls, names: Sequence[str]) -> None:
     for number in range(_OPERATIONS // CALLERS):
         await (calls.get if number % 5 else calls.set)(names[number])
-
-
-def _raw_transport(server: Server, value: Value) -> Calls:
-    from redkeep.access.transport import Transport
-    from redkeep.target import build_target
-
-    client = Transport(build_target(**server.settings))
-    execute = client.execute
-    return Calls(lambda key: execute("GET", key), lambda key: execute("SET", key, value.json, "EX", 60), client.close)
-
-
-def _raw_redis_py(server: Server, value: Value) -> Calls:
-    client = redis_py(server)
-    return Calls(client.get, lambda key: client.set(key, value.json, ex=60), client.aclose)
 
 
 def _resident() -> float:

@@ -70,9 +70,9 @@ def value_of(size: int) -> Value:
 def variants(*, uvloop: bool) -> list[Variant]:
     """All of them; the first is the measure of the others."""
     found = [
-        Variant(BASE, "plain", _redis_py, batches=True),
-        Variant("redis-py, password, raw", "password", _redis_py),
-        Variant("redis-py, password + TLS, raw", "tls", _redis_py),
+        Variant(BASE, "plain", raw_redis_py, batches=True),
+        Variant("redis-py, password, raw", "password", raw_redis_py),
+        Variant("redis-py, password + TLS, raw", "tls", raw_redis_py),
         Variant(PRD, "tls", _prd),
         Variant(OLD, "plain", _old),
         Variant(ON_REDIS_PY, "full", _cache("lz4", "redis-py"), batches=True),
@@ -80,14 +80,15 @@ def variants(*, uvloop: bool) -> list[Variant]:
         Variant(f"{FULL}, tracked memory", "full", _cache("lz4", "transport", redis_client_tracking=True)),
         Variant("our cache, zstd", "full", _cache("zstd", "transport")),
         Variant("our cache, no compression", "full", _cache("none", "transport")),
-        Variant(OWN_PLAIN, "plain", _transport, batches=True),
+        Variant(OWN_PLAIN, "plain", raw_transport, batches=True),
     ]
     if uvloop:
         found.append(Variant(f"{FULL}, uvloop", "full", _cache("lz4", "transport"), uvloop=True))
     return found
 
 
-def _client(server: Server) -> Any:
+def stock_client(server: Server) -> Any:
+    """redis-py as it comes, on a server with a password or without."""
     from redis.asyncio import Redis
 
     if server.kind == "tls":
@@ -118,8 +119,9 @@ def batched(variant: Variant) -> Variant:
     return variant._replace(make=make)
 
 
-def _redis_py(server: Server, value: Value) -> Calls:
-    client = _client(server)
+def raw_redis_py(server: Server, value: Value) -> Calls:
+    """redis-py as it comes, bytes in and bytes out."""
+    client = stock_client(server)
 
     async def put_many(keys: Sequence[str]) -> None:
         async with client.pipeline(transaction=False) as pipeline:
@@ -137,7 +139,7 @@ def _insecure_unpickle(payload: bytes) -> Any:
 
 def _old(server: Server, value: Value) -> Calls:
     """What the PRD found: pickle behind a marker, zlib above 1000 bytes, no security (contract.md)."""
-    client = _client(server)
+    client = stock_client(server)
 
     async def get(key: str) -> Any:
         found = await client.get(key)
@@ -158,7 +160,7 @@ def _prd(server: Server, value: Value) -> Calls:
     """Pickle, then Fernet, then zlib, in the order that the PRD has them."""
     from cryptography.fernet import Fernet
 
-    client = _client(server)
+    client = stock_client(server)
     fernet = Fernet(Fernet.generate_key())
 
     async def get(key: str) -> Any:
@@ -171,11 +173,13 @@ def _prd(server: Server, value: Value) -> Calls:
     return Calls(get, put, client.aclose)
 
 
-def _transport(server: Server, value: Value) -> Calls:
+def raw_transport(server: Server, value: Value) -> Calls:
+    """Our transport, bytes in and bytes out; with all security where the server has it."""
     from redkeep.access.transport import Transport
     from redkeep.target import build_target
 
-    client = Transport(build_target(environment="development", redis_url=f"redis://{HOST}:{server.port}/0"))
+    plain = {"environment": "development", "redis_url": f"redis://{HOST}:{server.port}/0"}
+    client = Transport(build_target(**(server.settings if server.kind == "full" else plain)))
     execute = client.execute
     return Calls(
         lambda key: execute("GET", key), lambda key: execute("SET", key, value.json, "EX", TTL), client.close,
