@@ -57,8 +57,9 @@ bench: test-environment ## Measure the cache beside redis-py, the PRD design and
 	@tests/performance/peers.sh
 	build/bench/bin/python -m tests.performance.bench $(ARGS)
 
-image: environment ## Build the image of the API (ARGS="--build-arg IMAGE=... --build-arg TAG=..." for another base)
+image: environment ## Build the images of the API and the dashboard (ARGS="--build-arg IMAGE=... --build-arg TAG=..." for another base)
 	@deploys/image.sh api $(ARGS)
+	@deploys/image.sh dashboard $(ARGS)
 
 bench-deploy: test-environment ## Measure the deploy beside ansible-core on lab hosts, one and eight (ten minutes or more)
 	@tests/performance/ansible/environment.sh

@@ -54,7 +54,7 @@ def test_a_second_run_changes_nothing(tmp_path: Path, capsys: Captured) -> None:
     assert "nothing was changed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [(), ("--port", "16380"), ("--port", "16380", "--api", "18765")])
+@pytest.mark.parametrize("arguments", [(), ("--port", "16380"), ("--port", "16380", "--api", "18765", "--dashboard", "18501")])
 def test_every_variable_has_a_value(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """compose.yaml and its override name no variable that .env has not, and .env none that they do not use."""
     make(tmp_path / "dev", *arguments)
@@ -70,6 +70,18 @@ def test_a_port_comes_and_goes(tmp_path: Path) -> None:
         make(tmp_path / "dev", *arguments)
         assert read_target(tmp_path / "dev/cache.env").address.host.startswith(host)
         assert bool(arguments) == (tmp_path / "dev/compose.port.yaml").exists()
+
+
+def test_the_api_and_the_dashboard_come_and_go(tmp_path: Path) -> None:
+    """The dashboard brings the API; not asked for any more, neither leaves a key behind, and the store keeps it."""
+    make(tmp_path / "dev", "--dashboard", "18501")
+    key = (tmp_path / "dev/dashboard/api-key").read_text()
+    names = env_values((tmp_path / "dev/.env").read_text())["COMPOSE_FILE"]
+    assert "compose.yaml:compose.api.yaml:compose.dashboard.yaml" == names
+    make(tmp_path / "dev")
+    assert [] == [path for path in tree(tmp_path / "dev") if re.search("api|dashboard", path)]
+    make(tmp_path / "dev", "--api", "18765")
+    assert key == (tmp_path / "dev/api/api-key").read_text()
 
 
 def test_the_app_reads_what_was_written(tmp_path: Path) -> None:
@@ -122,6 +134,7 @@ def test_the_network_is_free_and_the_folder_s_own() -> None:
     [
         (("--port", "70000"), "--port must be 1 to 65535"),
         (("--image", "Not an image"), "--image is not the name of an image"),
+        (("--api", "18765", "--port", "18765"), "--port, --api and --dashboard share a port"),
         (("--memory", "1"), "--memory is a number of MiB"),
         (("--subnet", "127.0.0.0/16"), "--subnet 127.0.0.0/16 overlaps with 127.0.0.0/8"),
     ],

@@ -26,6 +26,8 @@ OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
 
 API_IMAGE: Final = "redkeep/api"
 API_PORT: Final = 8765
+DASHBOARD_IMAGE: Final = "redkeep/dashboard"
+DASHBOARD_PORT: Final = 8501
 
 SERVER_ID: Final = 65532
 """User and group of the containers when root makes the files; another developer's run as the developer."""
@@ -47,7 +49,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                         help="publish the server at this port of 127.0.0.1 (default: no port; Linux reaches it by its own address)")
     parser.add_argument("--api", type=int, nargs="?", const=API_PORT, default=0, metavar="N",
                         help=f"run the API as well, by TLS at this port of 127.0.0.1 ({API_PORT} when no number is given)")
+    parser.add_argument("--dashboard", type=int, nargs="?", const=DASHBOARD_PORT, default=0, metavar="N",
+                        help=f"run the dashboard and the API, at this port of 127.0.0.1 ({DASHBOARD_PORT} when no number is given)")
     parser.add_argument("--api-image", default=API_IMAGE, help=f"its image, from `make image` (default: {API_IMAGE})")
+    parser.add_argument("--dashboard-image", default=DASHBOARD_IMAGE, help=f"its image, likewise (default: {DASHBOARD_IMAGE})")
     parser.add_argument("--engine", choices=sorted(IMAGES), default="redis", help="redis or valkey (default: redis)")
     parser.add_argument("--image", help="any image of the engine, best by digest (default: " + ", ".join(IMAGES.values()) + ")")
     parser.add_argument("--image-version", type=_version, metavar="X.Y",
@@ -67,15 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     folder = _checked(arguments.folder)
     before = env_values((folder / ".env").read_text("utf-8")) if (folder / ".env").is_file() else {}
     image = arguments.image or IMAGES[arguments.engine]
-    for option, image_name in (("--image", image), ("--api-image", arguments.api_image)):
+    api = arguments.api or (API_PORT if arguments.dashboard else 0)
+    images = {"--image": image, "--api-image": arguments.api_image, "--dashboard-image": arguments.dashboard_image}
+    for option, image_name in images.items():
         if not _IMAGE.fullmatch(image_name):
             raise ConfigurationError(f"{option} is not the name of an image, such as redis:7-alpine or name@sha256:...")
     if not 16 <= arguments.memory <= 1024**2:
         raise ConfigurationError("--memory is a number of MiB from 16 to 1048576")
-    if arguments.port and arguments.port == arguments.api:
-        raise ConfigurationError(f"--port and --api are both {arguments.port}; give each its own")
-    _check_port("--port", arguments.port, before.get("REDIS_PUBLISHED", ""))
-    _check_port("--api", arguments.api, before.get("API_PUBLISHED", ""))
+    ports = {"port": arguments.port, "api": api, "dashboard": arguments.dashboard}
+    if len(asked := [port for port in ports.values() if port]) != len(set(asked)):
+        raise ConfigurationError("--port, --api and --dashboard share a port; give each its own")
+    for option, name in (("port", "REDIS"), ("api", "API"), ("dashboard", "DASHBOARD")):
+        _check_port(f"--{option}", ports[option], before.get(f"{name}_PUBLISHED", ""))
     recorded = ipaddress.IPv4Network(before["INTERNAL_SUBNET"]).supernet() if "INTERNAL_SUBNET" in before else None
     taken = [network for network in own_networks(_routes()) if recorded is None or not network.subnet_of(recorded)]
     subnet = arguments.subnet or recorded or free_subnet(folder, taken)
@@ -91,8 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
         subnet=subnet,
         maxmemory_bytes=arguments.memory * 1024**2,
         published=arguments.port,
-        api=arguments.api,
+        api=api,
         api_image=arguments.api_image,
+        dashboard=arguments.dashboard,
+        dashboard_image=arguments.dashboard_image,
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = SecretStore.open(folder / "secrets", passphrase=passphrase_from_environment(), create=True)
@@ -105,6 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
     if wanted.api:
         call = f'-H "X-API-Key: $(cat {shown}/api/api-key)" https://127.0.0.1:{wanted.api}/monitoring/security-status'
         print(f"ask      curl --cacert {shown}/client/ca.crt {call}")
+    if wanted.dashboard:
+        print(f"look     http://127.0.0.1:{wanted.dashboard}")
     return 0
 
 
@@ -164,7 +176,8 @@ def _write(folder: Path, wanted: tuple[QuickFile, ...]) -> int:
             os.chown(path, -1, group)
         written += 1
     names = {file.path for file in wanted}
-    for old in (path for path in (*folder.glob("compose.*.yaml"), *folder.glob("api/*")) if str(path.relative_to(folder)) not in names):
+    left = [path for part in ("compose.*.yaml", "api/*", "dashboard/*") for path in folder.glob(part)]
+    for old in (path for path in left if str(path.relative_to(folder)) not in names):
         old.unlink()
         written += 1
     return written

@@ -31,8 +31,8 @@ _MAX_CLIENTS = 1000
 @dataclass(frozen=True, kw_only=True)
 class Quickstart:
     """What a developer wants. ``folder`` is absolute, ``image`` has the ``engine`` of ``version`` (major, minor) or later, ``user`` the
-    "uid:gid" that the containers run as, ``published`` a port of 127.0.0.1 for the server and ``api`` one for the API, 0 for
-    none; ``api_image`` has the package with its API."""
+    "uid:gid" that the containers run as, ``published`` a port of 127.0.0.1 for the server and ``api`` and ``dashboard`` ones for
+    those, 0 for none; the two images have the package with these extras. A dashboard needs the API."""
 
     folder: Path
     image: str
@@ -44,6 +44,8 @@ class Quickstart:
     published: int = 0
     api: int = 0
     api_image: str = ""
+    dashboard: int = 0
+    dashboard_image: str = ""
 
     @property
     def internal(self) -> ipaddress.IPv4Network:
@@ -100,15 +102,16 @@ def free_subnet(folder: Path, taken: Iterable[ipaddress.IPv4Network]) -> ipaddre
 def quickstart_files(wanted: Quickstart, store: SecretStore) -> tuple[QuickFile, ...]:
     """Every file but the secrets themselves, which are made in ``store`` when missing."""
     with store.transaction():
-        parts = [_server_files(wanted, store), _api_files(wanted, store) if wanted.api else {}]
+        server = _server_files(wanted, store)
+        api = _api_files(wanted, store) if wanted.api else {}
+        dashboard = _dashboard_files(store) if wanted.dashboard else {}
         client = _client_files(store, "cache_service")
         environment = _environment(_settings(wanted.url, wanted.folder / "client", store))
-    server, api = parts
     return (
-        *(QuickFile(path, content, mounted=True) for part in parts for path, content in part.items()),
+        *(QuickFile(path, content, mounted=True) for part in (server, api, dashboard) for path, content in part.items()),
         *(QuickFile(f"client/{name}", content) for name, content in client.items()),
         QuickFile("cache.env", environment),
-        QuickFile(".env", compose.env_text(_variables(wanted, server, api))),
+        QuickFile(".env", compose.env_text(_variables(wanted, server, api, dashboard))),
         *(QuickFile(name, compose.text(name)) for name in compose_files(wanted)),
         QuickFile(".gitignore", b"# Secrets: nothing in here belongs into git.\n*\n"),
     )
@@ -116,8 +119,8 @@ def quickstart_files(wanted: Quickstart, store: SecretStore) -> tuple[QuickFile,
 
 def compose_files(wanted: Quickstart) -> tuple[str, ...]:
     """What compose reads, in this order."""
-    port, api = ("compose.port.yaml",) if wanted.published else (), ("compose.api.yaml",) if wanted.api else ()
-    return ("compose.yaml", *port, *api)
+    parts = {"port": wanted.published, "api": wanted.api, "dashboard": wanted.dashboard}
+    return ("compose.yaml", *(f"compose.{name}.yaml" for name, port in parts.items() if port))
 
 
 def _server_files(wanted: Quickstart, store: SecretStore) -> dict[str, bytes]:
@@ -161,6 +164,11 @@ def _api_files(wanted: Quickstart, store: SecretStore) -> dict[str, bytes]:
     }
 
 
+def _dashboard_files(store: SecretStore) -> dict[str, bytes]:
+    """What the dashboard's container reads: the key of the API and whose certificate to trust."""
+    return {"dashboard/api-key": store.password("api").encode() + b"\n", "dashboard/ca.crt": store.trust_bundle()}
+
+
 def _client_files(store: SecretStore, service: str) -> dict[str, bytes]:
     leaf = store.leaf(service, [f"{service}.redkeep"], use="client")
     return {"ca.crt": store.trust_bundle(), "client.crt": leaf.cert_pem, "client.key": leaf.key_pem}
@@ -182,7 +190,7 @@ def _settings(url: str, folder: Path, store: SecretStore) -> dict[str, str]:
     }
 
 
-def _variables(wanted: Quickstart, server: dict[str, bytes], api: dict[str, bytes]) -> dict[str, str]:
+def _variables(wanted: Quickstart, server: dict[str, bytes], api: dict[str, bytes], dashboard: dict[str, bytes]) -> dict[str, str]:
     memory = str(compose.memory_limit(wanted.maxmemory_bytes))
     values = {
         "COMPOSE_FILE": ":".join(compose_files(wanted)),
@@ -210,6 +218,9 @@ def _variables(wanted: Quickstart, server: dict[str, bytes], api: dict[str, byte
     if wanted.api:
         values |= {"API_IMAGE": wanted.api_image, "API_PUBLISHED": str(wanted.api), "API_USER": wanted.user}
         values["API_SPEC"] = compose.specification("api", values, *api.values(), source="compose.api.yaml")
+    if wanted.dashboard:
+        values |= {"DASHBOARD_IMAGE": wanted.dashboard_image, "DASHBOARD_PUBLISHED": str(wanted.dashboard)}
+        values["DASHBOARD_SPEC"] = compose.specification("dashboard", values, *dashboard.values(), source="compose.dashboard.yaml")
     # Files are read when a container starts: other files are another container, so that `up -d` is all there is to do.
     return values | {"REDIS_SPEC": compose.specification(compose.SERVICE, values, *server.values())}
 
