@@ -233,7 +233,7 @@ def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
         listening = box.host.run("ss -Hltn 'sport = :16380 or sport = :6380'").out
         assert [line.split()[3] for line in listening.splitlines()] == ([f"127.0.0.1:{port}"] if port else [])
     assert not box.reaches("bridge", box.host.check("sed -n 's/^REDIS_ADDRESS=//p' /root/dev/.env"), 6380)
-    copied = "mkdir /root/unset && cd /root/unset && cp ../dev/compose.yaml . && grep -v REDIS_IMAGE ../dev/.env > .env"
+    copied = "mkdir /root/unset && cd /root/unset && cp ../dev/compose*.yaml . && grep -v REDIS_IMAGE ../dev/.env > .env"
     unset = box.host.run(f"{copied} && {compose} config")
     assert unset.code != 0
     assert "REDIS_IMAGE" in unset.err

@@ -1,4 +1,4 @@
-"""The whole quickstart on this machine's engine: Redis and the API in containers, both built here, run by plain compose."""
+"""The whole quickstart on this machine's engine: Redis, the API and the dashboard in containers, all built here, run by plain compose."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.redis.server import free_port
 
 pytestmark = pytest.mark.soak
 SUITE = {"3.11": "bookworm", "3.13": "trixie"}[".".join(map(str, sys.version_info[:2]))]
-BASE, SERVER, API = "redkeep-test/python", "redkeep-test/redis", "redkeep/api"
+BASE, SERVER, API, DASHBOARD = "redkeep-test/python", "redkeep-test/redis", "redkeep/api", "redkeep/dashboard"
 
 SERVER_FILES = """set -eu; t=$(mktemp -d)
 for f in {server} /usr/bin/redis-cli /bin/dash; do echo $f; ldd $f | grep -o '/[^ ]*'; done | sort -u | while read -r f; do
@@ -46,6 +46,7 @@ class Stack:
 
     folder: Path
     port: int
+    page: int
 
     def ask(self, path: str, key: str) -> tuple[int, str]:
         """Status and body of a route of the API, by TLS against the folder's CA alone."""
@@ -64,7 +65,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Both images built without a registry, the files made, and compose's own `up -d`."""
+    """All images built without a registry, the files made, and compose's own `up -d`."""
     engine.ensure()
     if not shutil.which("docker-compose"):
         engine.run([*engine.as_root("apt-get"), "-q", "-y", "install", "--no-install-recommends", "docker-compose"])
@@ -72,17 +73,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     base = f"FROM {image.build(SUITE)}\nRUN {packages} && rm -rf /var/lib/apt/lists/*\n"
     engine.docker("build", "--quiet", "--tag", f"{BASE}:1", "-", stdin=base.encode())
     shell(SERVER_FILES.format(server=os.path.realpath(redis_server()), name=SERVER))
-    shell(f"deploys/image.sh api --offline --build-arg IMAGE={BASE} --build-arg TAG=1")
-    folder, port = tmp_path_factory.mktemp("quick") / "stack", free_port()
-    shell(f"{sys.executable} -m redkeep.cli quickstart {folder} --image {SERVER} --api {port}")
+    for extra in ("api", "dashboard"):
+        shell(f"deploys/image.sh {extra} --offline --build-arg IMAGE={BASE} --build-arg TAG=1")
+    folder, port, page = tmp_path_factory.mktemp("quick") / "stack", free_port(), free_port()
+    shell(f"{sys.executable} -m redkeep.cli quickstart {folder} --image {SERVER} --api {port} --dashboard {page}")
     try:
         shell("docker-compose up -d", folder)
-        shell("for i in $(seq 60); do docker ps --filter health=healthy --format '{{.Names}}' | grep -q stack_api && exit; sleep 1; done; "
-              "docker-compose logs; exit 1", folder)  # fmt: skip
-        yield Stack(folder, port)
+        healthy = "$(docker ps --filter health=healthy --format '{{.Names}}' | grep -c ^stack_)"
+        shell(f"for i in $(seq 180); do [ {healthy} = 3 ] && exit; sleep 1; done; docker-compose logs; exit 1", folder)
+        yield Stack(folder, port, page)
     finally:
         shell("docker-compose down", folder)
-        engine.run([*engine.client(), "rmi", SERVER, API, f"{BASE}:1"], check=False)
+        engine.run([*engine.client(), "rmi", SERVER, API, DASHBOARD, f"{BASE}:1"], check=False)
 
 
 def test_the_api_says_that_all_is_safe(stack: Stack) -> None:
@@ -94,23 +96,26 @@ def test_the_api_says_that_all_is_safe(stack: Stack) -> None:
 
 
 def test_each_container_has_the_networks_it_needs(stack: Stack) -> None:
-    """The server is on the internal network alone, the API on both; only the API has a port, at the loopback address."""
-    found = {name: stack.inspect(name) for name in ("redis", "api")}
+    """The server is on the internal network alone, the dashboard on the other, the API on both; each port is at the loopback address."""
+    found = {name: stack.inspect(name) for name in ("redis", "api", "dashboard")}
     networks = {name: set(one["NetworkSettings"]["Networks"]) for name, one in found.items()}  # type: ignore[index]
-    assert {"redis": {"stack_internal"}, "api": {"stack_internal", "stack_edge"}} == networks
+    assert {"redis": {"stack_internal"}, "api": {"stack_internal", "stack_edge"}, "dashboard": {"stack_edge"}} == networks
     bindings = {name: one["HostConfig"]["PortBindings"] for name, one in found.items()}  # type: ignore[index]
-    assert {"redis": {}, "api": {"8765/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(stack.port)}]}} == bindings
+    api, page = ([{"HostIp": "127.0.0.1", "HostPort": str(port)}] for port in (stack.port, stack.page))
+    assert {"redis": {}, "api": {"8765/tcp": api}, "dashboard": {"8501/tcp": page}} == bindings
+    with urllib.request.urlopen(f"http://127.0.0.1:{stack.page}/", timeout=30) as answer:
+        assert b"<title>" in answer.read()
 
 
-@pytest.mark.parametrize("service", ["redis", "api"])
+@pytest.mark.parametrize("service", ["redis", "api", "dashboard"])
 def test_no_container_has_rights_or_shows_a_secret(stack: Stack, service: str) -> None:
     """No root, no capability, a read-only root, limits; no password, key or token in what the engine shows or the image holds."""
     one = stack.inspect(service)
     host = one["HostConfig"]
     assert one["Config"]["User"].split(":")[0] not in ("", "0")  # type: ignore[index]
-    expected = {"ReadonlyRootfs": True, "Privileged": False, "CapDrop": ["ALL"], "CapAdd": None, "PidsLimit": 64}
+    expected = {"ReadonlyRootfs": True, "Privileged": False, "CapDrop": ["ALL"], "CapAdd": None}
     assert expected == {key: host[key] for key in expected}  # type: ignore[index]
-    assert host["Memory"] == host["MemorySwap"] > 0  # type: ignore[index]
+    assert host["Memory"] == host["MemorySwap"] > 0 < host["PidsLimit"]  # type: ignore[index]
     shown = json.dumps(one) + shell(f"docker history --no-trunc {one['Image']}; docker top {one['Id']}; docker logs {one['Id']} 2>&1")
     store = SecretStore.open(stack.folder / "secrets")
     secrets = [*(store.password(user) for user in store.users()), *store.encryption_keys()]
