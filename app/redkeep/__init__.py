@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TLSError,
     )
     from redkeep.migration.cache_migration import AIResponseCacheSecurityMigration
+    from redkeep.migration.manager import DetailedMigrationManager
     from redkeep.monitoring.alerts import SimpleAlertManager
     from redkeep.monitoring.events import SecurityMonitor
     from redkeep.monitoring.metrics import SecurityMetricsCollector
@@ -46,6 +47,7 @@ __all__ = [
     "CertificateError",
     "ConfigurationError",
     "DecryptionError",
+    "DetailedMigrationManager",
     "EncryptedCacheLayer",
     "PermissionDeniedError",
     "RedkeepError",
@@ -70,6 +72,7 @@ _HOMES = {
     "AIResponseCache": "redkeep.cache.response",
     "SecureAIResponseCache": "redkeep.cache.secure",
     "AIResponseCacheSecurityMigration": "redkeep.migration.cache_migration",
+    "DetailedMigrationManager": "redkeep.migration.manager",
     "SimpleAlertManager": "redkeep.monitoring.alerts",
     "SecurityMonitor": "redkeep.monitoring.events",
     "SecurityMetricsCollector": "redkeep.monitoring.metrics",

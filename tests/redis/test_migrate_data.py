@@ -305,12 +305,12 @@ def command(server: Server, folder: Path, *more: str, janitor: bool = True, **ch
 
 
 def test_killed_and_run_again(server: Server, tmp_path: Path) -> None:
-    """SIGKILL at any moment loses nothing: the next run goes on where it was, and at its end everything is a hit."""
+    """SIGKILL in the middle of 20,000 entries loses none: the next run goes on where it was, and at its end all are hits."""
     empty(server)
-    asked = list(requests(1500))
+    asked = list(requests(20_000))
     fill(server, asked)
     state = tmp_path / ".local" / "state" / "redkeep" / "migrate-data.json"
-    running = command(server, tmp_path, "--rate", "600")
+    running = command(server, tmp_path, "--rate", "4000")
     end = time.monotonic() + 30
     while (not state.exists() or not json.loads(state.read_text())["cursor"]) and time.monotonic() < end:
         assert running.poll() is None, running.communicate()
@@ -318,14 +318,14 @@ def test_killed_and_run_again(server: Server, tmp_path: Path) -> None:
     running.kill()
     running.communicate()
     left = [name for name in stored(server) if "|h:" not in name]
-    assert 0 < len(left) < 1500
+    assert 0 < len(left) < 20_000
     again = command(server, tmp_path, "--rate", "0", "--json")
-    counts = json.loads(again.communicate(timeout=60)[0])
+    counts = json.loads(again.communicate(timeout=120)[0])
     assert again.returncode == 0
-    assert len(left) <= counts["readable"] <= 1500
+    assert len(left) <= counts["readable"] <= 20_000
     assert counts["left"] == counts["unreadable"] == 0
     assert not state.exists()
-    assert [each.answer for each in asked[::25]] == read(server, asked[::25])
+    assert [each.answer for each in asked[::100]] == read(server, asked[::100])
 
 
 def test_lost_connections_are_made_anew(server: Server) -> None:
