@@ -390,6 +390,16 @@ def test_refusals(
     assert not any(password in err + out for password in server.passwords.values())
 
 
+def test_nowhere_to_keep_the_state(server: Server, tmp_path: Path) -> None:
+    """A user without a home of his own is told to name a file; a dry run needs none."""
+    (tmp_path / ".local").touch()
+    run = command(server, tmp_path)
+    assert "name a file with --state" in run.communicate(timeout=30)[1]
+    assert run.returncode == 2
+    run = command(server, tmp_path, "--dry-run")
+    assert "would be sealed anew" in run.communicate(timeout=30)[0]
+
+
 def test_the_summary_names_what_is_left(server: Server, tmp_path: Path) -> None:
     """Exit code 1, and a sentence a kind: how many, why, and what they are."""
     empty(server)

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         rate=RATE if arguments.rate is None else arguments.rate,
         reverse=arguments.reverse,
         dry_run=arguments.dry_run,
-        state_file=arguments.state or _default_state(),
+        state_file=None if arguments.dry_run else arguments.state or _default_state(),
         show=Meter().show,
     )
     start = time.monotonic()
@@ -163,9 +163,11 @@ def line(progress: Progress) -> str:
 
 
 def _default_state() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    folder = Path(base) / "redkeep"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "redkeep"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(f"the state cannot be kept in {folder}: {error.strerror}; name a file with --state") from None
     return folder / "migrate-data.json"
 
 

@@ -319,7 +319,7 @@ class DataMigration:
 
     async def _mark(self, moves: Any) -> None:
         """Let the clients know that there are aliases, before the first and until the last."""
-        ends = [move.milliseconds for move in moves if move.kind == "readable"]
+        ends = [move.milliseconds for move in moves if move.alias]
         if not ends:
             return
         now = time.time() * 1000
@@ -355,6 +355,7 @@ class DataMigration:
         async for name in self._sweep.scan(f"{self._epochs.prefix}*"):
             if is_renewed(await self._sweep.ask("GET", name)):
                 await self._sweep.ask("SET", name, first_word())
+        await self._sweep.ask("UNLINK", self._epochs.marker)
 
     def _count(self, move: Move) -> None:
         if move.kind == "readable":

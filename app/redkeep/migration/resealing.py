@@ -33,6 +33,8 @@ class Move:
     plain: bytes
     overwrites: bool = False
     """Whether it counts more than what lies at the target."""
+    alias: bool = False
+    """Whether the target is one that clients ask at only when they are told that there are such."""
 
 
 class Resealer:
@@ -85,7 +87,7 @@ class Resealer:
             return "current"
         target = name if place == "own" else self._name_anew(name, origin, place)
         stored = seal(opened, key=target, ring=self.ring, namespace=self._namespace, expires_at_ms=until)
-        return Move("older key", target, stored, _milliseconds(left, until, now_ms), opened, overwrites=target == name)
+        return Move("older key", target, stored, _milliseconds(left, until, now_ms), opened, target == name, place == "alias")
 
     def opens_to(self, move: Move, stored: bytes) -> bool:
         """Whether what lies at the target gives the value that was moved there."""
@@ -127,7 +129,7 @@ class Resealer:
         sealed = self._codec.seal(payload, name=alias, expires_at_ms=until, origin=origin.encode())
         plain = unseal(sealed, key=alias, ring=self.ring, namespace=self._namespace, clock=lambda: 0.0)
         # whoever reads asks at the readable name before the alias, so what is there counts more
-        return Move("readable", alias, sealed, max(0, left), plain, overwrites=True)
+        return Move("readable", alias, sealed, max(0, left), plain, overwrites=True, alias=True)
 
     def _give_back(self, readable: str, packed: bytes, left: int, until: int, now_ms: int) -> Move | Verdict:
         try:
