@@ -208,6 +208,30 @@ def _whole(server: Server, asked: list[Request]) -> list[Any]:
     return asyncio.run(work())
 
 
+def test_a_change_between_reading_and_writing(server: Server) -> None:
+    """An entry that is replaced, and one that is deleted, in the very moment before it would be moved stay so."""
+    empty(server)
+    plant(server, {"ai_cache:a": b'"old"', "ai_cache:b": b'"old"'})
+
+    class Interrupted(DataMigration):
+        async def _mark(self, moves: Any) -> None:
+            await super()._mark(moves)
+            if not self.counts.conflicts:
+                async with secure(server, redis_read_legacy=True) as cache:
+                    await cache.set("ai_cache:a", "new")
+                    await cache.delete("ai_cache:b")
+
+    migration = Interrupted(server.target(redis_janitor_password=server.passwords["cache_janitor"]), rate=0)
+    assert asyncio.run(migration.run()).conflicts == 1
+
+    async def work() -> None:
+        async with secure(server, redis_read_legacy=True) as cache:
+            assert await cache.get_many(["ai_cache:a", "ai_cache:b"]) == {"ai_cache:a": "new"}
+
+    asyncio.run(work())
+    assert len(stored(server)) == 1
+
+
 def test_what_was_invalidated_stays_so(server: Server) -> None:
     """Entries from before an invalidation are removed, readable and sealed ones, not brought back under new names."""
     empty(server)
