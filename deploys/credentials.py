@@ -80,6 +80,10 @@ class Credentials:
     def password(self, user: str) -> str:
         return self._passwords[user]
 
+    def api_key(self) -> str:
+        """The key of the API, made when an API is first served. It opens no Redis."""
+        return self._store.password("api")
+
     def server(self, host: str, names: Sequence[str]) -> Leaf:
         """The certificate of the Redis on that host, good for exactly these names and addresses."""
         return self._leaf(label("server", host), names, "server")

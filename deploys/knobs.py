@@ -98,6 +98,9 @@ class Knobs:
     cache_namespace: str
     cache_compression: str
     cache_tracking: bool
+    api_enabled: bool
+    api_port: int
+    api_reachable: tuple[str, ...]
 
     def __post_init__(self) -> None:
         _one_of("redis_engine", self.redis_engine, ("redis", "valkey"))
@@ -112,6 +115,7 @@ class Knobs:
         _one_of("package_source", self.package_source, ("index", "wheelhouse"))
         _one_of("cache_compression", self.cache_compression, ("none", "lz4", "zstd"))
         _between("redis_tls_port", self.redis_tls_port, 1, 65535)
+        _between("api_port", self.api_port, 1024, 65535)
         _between("redis_maxclients", self.redis_maxclients, 10, 60000)
         _between("redis_idle_timeout", self.redis_idle_timeout, 0, 86400)
         _between("redis_tcp_keepalive", self.redis_tcp_keepalive, 1, 3600)
@@ -121,9 +125,9 @@ class Knobs:
         _between("tls_renew_days", self.tls_renew_days, 1, 80)
         _between("tls_alarm_days", self.tls_alarm_days, 1, 80)
         _between("minimum_memory_mib", self.minimum_memory_mib, 64, 1024**2)
-        for field in ("redis_bind", "allowed_clients"):
+        for field in ("redis_bind", "allowed_clients", "api_reachable"):
             for address in getattr(self, field):
-                _address(field, address, network=field == "allowed_clients")
+                _address(field, address, network=field != "redis_bind")
         for field in ("redis_address", "app_address"):
             if getattr(self, field):
                 _host(field, getattr(self, field))

@@ -17,6 +17,8 @@ from deploys.rendering import ROOT
 from redkeep.errors import ConfigurationError
 
 LOCK = ROOT / "app" / "requirements.lock"
+# What an app host gets that serves the API as well.
+API_LOCK = ROOT / "app" / "requirements-api.lock"
 BUILD = ROOT / "build"
 
 # Wheels that Debian 12 (glibc 2.36) and later can load.
@@ -24,19 +26,24 @@ _GLIBC = ("2_36", "2_35", "2_34", "2_31", "2_28", "2_17")
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
+def lock_of(api: bool) -> Path:
+    """The locked list of a release, with or without the API."""
+    return API_LOCK if api else LOCK
+
+
 @cache
-def source_digest() -> str:
+def source_digest(api: bool = False) -> str:
     """SHA-256 over the package's source, data files too, and its lock: what a release is."""
     digest = hashlib.sha256()
     source = [p for p in (ROOT / "app" / "redkeep").rglob("*") if p.is_file() and p.parent.name != "__pycache__"]
-    for path in sorted([*source, ROOT / "app" / "pyproject.toml", LOCK]):
+    for path in sorted([*source, ROOT / "app" / "pyproject.toml", lock_of(api)]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def release_name(python: str) -> str:
+def release_name(python: str, *, api: bool = False) -> str:
     """The folder of a release on the host, for that host's Python ("3.11.2")."""
-    return f"{source_digest()[:16]}-py{'.'.join(python.split('.')[:2])}"
+    return f"{source_digest(api)[:16]}-py{'.'.join(python.split('.')[:2])}"
 
 
 @cache
@@ -51,12 +58,12 @@ def wheel() -> Path:
 
 
 @cache
-def wheelhouse(python: str, architecture: str) -> Path:
+def wheelhouse(python: str, architecture: str, api: bool = False) -> Path:
     """Download every wheel a host needs for its Python ("3.11.2") and architecture (Debian's name), once."""
     machine = _MACHINES.get(architecture)
     if machine is None:
         raise ConfigurationError(f"There are no wheels for the architecture {architecture}: set package_source to index.")
-    lock = locked_for(python, machine)
+    lock = locked_for(python, machine, api=api)
     folder = BUILD / "wheelhouse" / f"{hashlib.sha256(lock.encode()).hexdigest()[:16]}-py{python}-{machine}"
     if not (folder / ".complete").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +78,7 @@ def wheelhouse(python: str, architecture: str) -> Path:
     return folder
 
 
-def locked_for(python: str, machine: str) -> str:
+def locked_for(python: str, machine: str, *, api: bool = False) -> str:
     """The lines of the lock that hold for a CPython of that version on Linux. pip itself would judge the markers by
     the operator's Python instead of the host's."""
     environment = {
@@ -85,7 +92,7 @@ def locked_for(python: str, machine: str) -> str:
         "sys_platform": "linux",
     }
     kept, keep = [], True
-    for line in LOCK.read_text().splitlines():
+    for line in lock_of(api).read_text().splitlines():
         if line and not line[0].isspace() and not line.startswith("#"):
             requirement, _, marker = line.rstrip(" \\").partition(" ; ")
             keep = not marker or Marker(marker).evaluate(environment)
@@ -95,16 +102,16 @@ def locked_for(python: str, machine: str) -> str:
     return "\n".join(kept) + "\n"
 
 
-def archive(python: str, architecture: str, source: str) -> bytes:
+def archive(python: str, architecture: str, source: str, *, api: bool = False) -> bytes:
     """A gzipped tar with the wheel, requirements.lock and, for ``source`` "wheelhouse", the wheels of the lock."""
-    files = [wheel(), LOCK]
+    files = [wheel(), lock_of(api)]
     if source == "wheelhouse":
-        folder = wheelhouse(python, architecture)
+        folder = wheelhouse(python, architecture, api)
         files = [wheel(), folder / LOCK.name, *sorted(folder.glob("*.whl"))]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
         for path in files:
-            tar.add(path, arcname=path.name)
+            tar.add(path, arcname=LOCK.name if path == API_LOCK else path.name)
     return buffer.getvalue()
 
 

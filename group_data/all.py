@@ -147,3 +147,16 @@ cache_compression: str = "lz4"
 # far where entries are read again and again; off, because the right to ask for it (client|tracking) also lets whoever
 # holds the app's credentials hear the names of all keys that change in this Redis, other tenants' too.
 cache_tracking: bool = False
+
+# --- The API of the security status ------------------------------------------------------------------------------
+
+# Serve it on app hosts, on the loopback address, as the service redkeep-api: events of any client, posture, alerts, metrics.
+# Off, because it is a port more and ten packages more on every app host, and wants the password of monitor there.
+api_enabled: bool = False
+
+# Its TCP port.
+api_port: int = 8765
+
+# Addresses or networks (CIDR) that it may reach beside this host and Redis: mail server, webhook, name servers. Where
+# Redis is known by a name instead of an address, an empty list means everything.
+api_reachable: list[str] = []

@@ -14,7 +14,7 @@ from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
 from deploys.stages.machine import STATE
-from deploys.stages.wanted import cli_address
+from deploys.stages.wanted import app_address
 from redkeep.errors import ConfigurationError
 
 HOME = "/opt/redkeep"
@@ -65,7 +65,7 @@ def package(site: Site, survey: Survey) -> Iterator[Difference]:
     yield from folder_differences([(HOME, "root", "root", "0755"), (f"{HOME}/releases", "root", "root", "0755")], survey)
     # Before the first packages are there, the host may have no Python yet; it will be the distribution's.
     python = survey.host.get("python", "3")
-    folder = f"{HOME}/releases/{release.release_name(python)}"
+    folder = f"{HOME}/releases/{release.release_name(python, api=site.bundle.knobs.api_enabled)}"
     if survey.file(f"{folder}/.complete").kind != "file":
         yield Difference(f"release {folder} is not installed", _install(site, folder), lambda: _archive(site, survey))
     if survey.file(CURRENT).target != folder:
@@ -88,11 +88,12 @@ def link(path: str, target: str) -> str:
 
 
 def _archive(site: Site, survey: Survey) -> str:
+    knobs = site.bundle.knobs
     python, architecture = survey.host.get("python", ""), survey.host.get("arch", "")
     if not python:
         return ""
     try:
-        return encode(release.archive(python, architecture, site.bundle.knobs.package_source))
+        return encode(release.archive(python, architecture, knobs.package_source, api=knobs.api_enabled))
     except ConfigurationError as error:
         raise DeployError(str(error)) from None
 
@@ -141,7 +142,7 @@ def certificates(site: Site, survey: Survey) -> Iterator[Difference]:
 def values(site: Site, survey: Survey) -> dict[str, str]:
     """The environment of the app, by the names of redkeep.Settings."""
     knobs, secrets = site.bundle.knobs, site.credentials
-    address = cli_address(site, survey) if site.bundle.in_container else site.bundle.app_redis_address
+    address = app_address(site, survey)
     host = f"[{address}]" if ":" in address else address
     return {
         "ENVIRONMENT": "production",

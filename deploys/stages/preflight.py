@@ -12,14 +12,14 @@ from deploys.engine import ENGINES
 from deploys.facts.survey import Question, Survey, certificates_of
 from deploys.migration.window import OPEN
 from deploys.site import Site
-from deploys.stages import application, container_engine, containers, machine, network, server, watch
+from deploys.stages import api, application, container_engine, containers, machine, network, server, watch
 from deploys.stages import wanted as server_wanted
 from redkeep.errors import RedkeepError
 
 # Certificates are backdated by five minutes; a clock further off makes them invalid, or its own times worthless.
 CLOCK_SECONDS = 300
 
-STAGES = (machine, container_engine, containers, server, network, watch, application)
+STAGES = (machine, container_engine, containers, server, network, watch, application, api)
 
 
 def question(site: Site) -> Question:
@@ -32,12 +32,12 @@ def question(site: Site) -> Question:
 
 def preflight(site: Site) -> None:
     """Raise DeployError for a host that cannot be deployed to as it is."""
-    _hold(site, (distribution, memory, clock, port, accounts, open_migration, foreign_server, foreign_secrets, container, wanted))
+    _hold(site, (distribution, memory, clock, port, accounts, api.problem, open_migration, foreign_server, foreign_secrets, container, wanted))
 
 
 def usable(site: Site) -> None:
     """The same for a host whose Redis is being migrated."""
-    _hold(site, (distribution, memory, clock, port, accounts, foreign_secrets, container, wanted))
+    _hold(site, (distribution, memory, clock, port, accounts, api.problem, foreign_secrets, container, wanted))
 
 
 def _hold(site: Site, checks: Sequence[Callable[[Site, Survey], str]]) -> None:
@@ -58,6 +58,7 @@ def wanted(site: Site, survey: Survey) -> str:
         if site.bundle.is_app:
             site.credentials.client("cache_service", site.bundle.name)
             application.values(site, survey)
+            api.unit_text(site, survey)
     except RedkeepError as error:
         return str(error)
     return ""

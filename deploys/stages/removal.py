@@ -12,7 +12,7 @@ from deploys.difference import Difference
 from deploys.facts.survey import LOCK, Question, Survey
 from deploys.operations.converge import converge
 from deploys.site import Site
-from deploys.stages import application, container_engine, containers, machine, network, preflight, watch
+from deploys.stages import api, application, container_engine, containers, machine, network, preflight, watch
 from deploys.stages.wanted import CLI
 
 _OPTIONS = "-o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::RecommendsImportant=false"
@@ -73,6 +73,8 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
 
 
 def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    if survey.file(api.UNIT_FILE).kind:
+        yield Difference(f"unit {api.UNIT} is there", api.gone())
     paths = [
         *(machine.SYSCTL, machine.TMPFILES, CLI, "/etc/redkeep"),
         *(watch.SCRIPT, f"{watch.UNITS}/{watch.SERVICE}", f"{watch.UNITS}/{watch.TIMER}"),

@@ -30,6 +30,11 @@ def cli_address(site: Site, survey: Survey) -> str:
     return native_address(site)
 
 
+def app_address(site: Site, survey: Survey) -> str:
+    """Where the host's app reaches its Redis, by a name or address of the server's certificate."""
+    return cli_address(site, survey) if site.bundle.in_container else site.bundle.app_redis_address
+
+
 def native_address(site: Site) -> str:
     """Where the host reaches a Redis that is its own service."""
     bind = site.bundle.knobs.redis_bind

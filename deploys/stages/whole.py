@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deploys.site import Site
+from deploys.stages.api import api
 from deploys.stages.application import application
 from deploys.stages.container_engine import container_engine
 from deploys.stages.containers import runtime
@@ -29,3 +30,4 @@ def whole(site: Site) -> None:
     watch(site=site)
     if site.bundle.is_app:
         application(site=site)
+        api(site=site)

@@ -32,6 +32,7 @@ TEXTS: dict[str, Any] = {
     "app_address": "app-1.example.com",
     "redis_bind": ["10.0.0.5"],
     "allowed_clients": ["10.0.0.0/24"],
+    "api_reachable": ["10.0.0.0/24"],
     "tls_minimum_version": "1.3",
     "tls_client_certificates": "required",
     "tls_names": ["cache.example.com"],
@@ -187,6 +188,7 @@ def test_no_refusal_shows_the_value() -> None:
 
 RANGES = {
     "redis_tls_port": (1, 65535),
+    "api_port": (1024, 65535),
     "tls_renew_days": (1, 80),
     "tls_alarm_days": (1, 80),
     "redis_maxclients": (10, 60000),

@@ -18,14 +18,14 @@ from jinja2 import UndefinedError
 
 from deploys.bundle import Bundle, build
 from deploys.rendering import ROOT, render
-from deploys.stages import application, containers, image, machine, network, server, watch
+from deploys.stages import api, application, containers, image, machine, network, server, watch
 from deploys.stages.wanted import CLI, users
 from redkeep.environment import read_env_file
 from tests.unit.wanted import FakeSite, authority, data, survey
 
 CONCERNS: tuple[Callable[..., Any], ...] = (
     *(machine.kernel_files, machine.log_rotation, server.operator_access, server.configuration, server.drop_in),
-    *(network.firewall_files, watch.watch_files, application.environment),
+    *(network.firewall_files, watch.watch_files, application.environment, api.files),
 )
 
 # What a container adds; the files it does not need are written all the same, to be looked at.
@@ -39,7 +39,7 @@ def _bundles() -> dict[str, Bundle]:
     """This machine alone, and a Valkey that other hosts use, with every knob that changes a file."""
     other = {
         **{"redis_engine": "valkey", "tls_minimum_version": "1.2", "redis_persistence": "aof", "cache_namespace": "tenant"},
-        **{"allowed_clients": ["10.0.0.0/8", "10.1.0.0/16", "10.1.0.5", "2001:db8::/32", "::1"], "app_group": "web"},
+        **{"allowed_clients": ["10.0.0.0/8", "10.1.0.0/16", "10.1.0.5", "2001:db8::/32", "::1"], "app_group": "web", "api_enabled": True},
     }
     alone = build([("@local", frozenset({"redis", "app"}), data())])["@local"]
     both = [("10.0.0.5", frozenset({"redis", "app"}), data(**other)), ("10.0.0.9", frozenset({"app"}), data(**other))]

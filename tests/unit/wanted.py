@@ -71,6 +71,9 @@ class FakeCredentials:
     def password(self, user: str) -> str:
         return f"word-of-{user}"
 
+    def api_key(self) -> str:
+        return "word-of-api"
+
     def server(self, host: str, names: Sequence[str]) -> Leaf:
         return authority().issue(list(names), use="server", days=60, common_name=host.lstrip("@"))
 

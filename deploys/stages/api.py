@@ -1,0 +1,139 @@
+"""The API on app hosts: a service of its own, shut in, with credentials of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from pyinfra.api import deploy
+
+from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
+from deploys.facts.survey import Question, Survey
+from deploys.operations.converge import converge
+from deploys.rendering import render
+from deploys.site import Site
+from deploys.stages import application
+from deploys.stages.wanted import app_address
+
+UNIT = "redkeep-api.service"
+UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+FOLDER = "/etc/redkeep/api"
+STATES = "/var/lib/redkeep-api /var/lib/private/redkeep-api"
+ENVIRONMENT = f"{FOLDER}/api.env"
+LOCAL = f"{FOLDER}/local.env"
+CREDENTIALS = ("key", "monitor-password", "client.crt", "client.key")
+# Where systemd shows them to the service (systemd.exec(5), LoadCredential=).
+SHOWN = f"/run/credentials/{UNIT}"
+
+
+def question(site: Site) -> Question:
+    if not site.bundle.is_app:
+        return Question()
+    files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, *(f"{FOLDER}/{name}" for name in CREDENTIALS))
+    return Question(files=files, units=(UNIT,))
+
+
+def problem(site: Site, survey: Survey) -> str:
+    """Why the host cannot serve the API, or an empty text."""
+    if not site.bundle.is_app or not site.bundle.knobs.api_enabled or survey.has_systemd:
+        return ""
+    return "the API is served by systemd, which does not run here: set api_enabled to False, and start `redkeep serve` yourself."
+
+
+def served(site: Site) -> bool:
+    return site.bundle.is_app and site.bundle.knobs.api_enabled
+
+
+def files(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The unit and what it reads. The key can be read by the app's group: who is in it may ask the API."""
+    if not served(site):
+        return
+    group = site.bundle.knobs.app_group
+    client = site.credentials.client("redkeep-api", site.bundle.name)
+    yield from folder_differences([(FOLDER, "root", group, "0750")], survey)
+    yield from file_differences(
+        [
+            ManagedFile(f"{FOLDER}/key", site.credentials.api_key().encode() + b"\n", group=group, mode="0640"),
+            ManagedFile(f"{FOLDER}/monitor-password", site.credentials.password("monitor").encode() + b"\n", mode="0600"),
+            ManagedFile(f"{FOLDER}/client.crt", client.cert_pem, mode="0644"),
+            ManagedFile(f"{FOLDER}/client.key", client.key_pem, mode="0600"),
+            ManagedFile(ENVIRONMENT, render("etc/redkeep/api/api.env", values=values()), group=group, mode="0640"),
+        ],
+        survey,
+    )
+    yield from file_differences([ManagedFile(UNIT_FILE, unit_text(site, survey))], survey, after="systemctl daemon-reload")
+
+
+def values() -> dict[str, str]:
+    """What differs from the app's own environment."""
+    return {
+        "REDKEEP_API_KEY_FILE": f"{SHOWN}/key",
+        "REDIS_MONITOR_PASSWORD_FILE": f"{SHOWN}/monitor-password",
+        "REDIS_TLS_CERT_FILE": f"{SHOWN}/client.crt",
+        "REDIS_TLS_KEY_FILE": f"{SHOWN}/client.key",
+    }
+
+
+def unit_text(site: Site, survey: Survey) -> bytes:
+    knobs = site.bundle.knobs
+    return render(
+        f"etc/systemd/system/{UNIT}",
+        engine=site.bundle.engine,
+        with_redis=site.bundle.is_redis,
+        program=f"{application.CURRENT}/bin/redkeep",
+        port=knobs.api_port,
+        cache_environment=application.ENVIRONMENT,
+        folder=FOLDER,
+        credentials=CREDENTIALS,
+        reachable=reachable(site, survey),
+    )
+
+
+def reachable(site: Site, survey: Survey) -> list[str]:
+    """The addresses that the service may speak to; empty for all of them."""
+    asked = list(site.bundle.knobs.api_reachable)
+    try:
+        redis = ip_address(app_address(site, survey))
+    except ValueError:
+        return ["localhost", *asked] if asked else []
+    return ["localhost", *([] if redis.is_loopback else [str(redis)]), *asked]
+
+
+def running(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The service is up, and was started under what it reads now."""
+    unit = survey.units.get(UNIT)
+    if not served(site):
+        if survey.file(UNIT_FILE).kind or survey.file(FOLDER).kind:
+            yield Difference(f"unit {UNIT} is there, but api_enabled is False", gone())
+        return
+    if unit is None or unit.enabled != "enabled" or unit.active != "active":
+        yield Difference(f"unit {UNIT} is not enabled and active", start_script())
+        return
+    read = (UNIT_FILE, ENVIRONMENT, LOCAL, application.ENVIRONMENT, application.CURRENT, f"{application.TLS}/ca.crt")
+    for path in (*read, *(f"{FOLDER}/{name}" for name in CREDENTIALS)):
+        if survey.file(path).kind and survey.file(path).modified > unit.started:
+            yield Difference(f"unit {UNIT} was started before {path} was written (needs a restart)", start_script())
+            return
+
+
+def start_script() -> str:
+    """Shell that starts the service anew and waits until it listens, or says its own last words."""
+    return f"""systemctl enable {UNIT} >/dev/null 2>&1
+systemctl restart {UNIT} 2>/dev/null || {{
+    echo '{UNIT} does not start; its log ends with:' >&2
+    journalctl -u {UNIT} -n 5 -o cat --no-pager >&2 || true
+    exit 1
+}}"""
+
+
+def gone() -> str:
+    """Shell that takes the service away."""
+    return f"""systemctl disable --now {UNIT} >/dev/null 2>&1 || true
+rm -rf {UNIT_FILE} {FOLDER} {STATES}
+systemctl daemon-reload"""
+
+
+@deploy("API")
+def api(site: Site) -> None:
+    converge(site, files, name="Write the API's service and its credentials")
+    converge(site, running, name="Start the API")
