@@ -13,24 +13,26 @@ from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
 from deploys.stages import application
+from deploys.stages.machine import STATE
 from deploys.stages.wanted import app_address
 
 UNIT = "redkeep-api.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 FOLDER = "/etc/redkeep/api"
-STATES = "/var/lib/redkeep-api /var/lib/private/redkeep-api"
+STATES = "/var/lib/redkeep-api"
+USER = "redkeep-api"
+# Says that the user is ours to take away.
+USER_MARK = f"{STATE}/user-{USER}"
 ENVIRONMENT = f"{FOLDER}/api.env"
 LOCAL = f"{FOLDER}/local.env"
 CREDENTIALS = ("key", "monitor-password", "client.crt", "client.key")
-# Where systemd shows them to the service (systemd.exec(5), LoadCredential=).
-SHOWN = f"/run/credentials/{UNIT}"
 
 
 def question(site: Site) -> Question:
     if not site.bundle.is_app:
         return Question()
-    files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, *(f"{FOLDER}/{name}" for name in CREDENTIALS))
-    return Question(files=files, units=(UNIT,))
+    files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, USER_MARK, *(f"{FOLDER}/{name}" for name in CREDENTIALS))
+    return Question(files=files, units=(UNIT,), users=(USER,))
 
 
 def problem(site: Site, survey: Survey) -> str:
@@ -44,6 +46,16 @@ def served(site: Site) -> bool:
     return site.bundle.is_app and site.bundle.knobs.api_enabled
 
 
+def account(site: Site, survey: Survey) -> Iterator[Difference]:
+    """A user that owns nothing and cannot log in."""
+    if served(site) and USER not in survey.users:
+        yield Difference(
+            f"user {USER} is missing",
+            f"touch {USER_MARK}\n"
+            f"useradd --system --user-group --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin {USER}",
+        )
+
+
 def files(site: Site, survey: Survey) -> Iterator[Difference]:
     """The unit and what it reads. The key can be read by the app's group: who is in it may ask the API."""
     if not served(site):
@@ -54,9 +66,11 @@ def files(site: Site, survey: Survey) -> Iterator[Difference]:
     yield from file_differences(
         [
             ManagedFile(f"{FOLDER}/key", site.credentials.api_key().encode() + b"\n", group=group, mode="0640"),
-            ManagedFile(f"{FOLDER}/monitor-password", site.credentials.password("monitor").encode() + b"\n", mode="0600"),
+            ManagedFile(
+                f"{FOLDER}/monitor-password", site.credentials.password("monitor").encode() + b"\n", group=USER, mode="0640"
+            ),
             ManagedFile(f"{FOLDER}/client.crt", client.cert_pem, mode="0644"),
-            ManagedFile(f"{FOLDER}/client.key", client.key_pem, mode="0600"),
+            ManagedFile(f"{FOLDER}/client.key", client.key_pem, group=USER, mode="0640"),
             ManagedFile(ENVIRONMENT, render("etc/redkeep/api/api.env", values=values()), group=group, mode="0640"),
         ],
         survey,
@@ -67,10 +81,10 @@ def files(site: Site, survey: Survey) -> Iterator[Difference]:
 def values() -> dict[str, str]:
     """What differs from the app's own environment."""
     return {
-        "REDKEEP_API_KEY_FILE": f"{SHOWN}/key",
-        "REDIS_MONITOR_PASSWORD_FILE": f"{SHOWN}/monitor-password",
-        "REDIS_TLS_CERT_FILE": f"{SHOWN}/client.crt",
-        "REDIS_TLS_KEY_FILE": f"{SHOWN}/client.key",
+        "REDKEEP_API_KEY_FILE": f"{FOLDER}/key",
+        "REDIS_MONITOR_PASSWORD_FILE": f"{FOLDER}/monitor-password",
+        "REDIS_TLS_CERT_FILE": f"{FOLDER}/client.crt",
+        "REDIS_TLS_KEY_FILE": f"{FOLDER}/client.key",
     }
 
 
@@ -84,7 +98,8 @@ def unit_text(site: Site, survey: Survey) -> bytes:
         port=knobs.api_port,
         cache_environment=application.ENVIRONMENT,
         folder=FOLDER,
-        credentials=CREDENTIALS,
+        user=USER,
+        group=knobs.app_group,
         reachable=reachable(site, survey),
     )
 
@@ -130,10 +145,12 @@ def gone() -> str:
     """Shell that takes the service away."""
     return f"""systemctl disable --now {UNIT} >/dev/null 2>&1 || true
 rm -rf {UNIT_FILE} {FOLDER} {STATES}
-systemctl daemon-reload"""
+systemctl daemon-reload
+[ ! -e {USER_MARK} ] || {{ userdel {USER} 2>/dev/null || true; rm -f {USER_MARK}; }}"""
 
 
 @deploy("API")
 def api(site: Site) -> None:
+    converge(site, account, name="Make the API's user")
     converge(site, files, name="Write the API's service and its credentials")
     converge(site, running, name="Start the API")
