@@ -21,6 +21,8 @@ from .inventory import Member, Wanted
 OPERATOR = "/etc/redkeep/operator"
 APP_TLS = "/etc/redkeep/tls"
 CACHE_ENV = "/etc/redkeep/cache.env"
+API = "/etc/redkeep/api"
+API_USER = "redkeep-api"
 MANAGED = "/var/lib/redkeep/managed"
 
 _PRELUDE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; LC_ALL=C; export PATH LC_ALL; cd /\n"
@@ -115,7 +117,13 @@ class Machine:
             "persistence": self.wanted["redis_persistence"],
             "runtime": self.wanted["redis_runtime"],
             "redis": "redis" in self.wanted.member.groups,
+            "api": self.serves_api,
         }
+
+    @property
+    def serves_api(self) -> bool:
+        """Whether the API is wanted here."""
+        return bool(self.wanted["api_enabled"]) and "app" in self.wanted.member.groups
 
     @property
     def engine(self) -> str:

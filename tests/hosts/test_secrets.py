@@ -6,13 +6,14 @@ import shlex
 
 import pytest
 
-from .machine import CACHE_ENV, MANAGED, OPERATOR, Machine
+from .machine import API, API_USER, CACHE_ENV, MANAGED, OPERATOR, Machine
 
 # Prints the host's secrets, one a line: passwords, encryption keys, and a line of each private key that has no
 # constant part. Short lines are dropped: an empty pattern would match everything.
 SECRETS = f"""secrets() {{ {{
 cat {OPERATOR}/password; echo
 sed -n -e 's/^REDIS_PASSWORD=//p' -e 's/^REDIS_HEALTH_PASSWORD=//p' {CACHE_ENV}
+cat {API}/key {API}/monitor-password
 sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n'
 sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n' | sed 's/^[^:]*://'
 for k in /etc/redkeep/*/client.key /etc/*/tls/*/server.key; do [ -e "$k" ] && sed -n 3p "$k"; done
@@ -37,6 +38,8 @@ def _homes(machine: Machine) -> set[str]:
             homes.add(f"{machine.folder}/health/password")
     if "app" in machine.wanted.member.groups:
         homes |= {CACHE_ENV, "/etc/redkeep/tls/client.key"}
+    if machine.serves_api:
+        homes |= {f"{API}/{name}" for name in ("key", "monitor-password", "client.key")}
     return homes
 
 
@@ -62,12 +65,13 @@ def test_no_secret_is_an_argument(any_host: Machine) -> None:
 
 
 def test_no_secret_is_in_the_environment_of_others(any_host: Machine) -> None:
-    """A process with a secret in its environment is root's, or of a user in the app's group."""
+    """A process with a secret in its environment is root's, the API's, or of a user in the app's group."""
     group = any_host.wanted["app_group"]
+    known = f"root {API_USER}" if any_host.serves_api else "root"
     script = f"""{SECRETS} members=$(getent group {group} | cut -d: -f4 | tr ',' ' ')
 secrets | grep -lsF -f - /proc/[0-9]*/environ | while read -r file; do
 owner=$(stat -c %U "${{file%/environ}}" 2>/dev/null) || continue
-case " root $members " in *" $owner "*) ;; *) echo "$owner $(cat "${{file%/environ}}/comm")" ;; esac; done"""
+case " {known} $members " in *" $owner "*) ;; *) echo "$owner $(cat "${{file%/environ}}/comm")" ;; esac; done"""
     assert any_host.lines(script) == []
 
 
