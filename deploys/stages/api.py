@@ -42,13 +42,9 @@ def problem(site: Site, survey: Survey) -> str:
     return "the API is served by systemd, which does not run here: set api_enabled to False, and start `redkeep serve` yourself."
 
 
-def served(site: Site) -> bool:
-    return site.bundle.is_app and site.bundle.knobs.api_enabled
-
-
 def account(site: Site, survey: Survey) -> Iterator[Difference]:
     """A user that owns nothing and cannot log in."""
-    if served(site) and USER not in survey.users:
+    if USER not in survey.users:
         yield Difference(
             f"user {USER} is missing",
             f"touch {USER_MARK}\n"
@@ -58,8 +54,6 @@ def account(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def files(site: Site, survey: Survey) -> Iterator[Difference]:
     """The unit and what it reads. The key can be read by the app's group: who is in it may ask the API."""
-    if not served(site):
-        return
     group = site.bundle.knobs.app_group
     client = site.credentials.client("redkeep-api", site.bundle.name)
     yield from folder_differences([(FOLDER, "root", group, "0750")], survey)
@@ -117,10 +111,6 @@ def reachable(site: Site, survey: Survey) -> list[str]:
 def running(site: Site, survey: Survey) -> Iterator[Difference]:
     """The service is up, and was started under what it reads now."""
     unit = survey.units.get(UNIT)
-    if not served(site):
-        if survey.file(UNIT_FILE).kind or survey.file(FOLDER).kind:
-            yield Difference(f"unit {UNIT} is there, but api_enabled is False", gone())
-        return
     if unit is None or unit.enabled != "enabled" or unit.active != "active":
         yield Difference(f"unit {UNIT} is not enabled and active", start_script())
         return
@@ -129,6 +119,12 @@ def running(site: Site, survey: Survey) -> Iterator[Difference]:
         if survey.file(path).kind and survey.file(path).modified > unit.started:
             yield Difference(f"unit {UNIT} was started before {path} was written (needs a restart)", start_script())
             return
+
+
+def unwanted(site: Site, survey: Survey) -> Iterator[Difference]:
+    """What an earlier deploy with the API left."""
+    if survey.file(UNIT_FILE).kind or survey.file(FOLDER).kind:
+        yield Difference(f"unit {UNIT} is there, and api_enabled is False", gone())
 
 
 def start_script() -> str:
@@ -151,6 +147,9 @@ systemctl daemon-reload
 
 @deploy("API")
 def api(site: Site) -> None:
+    if not site.bundle.knobs.api_enabled:
+        converge(site, unwanted, name="Take the API away")
+        return
     converge(site, account, name="Make the API's user")
     converge(site, files, name="Write the API's service and its credentials")
     converge(site, running, name="Start the API")
