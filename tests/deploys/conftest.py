@@ -29,12 +29,12 @@ KINDS: dict[str, dict[str, object]] = {
         "user": "operator",
         "knobs": {},
     },
-    # Valkey 8.1, with apps that hear of changes.
+    # Valkey 8.1, with apps that hear of changes, and the API.
     "valkey81": {
         "hosts": [Spec("valkey81", "trixie")],
         "groups": {"redis": ["valkey81"], "app": ["valkey81"]},
         "user": "root",
-        "knobs": {"redis_engine": "valkey", "cache_tracking": True},
+        "knobs": {"redis_engine": "valkey", "cache_tracking": True, "api_enabled": True},
     },
 }
 

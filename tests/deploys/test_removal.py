@@ -60,8 +60,8 @@ class Story:
 
 @pytest.fixture(scope="module")
 def story(single: Callable[..., Deployment], lab: Lab) -> Story:
-    """A bare host with a client elsewhere, so that the firewall is a part of it."""
-    return Story(single(NAME, redis_bind=["0.0.0.0"], allowed_clients=["192.0.2.7"]), lab[NAME])
+    """A bare host with a client elsewhere and the API, so that the firewall and a service of ours are a part of it."""
+    return Story(single(NAME, redis_bind=["0.0.0.0"], allowed_clients=["192.0.2.7"], api_enabled=True), lab[NAME])
 
 
 def test_a_host_that_redkeep_never_managed_stays_as_it_is(story: Story) -> None:
