@@ -53,6 +53,7 @@ OPERATIONS = {
     "Make the app's group": (),
     "Install the package": (300, 1500, 5000),
     "Write the app's credentials": (40,),
+    "Take the API away": (),
     "Prove an encrypted write and read, and every control": (100,),
 }
 EVERY = [Kill(name, delay) for name, delays in OPERATIONS.items() for delay in (0, *delays)]
