@@ -32,7 +32,22 @@ def question(site: Site) -> Question:
 
 def preflight(site: Site) -> None:
     """Raise DeployError for a host that cannot be deployed to as it is."""
-    _hold(site, (distribution, memory, clock, port, accounts, api.problem, open_migration, foreign_server, foreign_secrets, container, wanted))
+    _hold(
+        site,
+        (
+            distribution,
+            memory,
+            clock,
+            port,
+            accounts,
+            api.problem,
+            open_migration,
+            foreign_server,
+            foreign_secrets,
+            container,
+            wanted,
+        ),
+    )
 
 
 def usable(site: Site) -> None:
