@@ -25,7 +25,7 @@ from tests.unit.wanted import FakeSite, authority, data, survey
 
 CONCERNS: tuple[Callable[..., Any], ...] = (
     *(machine.kernel_files, machine.log_rotation, server.operator_access, server.configuration, server.drop_in),
-    *(network.firewall_files, watch.watch_files, application.environment, api.files),
+    *(network.firewall_files, watch.watch_files, application.environment),
 )
 
 # What a container adds; the files it does not need are written all the same, to be looked at.
@@ -52,7 +52,8 @@ def files(kind: str) -> dict[str, bytes]:
     """All files of one host by path."""
     site = FakeSite(_bundles()[kind])
     found: dict[str, bytes] = {}
-    for concern in (*CONCERNS, *(BOXED if site.bundle.in_container else ())):
+    more = (*(BOXED if site.bundle.in_container else ()), *((api.files,) if site.bundle.knobs.api_enabled else ()))
+    for concern in (*CONCERNS, *more):
         for difference in concern(site, survey(addresses=("127.0.0.1", "::1", "10.0.0.5"))):
             if difference.what.startswith("file "):
                 found[difference.what.split(" ")[1]] = base64.b64decode(difference.stdin)
