@@ -6,7 +6,7 @@ FILE ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench bench-deploy image locks clean
+.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench bench-deploy performance image locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -65,6 +65,11 @@ image: environment ## Build the images of the API and the dashboard (ARGS="--bui
 bench-deploy: test-environment ## Measure the deploy beside ansible-core on lab hosts, one and eight (ten minutes or more)
 	@tests/performance/ansible/environment.sh
 	.venv/bin/python -m tests.performance.bench_deploy $(ARGS)
+
+performance: ## Measure all of it and write the figures into docs/performance.md (half an hour)
+	@$(MAKE) --no-print-directory bench ARGS="--json build/bench.json --svg docs/performance.svg"
+	@$(MAKE) --no-print-directory bench-deploy ARGS="--json build/bench-deploy.json"
+	@.venv/bin/python -m tests.performance.page
 
 locks: test-environment ## Write the lock files anew
 	deploys/lock.sh

@@ -7,6 +7,7 @@ import pytest
 from redkeep.cli import main
 from redkeep.cli.bench_report import Cell, Measured, document, picture, ratios, table
 from redkeep.cli.bench_variants import value_of
+from tests.performance.page import PAGE, replaced, verdict
 
 CELL = Cell(
     2048, 16,
@@ -52,3 +53,14 @@ def test_numbers_that_make_no_sense(wrong: list[str], capsys: pytest.CaptureFixt
     """They are refused before anything starts."""
     assert 2 == main(["bench", *wrong])
     assert "sizes begin at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["how", "all", "sizes", "others", "batches", "once", "deploy", "bar"])
+def test_the_page_has_a_place_for_its_figures(name: str) -> None:
+    """New figures replace the old ones in docs/performance.md, and nothing else."""
+    text = PAGE.read_text()
+    made = replaced(text, name, "| new |")
+    assert f"<!-- figures: {name} -->\n| new |\n<!-- end -->" in made
+    assert text.count("<!-- end -->") == made.count("<!-- end -->")
+    assert "reached" in verdict("x", (1, 2, 3), lambda value: value > 1)
+    assert "**not reached**" in verdict("x", (1, 2, 3), lambda value: value > 2)
