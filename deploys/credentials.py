@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deploys.rendering import ROOT
 from redkeep.cli.passphrase import passphrase_from_environment
+from redkeep.cli.secrets import API_NAME
 from redkeep.crypto.keyring import decode_key
 from redkeep.crypto.leaf import Use
 from redkeep.crypto.passwords import validate_password
@@ -82,7 +83,7 @@ class Credentials:
 
     def api_key(self) -> str:
         """The key of the API, made when an API is first served. It opens no Redis."""
-        return self._store.password("api")
+        return self._store.password(API_NAME)
 
     def server(self, host: str, names: Sequence[str]) -> Leaf:
         """The certificate of the Redis on that host, good for exactly these names and addresses."""

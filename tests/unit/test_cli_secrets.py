@@ -311,3 +311,15 @@ def test_no_option_takes_a_passphrase(verb: tuple[str, str], capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: redkeep {' '.join(verb)} ")
     assert not re.search(r"--pass\w+", shown)
+
+
+def test_a_new_api_key(store: SecretStore, capsys: pytest.CaptureFixture[str]) -> None:
+    """It replaces the old at once and is not shown; where no API was ever deployed there is nothing to renew."""
+    assert main(["secrets", "renew-api-key"]) == 2
+    assert "a deploy with the knob api_enabled makes it" in capsys.readouterr().err
+    old = store.password("api")
+    assert main(["secrets", "renew-api-key"]) == 0
+    fresh = again().password("api")
+    assert fresh != old
+    assert fresh not in capsys.readouterr().out
+    assert len(again().password_hashes("api")) == 1

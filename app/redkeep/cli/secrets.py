@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 REVEAL_KEYS = "encryption-key"
 """What `show --reveal` calls the key ring; users go by their own names."""
 
+API_NAME = "api"
+"""The name under which the deploy keeps the API's key."""
+
 
 def register(subparsers: Subparsers) -> None:
     """Add `secrets` and its verbs."""
@@ -48,7 +51,9 @@ def register(subparsers: Subparsers) -> None:
     unseal.set_defaults(func=_unseal)
     path = verbs.add_parser("path", help="print where the secrets are")
     path.set_defaults(func=_path)
-    for verb in (init, show, seal, unseal, path):
+    renew = verbs.add_parser("renew-api-key", help="make a new key for the API; the next deploy gives it to the hosts")
+    renew.set_defaults(func=_renew_api_key)
+    for verb in (init, show, seal, unseal, path, renew):
         add_folder_option(verb)
 
 
@@ -129,6 +134,18 @@ def _unseal(args: argparse.Namespace) -> int:
         return 0
     open_store(args.secrets).unseal()
     print(f"unsealed {args.secrets}; its modes alone protect it now")
+    return 0
+
+
+def _renew_api_key(args: argparse.Namespace) -> int:
+    from redkeep.cli.passphrase import open_store
+    from redkeep.crypto.passwords import generate_password
+
+    store = open_store(args.secrets)
+    if API_NAME not in store.users():
+        raise SecretStoreError("there is no API key yet; a deploy with the knob api_enabled makes it")
+    store.set_password(API_NAME, generate_password())
+    print("made a new API key; deploy, then give it to whoever asks the API: `redkeep secrets show --reveal api`")
     return 0
 
 
