@@ -12,6 +12,7 @@ from deploys.migration.legacy import access
 from deploys.migration.passage import Passage
 from deploys.migration.window import BACKUP, BEFORE, FOLDER, PLAN, VERIFIED, original_file
 from deploys.server_settings import NEVER_ASKED
+from deploys.site import Site
 from deploys.stages import machine, removal
 from deploys.stages.machine import STATE, THP, proc_path
 from redkeep.migration.stages import STAGES
@@ -24,6 +25,9 @@ BACKUP_SECONDS = 900
 
 def packages(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """What the later stages need is installed while nothing depends on it; away again on the way back."""
+    if not passage.site.bundle.is_redis:
+        yield from (machine.packages(passage.site, survey) if passage.level >= 0 else _gone(passage.site, survey))
+        return
     if passage.level >= 0:
         yield from machine.packages_missing(passage.site, survey)
         return
@@ -33,12 +37,17 @@ def packages(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield Difference("packages that came with Redkeep are there", script)
 
 
+def _gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    yield from removal.files_gone(site, survey)
+    yield from removal.packages_gone(site, survey)
+
+
 def document(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """The server as it is: its files, its running settings (no password among them), its users, the modes of its folders."""
     if passage.level >= 0 and not survey.file(f"{BEFORE}/complete").kind:
         yield Difference("the current configuration is not documented", _document(passage))
     elif passage.level < 0 and survey.file(BEFORE).kind:
-        yield Difference("the documented configuration is of no more use", f"rm -rf {BEFORE} {PLAN}")
+        yield Difference("the documented configuration is of no more use", f"rm -rf {BEFORE} {PLAN} {VERIFIED}")
 
 
 def _document(passage: Passage) -> str:

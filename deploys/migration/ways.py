@@ -168,10 +168,14 @@ def persisted(passage: Passage, survey: Survey) -> Iterator[Difference]:
             yield Difference(f"file {ours} is of no more use", f"rm -f {ours}")
         return
     text = include(passage, survey)
+    # Whoever listens on every address has the real ports on the throwaway server's, too.
+    options = '--include "$t" --unixsocket "" --port $(( 20000 + $$ % 10000 ))'
+    if passage.level >= LEVELS["tls"]:
+        options += " --tls-port $(( 30000 + $$ % 10000 ))"
     # Tried with the file of before, from a copy that the server's user can read.
     attempt = f"""c=$(mktemp {engine.folder}/.redkeep.XXXXXXXX); trap 'rm -f "$t" "$c"' EXIT
 cat {original_file(engine)} > "$c"; chown root:{engine.user} "$c"; chmod 0640 "$c"
-{server.try_server(engine, config='"$c"', options='--include "$t" --unixsocket ""')}
+{server.try_server(engine, config='"$c"', options=options)}
 rm -f "$c"
 """
     yield from file_differences([ManagedFile(ours, text, group=engine.user, mode="0640")], survey, before=attempt)

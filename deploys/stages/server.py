@@ -149,7 +149,8 @@ def trial(site: Site, survey: Survey, *, config: str, acl: str) -> str:
     engine = site.bundle.engine
     if site.bundle.in_container:
         return image.try_container(image.reference(site, survey), engine, config=config, acl=acl, user=survey.docker.identity)
-    return try_server(engine, config=config, options=f"--aclfile {acl}")
+    # Whoever listens on every address has the real port on the throwaway server's, too.
+    return try_server(engine, config=config, options=f"--aclfile {acl} --tls-port $(( 30000 + $$ % 10000 ))")
 
 
 def try_server(engine: Engine, *, config: str, options: str = "") -> str:
