@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,12 @@ def found(host: Host) -> list[str]:
 
 @dataclass(frozen=True)
 class Size:
-    """Of the load: connections, operations a second in all, entries of before."""
+    """Of the load: connections, operations a second in all, entries of before; and whether the way is gone again."""
 
     clients: int
     rate: int
     entries: int
+    again: bool
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Load:
 
 @pytest.fixture(scope="module")
 def size(request: pytest.FixtureRequest) -> Size:
-    return Size(50, 1000, 100_000) if request.config.getoption("--soak") else Size(20, 200, 5_000)
+    return Size(50, 1000, 100_000, True) if request.config.getoption("--soak") else Size(20, 200, 5_000, False)
 
 
 @pytest.fixture(scope="module")
@@ -111,47 +113,43 @@ def forward(site: Deployment, *stages: str) -> None:
         assert f"{stage} validated" in site.run("migrate", "--data", f"stage={stage}").ok().output
 
 
-def test_there_and_back_and_there_under_load(
+def test_there_and_back_under_load(
     site: Deployment, host: Host, before: list[str], size: Size, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Through all stages, back to the first one and through them again, with a SIGKILL in the middle of the last one, no
-    operation fails, no value is lost or changed, every TTL is kept within two seconds, and the server restarts once."""
-    first, config = run_id(host), host.check("sha256sum /etc/redis/redis.conf")
+    """Through all stages, with a SIGKILL in the middle of the last one, and all the way back (in the long form: and through
+    them again): no operation fails, no value is lost or changed, every TTL is kept within two seconds, the server restarts
+    once, and at the end of the way back every file, package, setting and user is as it was."""
+    first = run_id(host)
     with load(host, size) as met:
         forward(site, *NAMES[:-1])
         assert run_id(host) == first
         run_and_kill(site, Kill("Write the sandbox"), "migrate")
         assert "a migration is under way" in site.run().output
         assert "close validated" in site.run("migrate").ok().output
+        assert site.run().ok().changed_operations == 0
         after = run_id(host)
         assert after != first
-        back = site.run("rollback", "--data", "stage=authentication").ok()
-        assert re.findall(r"(\w+) rolled back", back.output) == list(NAMES[:0:-1])
-        assert host.check("sha256sum /etc/redis/redis.conf") == config
-        forward(site, *NAMES[1:])
+        back = site.run("rollback", "--data", "stage=preparation").ok()
+        assert re.findall(r"(\w+) rolled back", back.output) == list(reversed(NAMES))
+        assert found(host) == before
+        if size.again:
+            forward(site, *NAMES)
         assert run_id(host) == after
     with capsys.disabled():
         print(f"\n{size}: {met.seen}")
     assert met.seen["failed"] == []
     assert met.seen["lost"] == 0
-    assert met.seen["operations"] > size.rate * 30
-    # From no password to one, to TLS, back to none, and there again.
-    assert list(dict.fromkeys(met.seen["ways"])) == ["default:6379", "cache_service:6379", "cache_service:6380"]
-    assert met.seen["ways"][-1] == "cache_service:6380"
-    assert leftovers(host) == []
-    assert site.run().ok().changed_operations == 0
-
-
-def test_all_the_way_back(site: Deployment, host: Host, before: list[str]) -> None:
-    """From the end back to the beginning everything is as it was, byte for byte, and the server has not been restarted."""
-    after = run_id(host)
-    site.run("rollback", "--data", "stage=preparation").ok()
-    assert found(host) == before
-    assert run_id(host) == after
+    assert met.seen["operations"] > size.rate
+    # From no password to one, to TLS, and back to none.
+    ways = ["default:6379", "cache_service:6379", "cache_service:6380", "cache_service:6379", "default:6379"]
+    assert [way for way, _ in groupby(met.seen["ways"])][:5] == ways
     assert leftovers(host) == []
     journal = [json.loads(line) for line in host.check("cat /var/lib/redkeep/migration/journal.jsonl").splitlines()]
     assert {entry["event"] for entry in journal} == {"begun", "action", "validated", "rolling back", "rolled back"}
     assert all(re.fullmatch(r"\S+@\S+", entry["who"]) and entry["time"] for entry in journal)
+    if size.again:
+        assert site.run().ok().changed_operations == 0
+        site.run("rollback", "--data", "stage=preparation").ok()
     assert "deploys/migrate.py moves a server in use" in site.run().output
 
 
