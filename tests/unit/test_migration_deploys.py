@@ -12,10 +12,10 @@ import pytest
 
 from deploys.bundle import build
 from deploys.facts.survey import FileState, ServerState
-from deploys.migration import apps, closing, course, legacy, passage, ways
+from deploys.migration import apps, closing, course, legacy, passage, preparation, ways
 from deploys.migration.legacy import Legacy
 from deploys.migration.passage import Passage
-from deploys.migration.window import Window, include_text
+from deploys.migration.window import BACKUP, BEFORE, VERIFIED, Window, include_text
 from redkeep.migration.journal import Holder, Position
 from redkeep.migration.stages import LEVELS, NAMES, STAGES
 from tests.unit.wanted import FakeSite, bundle, data, survey, there
@@ -171,6 +171,34 @@ def test_the_included_file_follows_the_level() -> None:
     assert "tls-port 6380" in texts["tls"].splitlines()
     assert "user default reset off resetpass resetkeys resetchannels -@all" in texts["access_control"].splitlines()
     assert not any("word-of-" in text for text in texts.values())
+
+
+@pytest.mark.parametrize("level", ["authentication", "tls"])
+def test_a_server_that_listens_everywhere_leaves_room_for_the_trial(level: str) -> None:
+    """The throwaway server that tries the included file has ports of its own, for a wildcard takes the real ones everywhere."""
+    script = next(d.script for d in ways.persisted(at(LEVELS[level]), survey()) if "redkeep-migration.conf is missing" in d.what)
+    assert "--port $(( 20000" in script
+    assert ("--tls-port $(( 30000" in script) is (level == "tls")
+    assert '--unixsocket ""' in script
+
+
+def test_an_app_host_is_prepared_and_cleared() -> None:
+    """A host with nothing but the app gets the folder for our notes first, and it goes with everything else."""
+    hosts = build(
+        [("r1", frozenset({"redis"}), data(redis_address="10.0.0.5")), ("a1", frozenset({"app"}), data(app_address="10.0.0.7"))]
+    )
+    going, coming = at(0), at(-1, verb="rollback")
+    going.site.bundle = coming.site.bundle = hosts["a1"]
+    assert "/var/lib/redkeep is missing" in next(iter(preparation.packages(going, survey()))).what
+    left = survey(files={"/var/lib/redkeep": FileState("directory")})
+    assert [d.what for d in preparation.packages(coming, left)] == ["folder /var/lib/redkeep is there"]
+
+
+def test_a_new_preparation_takes_a_new_backup() -> None:
+    """The backup stays on the way back, but proves nothing the next time."""
+    back = list(preparation.document(at(-1, verb="rollback"), survey(files={BEFORE: FileState("directory")})))
+    assert VERIFIED in back[0].script.split()
+    assert BACKUP not in back[0].script.split()
 
 
 def test_default_comes_back_as_it_was() -> None:
