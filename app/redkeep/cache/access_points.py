@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,9 @@ class Access:
         self._client = client
         self._tuned = tuned
         self._settings = settings
+        self._keys = target.keys
+        self.keys_changed: Callable[[tuple[str, ...]], None] | None = None
+        """Called at a connect that finds other encryption keys in the settings than the last one did."""
 
     @classmethod
     def of(
@@ -132,6 +136,9 @@ class Access:
         now = self._now()
         if now.username != self.target.username:  # the environment says otherwise than the file it was made from
             now = self.target
+        if now.keys and now.keys != self._keys and self.keys_changed is not None:
+            self._keys = now.keys
+            self.keys_changed(now.keys)
         return now.username, now.password
 
     def _now(self) -> Target:

@@ -65,6 +65,10 @@ class Codec:
         self.limit = limit
         self._fernet = _fernet_opener(fernet_keys)
 
+    def rekey(self, ring: KeyRing, *, fernet_keys: Sequence[str]) -> None:
+        """Seal and open with another ring from now on."""
+        self.ring, self._fernet = ring, _fernet_opener(fernet_keys)
+
     def dump(self, value: Any, *, field: str) -> bytes:
         """`value` as JSON. Raises TypeError or ValueError that names `field`: not JSON, or longer than the limit."""
         payload = to_json(value, field=field)

@@ -9,7 +9,7 @@ from typing import Any
 from redkeep.cache import arguments
 from redkeep.cache.codec import Codec
 from redkeep.cache.compression import PRESETS, Preset
-from redkeep.crypto.keyring import KeyRing
+from redkeep.crypto.keyring import KeyRing, decode_key
 from redkeep.errors import ConfigurationError
 
 
@@ -48,6 +48,12 @@ class EncryptedCacheLayer:
 
     def __repr__(self) -> str:
         return f"EncryptedCacheLayer({self.ring!r})"
+
+    def rekey(self, keys: Sequence[str]) -> None:
+        """Take up another ring, newest key first; how often a key has sealed is kept. Raises ConfigurationError."""
+        counts = {key.key_id: key.sealed for key in self.ring.keys}
+        self.ring = KeyRing([decode_key(key, field="encryption_key") for key in keys], sealed=counts)
+        self.codec.rekey(self.ring, fernet_keys=keys if self.read_legacy else ())
 
     def encrypt_cache_data(self, data: Any, *, key: str = "", ttl: float | None = None) -> bytes:
         """`data` sealed for the Redis key `key`, for `ttl` seconds or without end.

@@ -27,11 +27,16 @@ class Places:
 
     def __init__(self, ring: KeyRing, namespace: str, epochs: Epochs, *, window: bool, readable: Callable[..., str]) -> None:
         """`window`: whether old readable names are read; `readable` makes such a name of operation and request."""
+        self._namespace = namespace
         self._names = HashedNames(ring, namespace)
         self._epochs = epochs
         self._window = window
         self._readable = readable
         self._last_entry = ("", b"")  # a write asks for the name, then for the origin
+
+    def rekey(self, ring: KeyRing) -> None:
+        """Name under another ring from now on."""
+        self._names = HashedNames(ring, self._namespace)
 
     @property
     def several(self) -> bool:

@@ -129,6 +129,8 @@ class SecureAIResponseCache(AIResponseCache):
                 window=self.read_legacy,
                 readable=self.key_generator.generate_cache_key,
             )
+            if access is not None:
+                access.keys_changed = self._rekey
         if access is not None and access.tracking:
             if self._epochs is None:
                 raise ConfigurationError("REDIS_CLIENT_TRACKING keeps sealed values only; set REDIS_ENCRYPTION_KEY, or turn it off")
@@ -154,6 +156,14 @@ class SecureAIResponseCache(AIResponseCache):
             settings=settings,
             **options,
         )
+
+    def _rekey(self, keys: tuple[str, ...]) -> None:
+        """The settings have other keys than before. A value that is on its way is named under the one ring and sealed under the
+        other: whoever has both finds it."""
+        if self.encryption is not None and self._places is not None:
+            self.encryption.rekey(keys)
+            self._places.rekey(self.encryption.ring)
+            logger.info("encryption_keys_changed", extra={"seals": self.encryption.ring.primary.key_id.hex(), "keys": len(keys)})
 
     # connecting
 
