@@ -82,7 +82,7 @@ def test_keys_change_under_a_running_cache(app: App) -> None:
             assert app.sealed_with() == {key_id(OLD), key_id(NEW)}
 
             await app.find(NEW)
-            assert [await read(app, "first"), await read(app, "fourth"), await read(app, "third")] == [1, 4, None]
+            assert [await read(app, "second"), await read(app, "fourth"), await read(app, "third")] == [2, 4, None]
             assert cache.error_counts["decryption"] == 0
 
     asyncio.run(work())
