@@ -13,7 +13,7 @@ from pathlib import Path
 from deploys.rendering import ROOT
 from redkeep.cli.passphrase import passphrase_from_environment
 from redkeep.cli.secrets import API_NAME
-from redkeep.crypto.keyring import decode_key
+from redkeep.crypto.keyring import KeyRing, decode_key
 from redkeep.crypto.leaf import Use
 from redkeep.crypto.passwords import validate_password
 from redkeep.crypto.pki import Leaf, check_leaf
@@ -65,6 +65,12 @@ class Credentials:
         narrowed.trust_bundle, narrowed._leaves = self._store.authority().cert_pem, {}
         return narrowed
 
+    def newest_key(self) -> Credentials:
+        """These without the encryption keys that a rotation is about to retire."""
+        narrowed = copy.copy(self)
+        narrowed.encryption_keys = self.encryption_keys[:1]
+        return narrowed
+
     def open_rotations(self) -> tuple[str, ...]:
         """A sentence for each rotation that was begun and not ended."""
         users = [user for user, hashes in self.hashes.items() if len(hashes) > 1]
@@ -76,6 +82,11 @@ class Credentials:
             )
         if self.trust_bundle.count(b"BEGIN CERTIFICATE") > 1:
             found.append("a rotation of the CA is open, two are trusted: deploys/rotate.py --data what=ca ends it")
+        if len(self.encryption_keys) > 1:
+            found.append(
+                f"a rotation of the encryption key is open, {len(self.encryption_keys)} can open values: "
+                "deploys/rotate.py --data what=encryption-key ends it"
+            )
         return tuple(found)
 
     def password(self, user: str) -> str:
@@ -104,6 +115,11 @@ class Credentials:
             raise CertificateError(f"the certificate {name} in {folder}: {error}") from None
         self._leaves[name, tuple(names)] = leaf
         return leaf
+
+
+def key_ids(keys: Sequence[str]) -> tuple[str, ...]:
+    """The ids by which people and stored values name encryption keys."""
+    return tuple(key.key_id.hex() for key in KeyRing.from_strings(keys).keys) if keys else ()
 
 
 def label(service: str, host: str) -> str:

@@ -16,7 +16,7 @@ from deploys.credentials import USERS, label, open_store
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
 
-KINDS = ("passwords", "certificates", "ca")
+KINDS = ("passwords", "certificates", "ca", "encryption-key")
 
 
 @dataclass
@@ -31,21 +31,34 @@ class Rotation:
     steps: set[str] = field(default_factory=set)
     begun_at: float = field(default_factory=time.monotonic)
     switched: dict[str, float] = field(default_factory=dict)
+    resealing: dict[str, str] = field(default_factory=dict)
 
     @property
     def thing(self) -> str:
         """What is rotated, as a refusal calls it."""
-        return self.what.removesuffix("s") if self.what == "passwords" else "certificate"
+        return {"passwords": self.what.removesuffix("s"), "encryption-key": "encryption key"}.get(self.what, "certificate")
 
     @property
     def retires(self) -> bool:
         """Whether what was before is taken away. A certificate is good until its last day: nothing revokes it but a new CA."""
         return self.what != "certificates"
 
+    @property
+    def advances(self) -> bool:
+        """Whether there is a step in between: everybody knows the new, and only then is it used."""
+        return self.what in ("ca", "encryption-key")
+
+    @property
+    def ends_sessions(self) -> bool:
+        """Whether a session can rest on what goes."""
+        return self.what in ("passwords", "ca")
+
     def done(self) -> str:
         """What was reached, in one sentence."""
         if self.what == "passwords":
             return f"the passwords of {', '.join(self.users)} are new, and the only ones"
+        if self.what == "encryption-key":
+            return "one encryption key is left, the new one, and every entry is sealed with it"
         if self.what == "ca":
             return "one authority is trusted, the new one, and every certificate is its own"
         return "every certificate is new; those before stay good until they expire: after a theft, rotate what=ca"
@@ -60,11 +73,25 @@ class Rotation:
             )
         if self.what == "certificates":
             return "issue every certificate of these hosts again and have the servers show theirs; the old ones stay good"
+        if self.what == "encryption-key":
+            verb = (
+                "go on with the encryption key made before"
+                if self._is_open()
+                else "make a new encryption key that every app can open with"
+            )
+            return (
+                f"{verb}; let it seal; seal every entry anew with it, beside the traffic; refuse to go on while an entry needs the "
+                f"old{' (not: force=yes)' if self.force else ''}; then forget the old"
+            )
         verb = "go on with the authority made before" if self._is_open() else "make a new authority, trusted beside the old"
         return (
             f"{verb}; issue every certificate from it; refuse to go on while sessions are "
             f"older{' (not: force=yes)' if self.force else ''}; then trust it alone and end what is left"
         )
+
+    def reseals(self, host: str, redis: str) -> bool:
+        """Whether this app host is the one of this run that seals the entries of that Redis anew: the first to ask."""
+        return self.resealing.setdefault(redis, host) == host
 
     def begin(self, hosts: frozenset[str]) -> None:
         """Put the new beside the old in the secrets; what an earlier run has begun is left as it is."""
@@ -80,16 +107,20 @@ class Rotation:
                     store.renew(name)
             elif self.what == "ca" and not _two_authorities(store):
                 store.add_authority()
+            elif self.what == "encryption-key" and len(store.encryption_keys()) < 2:
+                store.add_encryption_key(sealing=False)
         if self.what == "passwords":
             self.begun_at = time.monotonic() - store.password_age(self.users[0])
 
     def advance(self) -> None:
-        """For a CA that every host trusts by now: let it issue every certificate."""
+        """For a CA that every host trusts by now: let it issue every certificate; for a key that every app has: let it seal."""
         if self._once("advance"):
             store = open_store(self.secrets)
             with store.transaction():
-                for name in store.old_leaves():
+                for name in store.old_leaves() if self.what == "ca" else ():
                     store.reissue(name)
+                if self.what == "encryption-key":
+                    store.promote_encryption_key(store.newest_encryption_key())
 
     def finish(self) -> None:
         """Forget the old. No host knows it any more."""
@@ -102,6 +133,8 @@ class Rotation:
                     store.retire_password(user)
             elif self.what == "ca":
                 store.retire_authorities()
+            elif self.what == "encryption-key":
+                store.retire_encryption_keys()
 
     def _once(self, step: str) -> bool:
         """Whether no host of this run has taken the step yet."""
@@ -111,6 +144,8 @@ class Rotation:
 
     def _is_open(self) -> bool:
         store = open_store(self.secrets)
+        if self.what == "encryption-key":
+            return len(store.encryption_keys()) > 1
         return bool(_open_users(store)) if self.what == "passwords" else _two_authorities(store)
 
 
@@ -134,7 +169,7 @@ def choose(data: Mapping[str, Any], secrets: Path) -> Rotation:
         raise ConfigurationError(
             f"A rotation of {', '.join(found)} is open: end it first, without users=; then rotate {', '.join(other)}."
         )
-    return Rotation(what, found or users, force == "yes", secrets)
+    return Rotation(what, ("cache_service",) if what == "encryption-key" else found or users, force == "yes", secrets)
 
 
 @cache

@@ -14,14 +14,13 @@ from pyinfra.api.state import StateStage
 
 from deploys import backups
 from deploys.backups import Backup
-from deploys.credentials import open_store
+from deploys.credentials import key_ids, open_store
 from deploys.operations.converge import fail
 from deploys.site import Site
 from deploys.stages import snapshot
 from deploys.stages.comparison import Comparison, compare
 from deploys.stages.machine import MANAGED, STATE
 from redkeep.crypto.archive import public_key
-from redkeep.crypto.keyring import KeyRing
 from redkeep.errors import ConfigurationError, RedkeepError
 
 ARGUMENTS = ("keep", "drill", "backups_folder")
@@ -96,7 +95,7 @@ def make(site: Site, folder: Path, *, leave: str = "") -> Backup:
         "sha256": found.sha256,
         "keys": found.keys,
         "expires": found.expires,
-        "encryption_keys": [key.key_id.hex() for key in KeyRing.from_strings(site.credentials.encryption_keys).keys],
+        "encryption_keys": list(key_ids(site.credentials.encryption_keys)),
     }
     try:
         recipient = public_key(open_store(site.secrets).backup_key())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pyinfra.api.state import StateStage
 
 from deploys import backups
 from deploys.backups import Backup
-from deploys.credentials import open_store
+from deploys.credentials import key_ids, open_store
 from deploys.difference import locked
 from deploys.operations.converge import fail
 from deploys.site import Site
@@ -22,7 +22,6 @@ from deploys.stages import backing_up, containers, snapshot
 from deploys.stages.comparison import compare, keys_of
 from deploys.stages.machine import MANAGED, STATE, init_stop
 from deploys.stages.service import start_script
-from redkeep.crypto.keyring import KeyRing
 from redkeep.errors import ConfigurationError, RedkeepError
 
 ARGUMENTS = ("file", "force", "backups_folder")
@@ -55,8 +54,7 @@ def asked(site: Site) -> Plan:
         backup = chosen(data)
         for _ in backups.content_of(backup, private_key=open_store(site.secrets).backup_key()):
             pass
-        ring = [key.key_id.hex() for key in KeyRing.from_strings(site.credentials.encryption_keys).keys]
-        check_keys(backup, ring, force=data["force"] == "yes")
+        check_keys(backup, key_ids(site.credentials.encryption_keys), force=data["force"] == "yes")
     except RedkeepError as error:
         raise DeployError(str(error)) from None
     return Plan(backup, Path(data["backups_folder"] or backups.backups_folder(site.environment)))
@@ -71,7 +69,7 @@ def chosen(data: Mapping[str, Any]) -> Backup:
     return backups.read_backup(Path(str(data["file"])))
 
 
-def check_keys(backup: Backup, ring: list[str], *, force: bool) -> None:
+def check_keys(backup: Backup, ring: Sequence[str], *, force: bool) -> None:
     """Raise ConfigurationError when no key that was in use then is in the ring now: every value would be a miss."""
     then = [str(key) for key in backup.head.get("encryption_keys", [])]
     if then and not set(then) & set(ring) and not force:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Mapping
 
@@ -10,18 +11,24 @@ from pyinfra.api import DeployError, StringCommand, operation
 from pyinfra.api.state import StateStage
 
 from deploys import sessions
+from deploys.credentials import key_ids
 from deploys.operations.converge import differences_of, fail, scripts
 from deploys.rotation import Rotation, open_rotation
 from deploys.site import Site
 from deploys.stages import application, server, service
 from deploys.stages.machine import MANAGED
+from redkeep.cache.secure import KEYS_SECONDS
 from redkeep.errors import RedkeepError
+from redkeep.migration.census import Census
 from redkeep.migration.readiness import older_than, refusal
 
 ARGUMENTS = ("what", "users", "force")
 
 # A client of ours that is ended is back within a second; one that is refused has said so to the server by then.
 TRIAL_SECONDS = 3.0
+
+# Running apps look at their file every KEYS_SECONDS, at their next command; and one that is under way has its own time.
+SETTLE_SECONDS = KEYS_SECONDS + 2.0
 
 # What puts the old back beside the new, in this order.
 BACK = (
@@ -75,7 +82,7 @@ def note(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
     """Since when this host's app has the new credentials. Changes nothing."""
     if not _executing():
         return
-    file = application.ENVIRONMENT if rotation.what == "passwords" else f"{application.TLS}/client.crt"
+    file = f"{application.TLS}/client.crt" if rotation.what == "ca" else application.ENVIRONMENT
     ok, lines, _ = site.run(f"echo $(( $(date +%s) - $(stat -c %Y {file}) ))")
     if not ok or not lines or not lines[0].lstrip("-").isdigit():
         yield fail(f"{file} cannot be looked at: run again.")
@@ -105,11 +112,52 @@ def gate(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
 
 
 @operation()
+def settle(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Wait until every running app has looked at its file again. Changes nothing."""
+    if _executing():
+        left = max(rotation.switched.values(), default=rotation.begun_at) + SETTLE_SECONDS - time.monotonic()
+        time.sleep(max(0.0, left))
+    yield from ()
+
+
+@operation()
+def reseal(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Seal every entry of this app's Redis anew with the new key, and fail the host while one needs an old."""
+    if not _executing() or not rotation.reseals(site.bundle.name, site.bundle.redis_address):
+        return
+    janitor = site.credentials.password("cache_janitor") + "\n"
+    script = "IFS= read -r REDIS_JANITOR_PASSWORD; export REDIS_JANITOR_PASSWORD; " + application.COMMAND
+    ok, lines, errors = site.run(f"{script} migrate-data", stdin=janitor)
+    for line in lines:
+        site.say(line)
+    counted, counts, more = site.run(f"{script} migrate-data --count --json", stdin=janitor)
+    try:
+        if not counted:
+            raise ValueError(" ".join(more))
+        left = Census.parse(json.loads("\n".join(counts))).refusal(key_ids(site.credentials.encryption_keys[1:]))
+    except (ValueError, RedkeepError) as error:
+        yield fail(
+            f"{site.bundle.name}: what is still sealed with the old key cannot be told ({error} {' '.join(errors)[:200]}): run again."
+        )
+        return
+    if left and not rotation.force:
+        yield fail(
+            f"{site.bundle.name}: {left}. Old and new open: see what redkeep migrate-data says above, then run the same command again; "
+            "--data force=yes gives these entries up."
+        )
+    elif not ok and not left:
+        site.say("what is left above is not sealed with the old key")
+
+
+@operation()
 def narrow(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
     """From here on the new alone is wanted; the secrets keep the old until it is over."""
     if _executing():
-        passwords = rotation.what == "passwords"
-        site.credentials = site.credentials.newest_passwords() if passwords else site.credentials.newest_authority()
+        known = site.credentials
+        if rotation.what == "passwords":
+            site.credentials = known.newest_passwords()
+        else:
+            site.credentials = known.newest_authority() if rotation.what == "ca" else known.newest_key()
     yield from ()
 
 

@@ -1,13 +1,14 @@
-"""A running cache takes up the encryption keys that its settings have when it connects."""
+"""A running cache takes up the encryption keys that its settings' files have."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 
-from redkeep.cache.secure import SecureAIResponseCache
+from redkeep.cache.secure import KEYS_SECONDS, SecureAIResponseCache
 from redkeep.crypto.keyring import KeyRing, generate_key
 from redkeep.settings import Settings
 from tests.redis.caches import CLIENTS, empty, stored
@@ -34,12 +35,10 @@ class App:
     def write(self, *keys: str) -> None:
         self.file.write_text("\n".join([*self.lines, f"REDIS_ENCRYPTION_KEYS={','.join(keys)}"]) + "\n")
 
-    async def find(self, *keys: str) -> None:
-        """The keys change in the file, and the operator ends the session."""
+    def find(self, *keys: str) -> None:
+        """The keys change in the file, and it is time to look at it again."""
         self.write(*keys)
-        with self.server.log_in() as operator:
-            operator.ask(("CLIENT", "KILL", "USER", "cache_service"))
-        await asyncio.sleep(0.2)  # redis-py looks at a connection only when it takes it, and repeats nothing
+        self.cache._next_look = 0.0
 
     def sealed_with(self) -> set[str]:
         return {value[3:11].hex() for value in stored(self.server).values()}
@@ -61,14 +60,14 @@ async def write(app: App, text: str, n: int) -> None:
 
 
 def test_keys_change_under_a_running_cache(app: App) -> None:
-    """Added, promoted, the old one retired: each counts from the next connect on, everything stays readable that a key of the
+    """Added, promoted, the old one retired: each counts from the next look on, everything stays readable that a key of the
     ring has sealed (what is read is sealed anew), and nothing has failed. The count of seals goes on."""
 
     async def work() -> None:
         async with app.cache as cache:
             assert cache.redis is not None, cache.last_error
             await write(app, "first", 1)
-            await app.find(OLD, NEW)
+            app.find(OLD, NEW)
             assert await read(app, "first") == 1
             await write(app, "second", 2)
             await write(app, "third", 3)
@@ -76,14 +75,37 @@ def test_keys_change_under_a_running_cache(app: App) -> None:
             assert cache.encryption is not None
             assert [len(cache.encryption.ring), cache.encryption.ring.primary.sealed] == [2, 3]
 
-            await app.find(NEW, OLD)
+            app.find(NEW, OLD)
             assert [await read(app, "first"), await read(app, "second")] == [1, 2]
             await write(app, "fourth", 4)
             assert app.sealed_with() == {key_id(OLD), key_id(NEW)}
 
-            await app.find(NEW)
-            assert [await read(app, "second"), await read(app, "fourth"), await read(app, "third")] == [2, 4, None]
+            app.find(NEW)
+            assert [await read(app, "first"), await read(app, "fourth"), await read(app, "third")] == [1, 4, None]
             assert cache.error_counts["decryption"] == 0
+
+    asyncio.run(work())
+
+
+def test_a_look_is_due_every_five_seconds(app: App) -> None:
+    """Not before, and while nothing changes the ring stays the same object."""
+
+    async def work() -> None:
+        async with app.cache as cache:
+            assert cache.encryption is not None
+            app.write(OLD, NEW)
+            assert 0 < cache._next_look - time.monotonic() <= KEYS_SECONDS == 5
+            cache._next_look = time.monotonic() + 60
+            await write(app, "first", 1)
+            assert len(cache.encryption.ring) == 1
+            app.find(OLD, NEW)
+            await write(app, "first", 1)
+            ring = cache.encryption.ring
+            assert len(ring) == 2
+            assert 0 < cache._next_look - time.monotonic() <= KEYS_SECONDS
+            app.find(OLD, NEW)
+            await write(app, "first", 1)
+            assert cache.encryption.ring is ring
 
     asyncio.run(work())
 
@@ -95,7 +117,7 @@ def test_half_written_keys_change_nothing(app: App) -> None:
         async with app.cache as cache:
             assert cache.redis is not None, cache.last_error
             await write(app, "first", 1)
-            await app.find("half")
+            app.find("half")
             assert await read(app, "first") == 1
             assert cache.encryption is not None
             assert cache.encryption.ring.primary.key_id.hex() == key_id(OLD)

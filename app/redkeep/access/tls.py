@@ -97,10 +97,11 @@ class SharedContext:
         return self._context
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(map(_stamp, self._files))
+        return tuple(map(stamp, self._files))
 
 
-def _stamp(file: Path) -> tuple[int, int, int] | None:
+def stamp(file: Path) -> tuple[int, int, int] | None:
+    """Inode, time and size of a file, which differ when its content does; None when there is none."""
     try:
         status = os.stat(file)
     except OSError:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from redkeep.access.tls import stamp
 from redkeep.cache.plain_target import tls_files
 from redkeep.errors import ConfigurationError
 from redkeep.target import DEFAULT_CLIENT, DEFAULT_USERNAME, Target, build_target
@@ -36,8 +36,8 @@ class Access:
         self._tuned = tuned
         self._settings = settings
         self._keys = target.keys
-        self.keys_changed: Callable[[tuple[str, ...]], None] | None = None
-        """Called at a connect that finds other encryption keys in the settings than the last one did."""
+        self._files = () if settings is None else settings.files()
+        self._seen = tuple(map(stamp, self._files))
 
     @classmethod
     def of(
@@ -136,10 +136,20 @@ class Access:
         now = self._now()
         if now.username != self.target.username:  # the environment says otherwise than the file it was made from
             now = self.target
-        if now.keys and now.keys != self._keys and self.keys_changed is not None:
-            self._keys = now.keys
-            self.keys_changed(now.keys)
         return now.username, now.password
+
+    def changed_keys(self) -> tuple[str, ...]:
+        """The encryption keys that the settings' files have now, when they are others than at the last call; else nothing. Costs
+        one `stat` a file while nothing changes."""
+        seen = tuple(map(stamp, self._files))
+        if seen == self._seen:
+            return ()
+        self._seen = seen
+        keys = self._now().keys
+        if not keys or keys == self._keys:
+            return ()
+        self._keys = keys
+        return keys
 
     def _now(self) -> Target:
         """The target with the credentials of this moment."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from redkeep.cache import arguments
 from redkeep.cache.access_points import Access
@@ -31,6 +32,10 @@ from redkeep.optimization import SecurityOptimizationConfig
 if TYPE_CHECKING:
     from redkeep.access.client import CacheClient
     from redkeep.settings import Settings
+
+
+KEYS_SECONDS: Final = 5.0
+"""A changed file of settings is noticed so soon: the time that `deploys/rotate.py` waits, twice, between the steps of a new key."""
 
 
 class SecureAIResponseCache(AIResponseCache):
@@ -112,6 +117,7 @@ class SecureAIResponseCache(AIResponseCache):
         self._access = access
         self._places: Places | None = None
         self._info_refused = False
+        self._next_look = time.monotonic() + KEYS_SECONDS if sealed and access is not None else math.inf
         if sealed:
             self.encryption = EncryptedCacheLayer(
                 encryption_key,
@@ -129,8 +135,6 @@ class SecureAIResponseCache(AIResponseCache):
                 window=self.read_legacy,
                 readable=self.key_generator.generate_cache_key,
             )
-            if access is not None:
-                access.keys_changed = self._rekey
         if access is not None and access.tracking:
             if self._epochs is None:
                 raise ConfigurationError("REDIS_CLIENT_TRACKING keeps sealed values only; set REDIS_ENCRYPTION_KEY, or turn it off")
@@ -157,10 +161,12 @@ class SecureAIResponseCache(AIResponseCache):
             **options,
         )
 
-    def _rekey(self, keys: tuple[str, ...]) -> None:
-        """The settings have other keys than before. A value that is on its way is named under the one ring and sealed under the
-        other: whoever has both finds it."""
-        if self.encryption is not None and self._places is not None:
+    def _look_for_keys(self) -> None:
+        """Take up the keys that the settings' files have now. A value that is on its way is named under the one ring and sealed
+        under the other: whoever has both finds it."""
+        self._next_look = time.monotonic() + KEYS_SECONDS
+        keys = self._access.changed_keys() if self._access is not None else ()
+        if keys and self.encryption is not None and self._places is not None:
             self.encryption.rekey(keys)
             self._places.rekey(self.encryption.ring)
             logger.info("encryption_keys_changed", extra={"seals": self.encryption.ring.primary.key_id.hex(), "keys": len(keys)})
@@ -204,6 +210,8 @@ class SecureAIResponseCache(AIResponseCache):
         if self._places is None:
             return super()._generate_cache_key(text, operation, options, question)
         start = time.perf_counter()
+        if time.monotonic() >= self._next_look:
+            self._look_for_keys()
         name = self._places.name(operation, text, options, question)
         self.performance_monitor.record_key_generation_time(time.perf_counter() - start, len(text), operation)
         return name
@@ -219,6 +227,8 @@ class SecureAIResponseCache(AIResponseCache):
         return NO_ORIGIN if self._places is None else self._places.origin(operation, text, options, question)
 
     def _entry_name(self, key: str) -> str:
+        if time.monotonic() >= self._next_look:
+            self._look_for_keys()
         return super()._entry_name(key) if type(key) is not str or self._places is None else self._places.entry(key)
 
     def _older_entry_names(self, key: str) -> list[OlderName]:

@@ -85,8 +85,14 @@ class SecretStore(Vault):
         with self.transaction():
             ring = self._document["encryption_keys"]
             fresh = generate_key()
-            ring.insert(0 if sealing else len(ring), {"key": fresh, "made": _now()})
+            ring.insert(0 if sealing else len(ring), {"key": fresh, "made": datetime.now(UTC).isoformat(timespec="microseconds")})
             return fresh
+
+    def newest_encryption_key(self) -> str:
+        """Return the key that was made last, whether it seals yet or not; one is made the first time."""
+        self.encryption_keys()
+        ring = self._document["encryption_keys"]
+        return max(ring, key=lambda record: datetime.fromisoformat(record["made"]))["key"]
 
     def promote_encryption_key(self, key: str) -> None:
         """Make a key of the ring the sealing one. Raises ConfigurationError when it is not in the ring."""
