@@ -80,6 +80,26 @@ print(answers[-1])
 """
 
 
+# Writes 200 answers, or counts those that are still answers.
+ANSWERS = """
+import asyncio, os, sys
+
+os.environ.update(line.rstrip("\\n").split("=", 1) for line in open("/etc/redkeep/cache.env") if line[0] not in "#\\n")
+from redkeep import SecureAIResponseCache
+
+async def main():
+    async with SecureAIResponseCache.from_settings() as cache:
+        if sys.argv[1] == "write":
+            for n in range(200):
+                await cache.cache_response(f"text {n}", "summarize", {}, {"n": n})
+        else:
+            found = [await cache.get_cached_response(f"text {n}", "summarize", {}) for n in range(200)]
+            print(sum(answer is not None and answer["n"] == n for n, answer in enumerate(found)))
+
+asyncio.run(main())
+"""
+
+
 @dataclass
 class Seen:
     """What the clients saw, once they have ended."""
@@ -150,6 +170,11 @@ def shows(host: Host, ca: bytes, cert: bytes, key: bytes) -> str:
     return answer.out
 
 
+def answers(host: Host, what: str) -> str:
+    host.put("/run/answers.py", ANSWERS)
+    return host.check(f"{PYTHON} /run/answers.py {what} 2>/dev/null; rm /run/answers.py")
+
+
 def pid(host: Host) -> str:
     return host.check(f"{CLI} INFO server | grep -E 'process_id|run_id'")
 
@@ -176,12 +201,14 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
     kind: str, deployment: Deployment, lab: Lab, soak: bool
 ) -> None:
     """While the app works on every host: a rotation of passwords stops for a client that cannot know the new one, naming it, and
-    for one that comes back with the old, putting it back; a deploy in between keeps both; then it ends, the CA follows, and the
-    app has lost no operation, no old password or certificate opens anything, and the server is the same process."""
+    for one that comes back with the old, putting it back; a deploy in between keeps both; then it ends, the CA and the encryption
+    key follow, and the app has lost no operation, no old password, certificate or key opens anything, every answer from before
+    is still one, and the server is the same process."""
     names = [*dict.fromkeys([KINDS[kind]["groups"]["redis"][0], *KINDS[kind]["groups"]["app"]])]  # type: ignore[index]
     server = lab[names[0]]
     store = SecretStore.open(deployment.secrets)
     old = {user: store.password(user) for user in store.users()}
+    keys = store.encryption_keys()
     ca, leaf = store.trust_bundle(), store.leaves()[f"cache_service@{server.name}"]
     before = pid(server)
     clients, pause = (25, 0.045) if soak else (5, 0.02)
@@ -219,6 +246,12 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
         current = fresh.leaves()[f"cache_service@{server.name}"]
         assert "NOAUTH" not in shows(server, ca, current.cert_pem, current.key_pem)
         assert "NOAUTH" in shows(server, fresh.trust_bundle(), current.cert_pem, current.key_pem)
+
+        answers(server, "write")
+        sealed = deployment.run(*rotate(deployment, "encryption-key")).ok()
+        assert "200 of older keys" in sealed.output
+        assert not set(SecretStore.open(deployment.secrets).encryption_keys()) & set(keys)
+        assert answers(server, "read") == "200"
     assert seen.wrong == []
     assert sum(seen.errors.values()) - seen.errors["server_unavailable"] == 0, seen.errors
     assert seen.operations > 100
@@ -262,7 +295,7 @@ def test_a_rotation_that_dies_is_gone_on_with(kind: str, deployment: Deployment,
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({}, "Say what to rotate: --data what=passwords|certificates|ca (what is missing)."),
+        ({}, "Say what to rotate: --data what=passwords|certificates|ca|encryption-key (what is missing)."),
         ({"what": "passwords", "users": "nobody"}, "There is no user nobody to rotate"),
         ({"what": "ca", "users": "monitor"}, "users is for what=passwords alone"),
         ({"what": "ca", "force": "maybe"}, "force=maybe is neither yes nor no."),

@@ -81,6 +81,31 @@ def test_a_ca_is_beside_the_old_then_issues_then_is_alone(store: SecretStore) ->
     assert again(store).trust_bundle() + old == both.trust_bundle()
 
 
+def test_a_key_opens_then_seals_then_is_alone(store: SecretStore) -> None:
+    """Each step twice, as after a death: no third key, and the old one is not forgotten before the new one seals."""
+    (old,) = store.encryption_keys()
+    for _ in range(2):
+        rotation(store, what="encryption-key").begin(frozenset())
+    first, second = again(store).encryption_keys()
+    assert first == old
+    assert "old open" not in rotation(store, what="encryption-key").plan()
+    for _ in range(2):
+        rotation(store, what="encryption-key").begin(frozenset())
+        rotation(store, what="encryption-key").advance()
+    assert again(store).encryption_keys() == (second, old)
+    assert "what=encryption-key ends it" in Credentials(again(store), 30).open_rotations()[0]
+    assert Credentials(again(store), 30).newest_key().encryption_keys == (second,)
+    rotation(store, what="encryption-key").finish()
+    assert again(store).encryption_keys() == (second,)
+
+
+def test_one_app_host_seals_the_entries_of_a_redis(store: SecretStore) -> None:
+    """The first of a run that asks; each Redis has its own."""
+    run = rotation(store, what="encryption-key")
+    asked = [("app1", "r1"), ("app2", "r1"), ("app3", "r2"), ("app1", "r1")]
+    assert [run.reseals(*who) for who in asked] == [True, False, True, True]
+
+
 def test_a_step_is_taken_once_a_run(store: SecretStore) -> None:
     """However many hosts there are."""
     run = rotation(store, what="certificates")
