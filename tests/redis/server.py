@@ -74,6 +74,11 @@ class Server:
         self.process.terminate()
         self.process.wait(10)
 
+    def start_again(self) -> None:
+        """After `stop`: on the same port, with the same settings and what it has saved."""
+        self.process = subprocess.Popen([redis_server(), str(self.folder / "redis.conf")], stdout=subprocess.DEVNULL)
+        wait_for_port(self.port or self.plain_port, self.process, self.folder / "log")
+
 
 @functools.cache
 def engine_and_version() -> tuple[Engine, tuple[int, int]]:

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,9 +16,8 @@ from contextlib import suppress
 import pytest
 
 from redkeep.cache.secure import SecureAIResponseCache
-from tests.redis.binary import redis_server
 from tests.redis.caches import CLIENTS, opened, secure
-from tests.redis.server import Server, wait_for_port
+from tests.redis.server import Server
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -131,8 +129,7 @@ def test_killed_and_restarted(start: Callable[..., Server], client: str, soak: b
                 await asyncio.sleep(2.0)
                 assert cache._breaker.state != "closed"
                 assert load.calls - calls > 100
-                own.process = subprocess.Popen([redis_server(), str(own.folder / "redis.conf")], stdout=subprocess.DEVNULL)
-                await asyncio.to_thread(wait_for_port, own.port, own.process, own.folder / "log")
+                await asyncio.to_thread(own.start_again)
                 back = await load.recovered(time.monotonic())
                 assert back < 5
                 print(f"{client}: recovered {back:.2f} s after the restart, longest call {load.longest:.2f} s")

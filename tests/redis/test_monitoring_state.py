@@ -258,3 +258,34 @@ def test_an_old_posture_is_no_answer(server: Server, tmp_path: Path, monkeypatch
         await monitoring.close()
 
     asyncio.run(run())
+
+
+def test_a_node_that_goes_and_comes(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Down once, however long it lasts, with the reason; up again when it answers; and never a failed login."""
+    server = start()
+
+    async def run() -> MonitoringService:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path))
+        await monitoring.start()
+        assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
+        server.stop()
+        assert await until(lambda: monitoring.nodes()[0]["state"] == "down")
+        assert "see that Redis runs and listens there" in monitoring.nodes()[0]["reason"]
+        assert monitoring.nodes()[0]["latency_ms"] is None
+        server.start_again()
+        assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
+        await monitoring.close()
+        return monitoring
+
+    found = asyncio.run(run())
+    assert (1, 1) == (len(found.events(kind="node_down")), len(found.events(kind="node_up")))
+    assert 0 == found.monitor.get_failure_count()
+
+
+def test_a_monitor_whose_password_is_refused(server: Server, tmp_path: Path) -> None:
+    """The node is down, and the reason says which password to look at; it is not repeated at each look."""
+    found = lived(env_file(server, tmp_path, redis_monitor_password="another-" + "x1y2z3" * 4))
+    (node,) = found.nodes()
+    assert "down" == node["state"]
+    assert "the password of monitor is the one of the last deploy?" in node["reason"]
+    assert 1 == len(found.events(kind="node_down"))

@@ -102,30 +102,15 @@ def test_a_server_that_starts_anew(start: Callable[..., Server]) -> None:
     with pytest.raises(ServerUnavailableError):
         node.look()
     assert node.look() is None, "left alone for a while"
-    again = _started_again(server)
-    try:
-        guess(again, times=2)
-        other = node_of(again, clock)
-        other.restore(saved)
-        clock.now += 60
-        assert (2, 0) == logins(node.look())
-        assert (2, 0) == logins(other.look())
-        other.close()
-    finally:
-        node.close()
-        again.stop()
-
-
-def _started_again(server: Server) -> Server:
-    """The same server on its port again."""
-    import subprocess
-
-    from tests.redis.binary import redis_server
-    from tests.redis.server import wait_for_port
-
-    server.process = subprocess.Popen([redis_server(), str(server.folder / "redis.conf")], stdout=subprocess.DEVNULL)
-    wait_for_port(server.port, server.process, server.folder / "log")
-    return server
+    server.start_again()
+    guess(server, times=2)
+    other = node_of(server, clock)
+    other.restore(saved)
+    clock.now += 60
+    assert (2, 0) == logins(node.look())
+    assert (2, 0) == logins(other.look())
+    other.close()
+    node.close()
 
 
 class Cutter:
