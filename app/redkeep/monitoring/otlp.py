@@ -39,8 +39,8 @@ class OtlpExport:
             make(f"redkeep.{family.name}", [partial(self._observe, family.name)], description=family.text)
 
     def close(self) -> None:
-        """Send once more and end, within ten seconds."""
-        self._provider.shutdown(timeout_millis=2 * _DEADLINE_SECONDS * 1000)
+        """Send once more and end, within five seconds."""
+        self._provider.shutdown(timeout_millis=_DEADLINE_SECONDS * 1000)
 
     def _observe(self, name: str, _: CallbackOptions) -> Iterable[Observation]:
         from opentelemetry.metrics import Observation
