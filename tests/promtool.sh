@@ -5,8 +5,10 @@ set -eu
 cd "$(dirname "$0")/.."
 if command -v promtool; then exit; fi
 folder=$PWD/build/prometheus
+mkdir -p "$folder"
+exec 9>"$folder/.lock"
+flock 9 # several workers may ask at once
 if [ ! -x "$folder/usr/bin/promtool" ]; then
-    mkdir -p "$folder"
     cd "$folder"
     apt-get -qq download prometheus 2>/dev/null || { apt-get -qq update >&2; apt-get -qq download prometheus 2>/dev/null; } || {
         echo 'redkeep: promtool is missing, and the Debian package prometheus cannot be fetched' >&2
