@@ -113,6 +113,36 @@ def test_what_lasts_is_repeated_after_the_cooldown() -> None:
     assert 4 == told
 
 
+def test_what_goes_up_and_down_is_told_once_a_cooldown() -> None:
+    """Around its threshold, minute by minute: one alert and one end in fifteen minutes, not one of each a minute."""
+    scene = Scene()
+    scene.monitor.record("decryption_failure", count=5)
+    told = scene.check()
+    for minute in range(61, 61 + 14):
+        scene.clock.now = 1_700_000_000 + minute * 60
+        told += scene.check()
+        scene.monitor.record("decryption_failure", count=5, when=scene.clock.now - 3_600)
+        told += scene.check()
+    assert ["firing", "resolved", "firing", "resolved"] == [each.partition(":")[0] for each in told]
+
+
+def test_guessing_is_told_at_once() -> None:
+    """Slow failures were told of a minute ago; when somebody begins to guess that is another alert, and the only one."""
+    scene = Scene()
+    for _ in range(10):
+        scene.monitor.record("auth_attempt")
+        scene.clock.now += 330
+    assert ["firing: High Authentication Failures"] == scene.check()
+    scene.clock.now += 60
+    scene.monitor.record("auth_attempt", count=50)
+    assert ["firing: High Authentication Failures"] == scene.check()
+    for _ in range(13):
+        scene.clock.now += 60
+        scene.monitor.record("auth_attempt", count=3)
+        assert [] == scene.check()
+    assert ["warning", "error"] == [alert.severity for alert in scene.channel.taken]
+
+
 def test_a_weak_control_is_told_once_and_another_is_news() -> None:
     """The same weakness is not repeated; one more is; one that was healed and comes again is; None leaves it as it is."""
     scene = Scene()
@@ -200,7 +230,12 @@ def test_a_channel_that_never_ends_is_owed_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     "saved",
-    [{}, {"firing": 3}, {"firing": {}, "owed": [["email"]], "recent": []}, {"firing": {"k": [1]}, "owed": [], "recent": []}],
+    [
+        {},
+        {"firing": 3},
+        {"firing": {}, "told": {}, "owed": [["email"]], "recent": []},
+        {"firing": {"k": [1]}, "told": {}, "owed": [], "recent": []},
+    ],
 )
 def test_a_snapshot_of_something_else(saved: dict[str, Any]) -> None:
     """It is refused, and what was there stays."""

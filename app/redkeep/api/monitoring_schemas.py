@@ -198,6 +198,7 @@ class Nodes(BaseModel):
 class AlertView(BaseModel):
     """An alert as it was told."""
 
+    id: str
     timestamp: str
     title: str
     message: str

@@ -1,7 +1,8 @@
 """The alert manager: from how many events on people are told, how often, and that it is over.
 
-A kind of alert has one state. It fires when its threshold is reached, is repeated after the cooldown while it lasts, and
-its end is told once. Each channel delivers by itself: one that hangs or fails holds up neither the others nor the cache.
+A kind of alert has one state. It fires when its threshold is reached, is repeated after the cooldown while it lasts or comes
+again, and its end is told once. What makes it worse is told at once: guessing, another weak control.
+Each channel delivers by itself: one that hangs or fails holds up neither the others nor the cache.
 What is owed to a channel is kept before it is sent and struck out after: a process that is killed owes it still, so an
 alert is told at least once, and twice only when the end came in between.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import secrets
 import socket
@@ -88,6 +90,7 @@ class SimpleAlertManager:
         self._clock = clock
         self._host = harmless(socket.gethostname())
         self._firing: dict[str, _Firing] = {}
+        self._told: dict[str, float] = {}
         self._recent: deque[Alert] = deque(maxlen=_RECENT)
         self._results: dict[str, dict[str, Any]] = {
             each.name: {"delivered": 0, "failed": 0, "last_delivered": None, "last_error": ""} for each in self._channels
@@ -155,6 +158,7 @@ class SimpleAlertManager:
         """What has been told and lasts, and what is owed, as plain data: a restart tells it neither again nor never ends it."""
         return {
             "firing": {kind: [each.alert.as_dict(), each.told_at, sorted(each.names)] for kind, each in self._firing.items()},
+            "told": dict(self._told),
             "owed": [[channel, alert.as_dict()] for (_, channel), alert in self._owed.items()],
             "recent": [alert.as_dict() for alert in self._recent],
         }
@@ -166,11 +170,12 @@ class SimpleAlertManager:
                 str(kind): _Firing(Alert.from_dict(alert), float(told), frozenset(names))
                 for kind, (alert, told, names) in saved["firing"].items()
             }
+            told_at = {str(kind): float(moment) for kind, moment in saved["told"].items()}
             owed = [(channel, Alert.from_dict(alert)) for channel, alert in saved["owed"]]
             recent = [Alert.from_dict(alert) for alert in saved["recent"]]
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no snapshot of alerts: {type(error).__name__}") from None
-        self._firing, self._recent = firing, deque(recent, maxlen=_RECENT)
+        self._firing, self._told, self._recent = firing, told_at, deque(recent, maxlen=_RECENT)
         self._owed = {(alert.id, channel): alert for channel, alert in owed if channel in self._results}
 
     def _counted(self, kind: str) -> _Cause | None:
@@ -183,7 +188,7 @@ class SimpleAlertManager:
         if kind == "auth_failures_per_hour":
             details |= {name: ", ".join(f"{k} ({n})" for k, n in c.items()) for name, c in self._monitor.sources("auth_attempt", hours=1).items()}
         message = f"{count} {what} in the last hour" + ("; somebody guesses passwords" if guessing else "")
-        return _Cause(title, message, "error" if guessing else "warning", details)
+        return _Cause(title, message, "error" if guessing else "warning", details, frozenset(["guessing"] if guessing else []))
 
     def _step(self, kind: str, cause: _Cause | None) -> Alert | None:
         firing, now = self._firing.get(kind), self._clock()
@@ -192,13 +197,16 @@ class SimpleAlertManager:
                 return None
             del self._firing[kind]
             return self._alert(kind, firing.alert.title, f"Over: {firing.alert.message}", "info", "resolved", {})
-        lasts = firing is not None and cause.names <= firing.names
-        if firing is not None and lasts and (kind == "posture" or now < firing.told_at + self.settings.cooldown_seconds):
-            # What was told stays told; a control that is healed and weak again is news.
-            self._firing[kind] = firing._replace(names=cause.names)
+        cooling = kind != "posture" and now < self._told.get(kind, -math.inf) + self.settings.cooldown_seconds
+        if firing is None and cooling and not cause.names:
+            return None  # it goes up and down around its threshold
+        if firing is not None and cause.names <= firing.names and (kind == "posture" or cooling):
+            # What was told stays told; of a posture, a control that is healed and weak again is news.
+            self._firing[kind] = firing._replace(names=cause.names if kind == "posture" else firing.names)
             return None
         alert = self._alert(kind, cause.title, cause.message, cause.severity, "firing", cause.details)
         self._firing[kind] = _Firing(alert, now, cause.names)
+        self._told[kind] = now
         return alert
 
     def _alert(self, kind: str, title: str, message: str, severity: str, state: AlertState, details: Mapping[str, Any]) -> Alert:
