@@ -38,22 +38,17 @@ def measure(count: int, repeats: int) -> Figures:
         data = {host.name: {"package_source": "wheelhouse"} for host in hosts}
         inventory = write_inventory(folder / "lab.py", {"redis": hosts, "app": hosts}, data=data)
         deployment = Deployment(inventory, folder / "secrets")
-        show(count, "first run, ours")
-        ours_first = [deployment.run().ok().seconds]
+        ours_first = [show(count, "first run, ours", deployment.run().ok().seconds)]
         playbook = Playbook(hosts, folder)
         lab.fresh()
-        show(count, "first run, ansible")
-        played = playbook.run()
-        theirs_first = played.seconds
+        theirs_first = show(count, "first run, ansible", playbook.run().seconds)
         lab.fresh()
         playbook.forget_connections()
-        show(count, "first run again, ours")
-        ours_first.append(deployment.run().ok().seconds)
+        ours_first.append(show(count, "first run again, ours", deployment.run().ok().seconds))
         playbook.run()  # leaves what it keeps for itself
         ours, theirs = [], []
         for number in range(repeats):
-            show(count, f"repeat {number + 1} of {repeats}")
-            for which in random.sample(("ours", "theirs"), 2):
+            for which in random.sample(("ours", "ansible"), 2):
                 if which == "ours":
                     run = deployment.run().ok()
                     assert run.changed_operations == 0, run.output
@@ -62,6 +57,7 @@ def measure(count: int, repeats: int) -> Figures:
                     played = playbook.run()
                     assert played.changed == 0, played.output
                     theirs.append(played.seconds)
+                show(count, f"repeat {number + 1} of {repeats}, {which}", (ours if which == "ours" else theirs)[-1])
     ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
     return {
         "hosts": count, "load": os.getloadavg()[0],
@@ -75,9 +71,10 @@ def three(values: list[float]) -> tuple[float, float, float]:
     return min(values), statistics.median(values), max(values)
 
 
-def show(count: int, what: str) -> None:
-    """Progress."""
-    print(f"{count} host{'s' if count > 1 else ''}: {what}", file=sys.stderr, flush=True)
+def show(count: int, what: str, seconds: float) -> float:
+    """Progress; gives back the seconds."""
+    print(f"{count} host{'s' if count > 1 else ''}: {what}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
 def table(every: list[Figures]) -> str:
@@ -99,11 +96,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    every = [measure(count, arguments.repeats) for count in arguments.hosts]
+    every = []
+    for count in arguments.hosts:
+        every.append(measure(count, arguments.repeats))
+        if arguments.json:
+            arguments.json.write_text(json.dumps(every, indent=1) + "\n")
     print("seconds; repeats: minimum median maximum")
     print(table(every))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(every, indent=1) + "\n")
 
 
 if __name__ == "__main__":
