@@ -84,7 +84,7 @@ def start(verb: str) -> str:
 systemctl {verb} {UNIT} || true
 i=0; while [ $i -lt 150 ]; do docker version >/dev/null 2>&1 && exit 0; i=$((i+1)); sleep 0.2; done
 echo 'the container engine does not answer; its journal ends with:' >&2
-journalctl --no-pager -o cat -n 5 -u {UNIT} >&2 || true; exit 1"""
+journalctl --no-pager -o cat -n 3 -t dockerd -u {UNIT} >&2 || true; exit 1"""
 
 
 def _restart() -> str:
