@@ -131,7 +131,7 @@ def none_by_tls(passage: Passage, survey: Survey) -> str:
 def _unless_ended(passage: Passage, sentence: str) -> str:
     if passage.stragglers or not sentence:
         return ""
-    return f"{sentence}, then run again; or end their sessions with --data stragglers=end."
+    return f"{sentence}, then run again; or go on without them with --data stragglers=end, which ends their sessions when their door closes."
 
 
 def sealed(passage: Passage, _: Survey) -> tuple[str, Mapping[str, str | int]]:

@@ -9,7 +9,7 @@ from deploys.difference import Difference, ManagedFile, file_differences, folder
 from deploys.facts.survey import Survey, UnitState
 from deploys.migration.passage import Passage
 from deploys.migration.ways import TLS_SETTINGS, sessions_end
-from deploys.migration.window import BACKUP, BEFORE, STARTED, VERIFIED, include_file
+from deploys.migration.window import BACKUP, BEFORE, STARTED, VERIFIED, include_file, pairs
 from deploys.server_settings import FIXED_AT_START
 from deploys.site import Concern
 from deploys.stages import application, machine, network, server, service, watch
@@ -154,14 +154,20 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
 
 def live_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """The running settings as they were, the plaintext port among them; those of TLS belong to another stage."""
-    found, before = survey.server.config, passage.window.before
-    names = [n for n in settings(passage.site, survey) if n not in FIXED_AT_START and n not in TLS_SETTINGS]
+    before = passage.window.before
+    if not survey.server.reachable:
+        return
+    _ok, lines, _errors = passage.site.run(f"{CLI} CONFIG GET '*'")
+    found, ours = pairs(lines), settings(passage.site, survey)
+    # What our configuration says nothing of was lost with the restart. Some of it only a start can bring back.
+    names = [n for n in before if n not in FIXED_AT_START and n not in TLS_SETTINGS]
     # The port last: by then the limits of before hold.
     for name in sorted(names, key=lambda name: name == "port"):
-        if name in found and name in before and found[name] != before[name]:
+        if name in found and found[name] != before[name]:
+            script = COMMAND_SCRIPT if name in ours else f"{COMMAND_SCRIPT} 2>&1 || true"
             yield Difference(
                 f"running setting {name} is {found[name]!r}, before it was {before[name]!r}",
-                COMMAND_SCRIPT,
+                script,
                 f"CONFIG SET {name} {quoted(before[name])}\n",
             )
 

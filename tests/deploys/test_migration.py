@@ -36,7 +36,7 @@ def found(host: Host) -> list[str]:
     settings = host.check("redis-cli CONFIG GET '*' | paste - -").splitlines()
     # Read only when the server starts: the process was started under the wanted ones, and keeps them until the next start.
     kept = ("aclfile", "acl-pubsub-default", "databases", "disable-thp", "enable-", "rdbchecksum", "tcp-backlog")
-    settings = [line for line in settings if not line.startswith(kept)]
+    settings = sorted(line for line in settings if not line.startswith(kept))
     return tree(host, "/etc", "/usr/local", "/opt") + packages + settings + host.check("redis-cli ACL LIST").splitlines()
 
 
