@@ -35,7 +35,8 @@ def found(host: Host) -> list[str]:
     packages = host.run("dpkg-query -W -f 'package|${Package} ${db:Status-Status}\\n'").out.splitlines()
     settings = host.check("redis-cli CONFIG GET '*' | paste - -").splitlines()
     # Read only when the server starts: the process was started under the wanted ones, and keeps them until the next start.
-    kept = ("aclfile", "acl-pubsub-default", "databases", "disable-thp", "enable-", "rdbchecksum", "tcp-backlog")
+    # So is the number of open files, which bounds maxclients.
+    kept = ("aclfile", "acl-pubsub-default", "databases", "disable-thp", "enable-", "maxclients", "rdbchecksum", "tcp-backlog")
     settings = sorted(line for line in settings if not line.startswith(kept))
     return tree(host, "/etc", "/usr/local", "/opt") + packages + settings + host.check("redis-cli ACL LIST").splitlines()
 
