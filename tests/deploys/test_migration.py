@@ -37,7 +37,7 @@ def found(host: Host) -> list[str]:
     # Read only when the server starts: the process was started under the wanted ones, and keeps them until the next start.
     # So is the number of open files, which bounds maxclients.
     kept = ("aclfile", "acl-pubsub-default", "databases", "disable-thp", "enable-", "maxclients", "rdbchecksum", "tcp-backlog")
-    settings = sorted(line for line in settings if not line.startswith(kept))
+    settings = sorted(line.strip() for line in settings if not line.startswith(kept))
     return tree(host, "/etc", "/usr/local", "/opt") + packages + settings + host.check("redis-cli ACL LIST").splitlines()
 
 
