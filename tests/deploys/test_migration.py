@@ -38,7 +38,9 @@ def found(host: Host) -> list[str]:
     # So is the number of open files, which bounds maxclients.
     kept = ("aclfile", "acl-pubsub-default", "databases", "disable-thp", "enable-", "maxclients", "rdbchecksum", "tcp-backlog")
     settings = sorted(line.strip() for line in settings if not line.startswith(kept))
-    return tree(host, "/etc", "/usr/local", "/opt") + packages + settings + host.check("redis-cli ACL LIST").splitlines()
+    # The word for what is the default anyway is told of a user that was ever set.
+    users = host.check("redis-cli ACL LIST").replace(" sanitize-payload", "").splitlines()
+    return tree(host, "/etc", "/usr/local", "/opt") + packages + settings + users
 
 
 @dataclass(frozen=True)
