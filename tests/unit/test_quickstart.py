@@ -16,9 +16,11 @@ from redkeep.crypto.store import SecretStore
 from redkeep.stack.compose import env_values
 from redkeep.stack.quickstart import free_subnet, own_networks
 from redkeep.target import read_target
+from tests.redis.server import free_port
 from tests.unit.wanted import bundle
 
 Captured = pytest.CaptureFixture[str]
+REDIS, API, DASHBOARD = (str(free_port()) for _ in range(3))
 
 
 def tree(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -54,7 +56,11 @@ def test_a_second_run_changes_nothing(tmp_path: Path, capsys: Captured) -> None:
     assert "nothing was changed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [(), ("--port", "16380"), ("--port", "16380", "--api", "18765", "--dashboard", "18501")])
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--port", REDIS), ("--port", REDIS, "--api", API, "--dashboard", DASHBOARD)],
+    ids=["no port", "redis", "redis, api, dashboard"],
+)
 def test_every_variable_has_a_value(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     """compose.yaml and its override name no variable that .env has not, and .env none that they do not use."""
     make(tmp_path / "dev", *arguments)
@@ -66,7 +72,7 @@ def test_every_variable_has_a_value(tmp_path: Path, arguments: tuple[str, ...]) 
 
 def test_a_port_comes_and_goes(tmp_path: Path) -> None:
     """Asked for, the loopback address leads to the server; not asked for any more, the override is gone and the address is back."""
-    for arguments, host in (((), "10.214."), (("--port", "16380"), "127.0.0.1"), ((), "10.214.")):
+    for arguments, host in (((), "10.214."), (("--port", REDIS), "127.0.0.1"), ((), "10.214.")):
         make(tmp_path / "dev", *arguments)
         assert read_target(tmp_path / "dev/cache.env").address.host.startswith(host)
         assert bool(arguments) == (tmp_path / "dev/compose.port.yaml").exists()
@@ -74,13 +80,13 @@ def test_a_port_comes_and_goes(tmp_path: Path) -> None:
 
 def test_the_api_and_the_dashboard_come_and_go(tmp_path: Path) -> None:
     """The dashboard brings the API; not asked for any more, neither leaves a key behind, and the store keeps it."""
-    make(tmp_path / "dev", "--dashboard", "18501")
+    make(tmp_path / "dev", "--dashboard", DASHBOARD)
     key = (tmp_path / "dev/dashboard/api-key").read_text()
     names = env_values((tmp_path / "dev/.env").read_text())["COMPOSE_FILE"]
     assert "compose.yaml:compose.api.yaml:compose.dashboard.yaml" == names
     make(tmp_path / "dev")
     assert [] == [path for path in tree(tmp_path / "dev") if re.search("api|dashboard", path)]
-    make(tmp_path / "dev", "--api", "18765")
+    make(tmp_path / "dev", "--api", API)
     assert key == (tmp_path / "dev/api/api-key").read_text()
 
 
