@@ -10,6 +10,7 @@ from pyinfra.api.state import StateStage
 
 from deploys.operations.converge import fail
 from deploys.site import Site
+from deploys.stages.preflight import foreign_secrets
 
 
 @operation()
@@ -17,7 +18,9 @@ def drift(site: Site) -> Generator[StringCommand, None, None]:
     """Fail the host when the status found a difference."""
     if site.found and state.current_stage == StateStage.Execute:
         number = len(site.found)
-        yield fail(f"{number} thing{'s differ' if number > 1 else ' differs'} from what is wanted: a deploy mends it.")
+        foreign = foreign_secrets(site, site.survey())
+        advice = f", but {foreign}" if foreign else ": a deploy mends it."
+        yield fail(f"{number} thing{'s differ' if number > 1 else ' differs'} from what is wanted{advice}")
 
 
 @deploy("Status")
