@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from redkeep.migration.stages import NAMES
-from tests.deploys.crash import Kill, kill_at, run_and_kill
+from tests.deploys.crash import MARK, Kill, kill_at, run_and_kill
 from tests.deploys.hoststate import leftovers, tree
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host
@@ -181,7 +183,13 @@ def test_what_is_refused(site: Deployment, host: Host) -> None:
     first = site.start("migrate")
     assert first.stdout is not None
     next(line for line in first.stdout if "migrate application_encryption" in line)
-    second = site.run("migrate")
+    next(line for line in first.stdout if line.startswith(MARK))
+    # It holds the lock, and stays where it is until the second one has been told.
+    os.killpg(first.pid, signal.SIGSTOP)
+    try:
+        second = site.run("migrate")
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
     assert second.code != 0
     assert "is at work on this migration (migrate application_encryption" in second.output
     assert "application_encryption validated" in first.communicate(timeout=120)[0]
