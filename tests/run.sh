@@ -52,9 +52,9 @@ if [ "${1:-}" != fast ]; then
         build/scanners/bin/pip --quiet --disable-pip-version-check install --require-hashes --requirement tests/scanners/requirements.lock
         cp tests/scanners/requirements.lock build/scanners/.lock
     fi
-    # Two processes, each with a lab of its own: a deploy waits more than it computes. tests/hosts and tests/scanners look
+    # Two processes, each with a lab and files of its own: a deploy waits more than it computes. tests/hosts and tests/scanners look
     # at hosts that are deployed already, by `--inventory FILE`: tests/deploys runs both on its own hosts.
     .venv/bin/python -m tests.lab build
-    pytest_tier lab tests/lab tests/deploys -n 2 --dist loadgroup
+    pytest_tier lab tests/lab tests/deploys -n 2 --dist loadfile
 fi
 echo "--- everything passed in $(($(date +%s) - began)) s"

@@ -145,7 +145,7 @@ def foreign_server(site: Site, survey: Survey) -> str:
     if signs:
         return (
             f"a {engine.package} that Redkeep did not make is in use here ({'; '.join(signs)}), and it was not touched: "
-            "deploys/migrate.py moves a server in use, stage by stage; or remove the package and its data first."
+            "deploys/migrate.py moves a server in use, stage by stage (docs/migration.md); or remove the package and its data first."
         )
     return ""
 

@@ -116,12 +116,3 @@ def single(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
         return Deployment(path, secrets or folder / "secrets")
 
     return make
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that share a deployment run in one process, each of the others where there is room (`--dist loadgroup`)."""
-    sharing = {item.path for item in items if "deployed" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "deployed" if item.path in sharing else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
