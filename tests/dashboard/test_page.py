@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import time
 from pathlib import Path
 
+import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -66,6 +69,26 @@ def test_an_attack_appears_and_strangers_names_do_nothing(page: Page, redis: Ser
     assert "A" * 100 not in body
     assert page.driver.execute_script("return [window.hacked ?? null, document.querySelectorAll('.rk-list img, .rk-list a').length]") == [None, 0]
     assert page.until(lambda: page.text(".rk-tile b") == "7")
+
+
+def test_how_soon_an_attack_is_seen(page: Page, redis: Server, soak: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a stranger's wrong passwords to a page that nobody touches: the figure in its head has grown, and the event has its row.
+
+    The seconds are printed; a look of two, the page's four, and two of its memory add up to eight at most, and drawing.
+    """
+    page.open()
+    page.tab("Events")
+    assert page.until(lambda: page.text(".rk-tile b").isdigit())
+    took = []
+    for number in range(20 if soak else 2):
+        name, before = f"stranger-{number}-{secrets.token_hex(3)}", int(page.text(".rk-tile b"))
+        time.sleep(number * 0.37 % 4)  # at another moment of the page's own beat
+        guess(redis, *[name] * 3)
+        began = time.monotonic()
+        assert page.until(lambda: name in page.body() and int(page.text(".rk-tile b")) == before + 3, seconds=60), page.body()
+        took.append(time.monotonic() - began)
+    with capsys.disabled():
+        print(f"\nan attack is seen on the page after {sum(took) / len(took):.1f} s in the mean, {max(took):.1f} s at most ({len(took)} attacks)")
 
 
 def test_a_filter_leaves_one_kind(page: Page, redis: Server) -> None:

@@ -66,6 +66,18 @@ def test_the_status_is_good(app_host: Machine) -> None:
     assert "users' rights" in {control["name"] for control in status["posture"] if control["state"] == "ok"}
 
 
+@pytest.mark.only(redis=True)
+def test_it_names_no_user_that_it_cannot_see(app_host: Machine) -> None:
+    """Who has no place in its sandbox shows there as nobody; then the evidence says that much, and else the server's own user."""
+    status = json.loads(ask(app_host, "monitoring/security-status")[1])
+    (evidence,) = [control["evidence"] for control in status["posture"] if control["name"] == "server process"]
+    uid = app_host.out(f"stat -c %u /proc/{app_host.pid}").strip()
+    users = [tuple(map(int, line.split())) for line in app_host.lines(f"cat /proc/{pid(app_host)}/uid_map")]
+    visible = any(outer <= int(uid) < outer + length for _, outer, length in users)
+    said = f"runs as uid {uid}" if visible else "does not run as root; as whom is not visible from this sandbox"
+    assert evidence == f"process {app_host.pid} {said}"
+
+
 def test_its_files_are_closed(app_host: Machine) -> None:
     """The key is the app's group's to read, the rest the API's own user's; root alone writes."""
     group = app_host.wanted["app_group"]

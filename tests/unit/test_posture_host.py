@@ -123,6 +123,35 @@ def test_root_process(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
+    ("uid", "users", "state", "words"),
+    [
+        ("65534", "         0          0 4294967295", "ok", "process 700 runs as uid 65534"),
+        ("65534", "", "ok", "process 700 runs as uid 65534"),
+        ("65534", "0 0 1\n998 998 1", "ok", "process 700 does not run as root; as whom is not visible from this sandbox"),
+        ("998", "0 0 1\n998 998 1", "ok", "process 700 runs as uid 998"),
+        ("0", "0 0 1\n998 998 1", "weak", "process 700 runs as root"),
+        ("65534", "998 998 1", "unknown", "as whom process 700 runs is not visible from this sandbox"),
+        ("65534", "0 100000 65536", "unknown", "as whom process 700 runs is not visible from this sandbox"),
+    ],
+)
+def test_whose_the_process_is_seen_from_a_sandbox(host: Host, uid: str, users: str, state: str, words: str) -> None:
+    """A number that stands for every user whom the sandbox does not have is not shown as one, nor taken for "not root" unless it is."""
+    host.write("proc/self/uid_map", users + "\n")
+    host.server(HARDENED.replace("110\t110\t110\t110", "\t".join([uid] * 4)))
+    control = host.controls()["server process"]
+    assert (state, words) == (control.state, control.evidence)
+
+
+def test_the_kernels_own_number_for_nobody(host: Host) -> None:
+    """It can be another than 65534."""
+    host.write("proc/self/uid_map", "0 0 1\n")
+    host.write("proc/sys/kernel/overflowuid", "65535\n")
+    for uid, visible in (("65535", False), ("65534", True)):
+        host.server(HARDENED.replace("110\t110\t110\t110", "\t".join([uid] * 4)))
+        assert visible == (f"uid {uid}" in host.controls()["server process"].evidence)
+
+
+@pytest.mark.parametrize(
     ("old", "new", "lack"),
     [
         ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "no_new_privs"),

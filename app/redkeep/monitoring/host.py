@@ -19,6 +19,12 @@ from redkeep.target import Target
 
 BACKLOG: Final = 511
 _SERVERS: Final = frozenset({"redis-server", "valkey-server"})
+_NOBODY: Final = "65534"
+"""The kernel's own `overflowuid`, where it hides its settings."""
+
+_EVERY_USER: Final = (0, 0, 2**32 - 1)
+"""The line of /proc/self/uid_map outside any user namespace."""
+
 _HOST_CONTROLS: Final = ("memory overcommit", "connection backlog", "huge pages", "server process", "server sandbox")
 
 
@@ -130,12 +136,22 @@ def _process(found: list[Path], port: int, proc: Path) -> Iterator[Control]:
         for name in names:
             yield Control(name, "unknown", f"{found[0]}/status cannot be read")
         return
-    uid = status["Uid"].split()[1]
-    if uid == "0":
-        yield Control(names[0], "weak", f"process {found[0].name} runs as root", "run Redis as its own user")
-    else:
-        yield Control(names[0], "ok", f"process {found[0].name} runs as uid {uid}")
+    yield _owner(names[0], found[0].name, status["Uid"].split()[1], proc)
     yield _sandbox(names[1], status, in_unit=_in_unit(found[0]), proc=proc)
+
+
+def _owner(name: str, pid: str, uid: str, proc: Path) -> Control:
+    """Whether it is root's. A sandbox with users of its own (systemd's PrivateUsers=, a rootless container) shows every user that
+    it does not have as `overflowuid` (user_namespaces(7)): not root for certain only where it has the outer root.
+    """
+    if uid == "0":
+        return Control(name, "weak", f"process {pid} runs as root", "run Redis as its own user")
+    users = [tuple(map(int, line.split())) for line in _text(proc / "self/uid_map").splitlines()]
+    if uid != (_text(proc / "sys/kernel/overflowuid") or _NOBODY) or not users or _EVERY_USER in users:
+        return Control(name, "ok", f"process {pid} runs as uid {uid}")
+    if any(outer == 0 for _, outer, _ in users):
+        return Control(name, "ok", f"process {pid} does not run as root; as whom is not visible from this sandbox")
+    return Control(name, "unknown", f"as whom process {pid} runs is not visible from this sandbox", "run outside it, or as root")
 
 
 def _sandbox(name: str, status: dict[str, str], *, in_unit: bool, proc: Path) -> Control:
