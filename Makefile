@@ -6,7 +6,7 @@ FILE ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint lab lab-down soak bench bench-deploy performance image locks clean
+.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint coverage lab lab-down soak bench bench-deploy performance image locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -38,6 +38,14 @@ test: test-environment ## Run every tier: lint, unit, real Redis, real hosts
 
 test-fast: test-environment ## Lint and the tests that need no server
 	@tests/run.sh fast
+
+coverage: test-environment ## Which lines of the package the tests reach that need no lab (ten minutes)
+	@deploys/bootstrap.sh tests/requirements.lock git openssl redis-tools nftables chromium chromium-driver
+	@mkdir -p build/coverage
+	.venv/bin/coverage erase
+	.venv/bin/coverage run --source="$(CURDIR)/app/redkeep" -m pytest -q tests/unit tests/redis tests/api tests/dashboard $(ARGS)
+	.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report --fail-under=95
 
 lint: test-environment ## Style, types, security and secrets of the code itself
 	@tests/lint.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import subprocess
@@ -49,7 +50,13 @@ def environment(server: Server, **more: object) -> dict[str, str]:
     """The cache's variables with the monitor's password, an API key, and `more`; None takes one away."""
     settings = {**server.settings, "redis_monitor_password": server.passwords["monitor"], "redkeep_api_key": secrets.token_hex(32)}
     given = {**{name.upper(): value for name, value in settings.items()}, **{name.upper(): value for name, value in more.items()}}
-    return {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **{name: str(value) for name, value in given.items() if value is not None}}
+    bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", **measuring()}
+    return {**bare, **{name: str(value) for name, value in given.items() if value is not None}}
+
+
+def measuring() -> dict[str, str]:
+    """What `make coverage` tells the processes that a test starts; otherwise nothing."""
+    return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
 def command(*words: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from redkeep.crypto.pki import Authority
-from tests.api.service import Api
+from tests.api.service import Api, measuring
 from tests.redis import server as starting
 from tests.redis.server import Files, Server, start_server
 
@@ -21,7 +21,7 @@ NOBODY = 65534
 
 def dashboard_environment(api: Api, folder: Path, **more: str) -> dict[str, str]:
     """What the dashboard needs to know."""
-    return {"PATH": "/usr/bin:/bin", "HOME": str(folder), "REDKEEP_API_URL": api.url, "REDKEEP_API_KEY": api.key, **more}
+    return {"PATH": "/usr/bin:/bin", "HOME": str(folder), **measuring(), "REDKEEP_API_URL": api.url, "REDKEEP_API_KEY": api.key, **more}
 
 
 @contextmanager

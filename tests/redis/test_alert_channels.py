@@ -71,6 +71,29 @@ def test_a_webhook_that_hangs(both: Channels, monkeypatch: pytest.MonkeyPatch) -
     assert (3, "no end within 0.3 seconds") == (len(posts.taken), event.details["reason"])
 
 
+def test_a_mail_server_that_is_down(both: Channels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens there: three tries, one event with the reason; the webhook has the alert, once."""
+    monkeypatch.setattr("redkeep.monitoring.alerts.PAUSES", (0.01, 0.01))
+    values, mails, posts = both
+    values["security_alert_smtp_port"] = free_port()
+    tries: list[int] = []
+    deliver = MailChannel._deliver
+    monkeypatch.setattr(MailChannel, "_deliver", lambda *arguments: (tries.append(1), deliver(*arguments))[1])
+
+    async def run() -> list[Any]:
+        monitor = SecurityMonitor()
+        manager = SimpleAlertManager(monitor, settings=settings(**values))
+        monitor.record("auth_attempt", count=20)
+        await manager.check_and_send_alerts()
+        assert await until(lambda: monitor.count("alert_not_delivered") == 1)
+        await manager.close()
+        return [each for each in monitor.security_events if each.type == "alert_not_delivered"]
+
+    (event,) = asyncio.run(run())
+    assert (3, 1, []) == (len(tries), len(posts.taken), mails.taken)
+    assert ("email", "the mail server cannot be reached (ConnectionRefusedError)") == (event.details["channel"], event.details["reason"])
+
+
 class Resolver:
     """Stands before the system's: what one name resolves to, another answer each time."""
 

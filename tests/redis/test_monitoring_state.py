@@ -289,3 +289,28 @@ def test_a_monitor_whose_password_is_refused(server: Server, tmp_path: Path) -> 
     assert "down" == node["state"]
     assert "the password of monitor is the one of the last deploy?" in node["reason"]
     assert 1 == len(found.events(kind="node_down"))
+
+
+def test_a_log_that_may_not_be_read(start: Callable[..., Server], tmp_path: Path) -> None:
+    """ACL LOG is refused to the user monitor: one event, the reason names command and user, nothing else waits for it; allowed
+    again, what happened in between is counted."""
+    server = start()
+
+    async def run() -> MonitoringService:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path))
+        await monitoring.start()
+        assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
+        with server.log_in() as operator:
+            assert ["OK"] == operator.ask(("ACL", "SETUSER", "monitor", "-acl|log"))
+            await asyncio.to_thread(guess, server, times=3, user="stranger")
+            assert await until(lambda: monitoring.nodes()[0]["state"] == "down")
+            assert "the ACL refuses ACL LOG to user monitor" in monitoring.nodes()[0]["reason"]
+            assert (await monitoring.security_status())["redis_authenticated"]
+            assert ["OK"] == operator.ask(("ACL", "SETUSER", "monitor", "+acl|log"))
+        assert await until(lambda: monitoring.nodes()[0]["state"] == "up", seconds=20)
+        await monitoring.close()
+        return monitoring
+
+    found = asyncio.run(run())
+    assert 1 == len(found.events(kind="node_down"))
+    assert 3 == found.monitor.get_failure_count()

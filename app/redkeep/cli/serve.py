@@ -75,7 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     open_gate(Settings.load(arguments.env_file))  # what is wrong with the settings is said here, before anything listens
     MonitoringService(env_file=arguments.env_file)
-    log_json_lines()
     config = uvicorn.Config(
         SecurityHeaders(create_application(arguments.env_file, interval=arguments.interval)),
         ssl_certfile=arguments.tls_cert,
@@ -95,6 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     _load(config)
     listening = _listen(arguments.host, arguments.port)
     where = f"http{'s' if tls else ''}://{_shown(arguments.host)}:{listening.getsockname()[1]}"
+    log_json_lines()
     server = _announcing(uvicorn.Server, f"redkeep: the API listens on {where}")(config)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn, having ended in order, raises the signal once more
     server.run(sockets=[listening])
