@@ -14,7 +14,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from tests.api.service import command
+from tests.api.service import Api, command
 from tests.redis.server import free_port
 
 START_SECONDS = 60
@@ -63,11 +63,12 @@ def chromium() -> Iterator[Chrome]:
 
 
 class Page:
-    """What a person sees."""
+    """What a person sees; `api` is what the dashboard asks."""
 
-    def __init__(self, driver: Chrome, url: str) -> None:
+    def __init__(self, driver: Chrome, url: str, api: Api) -> None:
         self.driver = driver
         self.url = url
+        self.api = api
 
     def open(self, *, size: tuple[int, int] = DESK, dark: bool = False) -> None:
         """Load the page anew."""

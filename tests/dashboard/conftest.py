@@ -40,4 +40,4 @@ def page(api: Api, driver: Chrome, tmp_path_factory: pytest.TempPathFactory) -> 
     """The dashboard of the API."""
     folder = tmp_path_factory.mktemp("dashboard")
     with showing(dashboard_environment(api, folder), folder) as url:
-        yield Page(driver, url)
+        yield Page(driver, url, api)

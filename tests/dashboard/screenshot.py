@@ -37,7 +37,7 @@ def main(picture: str) -> None:
     ):
         asyncio.run(use(server))
         time.sleep(5)
-        page = Page(driver, url)
+        page = Page(driver, url, api)
         page.open(size=SIZE)
         assert page.until(lambda: "login" in page.rows())
         time.sleep(2)

@@ -13,7 +13,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.api.service import Api
+from tests.api.service import Api, environment, serving
 from tests.api.test_routes import guess
 from tests.dashboard.browser import PHONE, Page, showing
 from tests.dashboard.stack import dashboard_environment
@@ -37,6 +37,8 @@ def test_the_answer_is_the_apis(page: Page, api: Api) -> None:
         assert "rk-" + control["state"].replace(" ", "-") == kind
         assert control["evidence"].split()[0] in words
     assert {"server", "client", "CA"} <= set(rows)
+    (key,) = status["key_ages"]
+    assert "seals and opens" in rows[key["key_id"]][1]
 
 
 def test_a_weakness_turns_red_with_its_remedy_and_green_again(page: Page, redis: Server) -> None:
@@ -71,6 +73,31 @@ def test_an_attack_appears_and_strangers_names_do_nothing(page: Page, redis: Ser
     assert page.until(lambda: page.text(".rk-tile b") == "7")
 
 
+def test_a_weakness_that_none_of_the_five_fields_tells(page: Page, redis: Server) -> None:
+    """Where four ticks hold and a control does not, the sidebar does not say that Redis is secured."""
+    page.open()
+    with redis.log_in() as operator:
+        assert operator.ask(("ACL", "SETUSER", "health_service", "+debug")) == ["OK"]
+        try:
+            assert page.until(lambda: page.rows().get("dangerous commands", ("",))[0] == "rk-weak")
+            assert page.until(lambda: "Security Issues" in page.text('[data-testid="stSidebar"]'))
+            fields = ("redis_authenticated", "tls_enabled", "encryption_enabled", "network_isolated")
+            status = page.api.get("/monitoring/security-status").json()
+            assert [True] * 4 == [status[name] for name in fields]
+        finally:
+            assert operator.ask(("ACL", "SETUSER", "health_service", "-debug")) == ["OK"]
+
+
+def test_an_alert_that_lasts_stands_in_the_head(page: Page, redis: Server) -> None:
+    """On whichever tab, and in the list of alerts."""
+    guess(redis, *["cache_service"] * 12)
+    page.open()
+    title = "High Authentication Failures"
+    assert page.until(lambda: title in page.body())
+    page.tab("Alerts")
+    assert page.until(lambda: page.rows().get(title, ("",))[0] == "rk-weak")
+
+
 def test_how_soon_an_attack_is_seen(page: Page, redis: Server, soak: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """From a stranger's wrong passwords to a page that nobody touches: the figure in its head has grown, and the event has its row.
 
@@ -102,6 +129,17 @@ def test_a_filter_leaves_one_kind(page: Page, redis: Server) -> None:
     assert page.until(lambda: set(page.rows()) == {"new client"})
 
 
+def test_a_filter_by_severity(page: Page, redis: Server) -> None:
+    """What is worth a warning is gone when only the rest is asked for."""
+    guess(redis, "somebody")
+    page.open()
+    page.tab("Events")
+    assert page.until(lambda: {"login refused", "new client"} <= set(page.rows()))
+    page.driver.find_elements(By.CSS_SELECTOR, '[data-testid="stSelectbox"] input')[1].send_keys("info", Keys.ENTER)
+    assert page.until(lambda: "login refused" not in page.rows() and "new client" in page.rows())
+    assert {"rk-ok"} == {kind for kind, _ in page.rows().values()}
+
+
 def test_plots_and_servers(page: Page, redis: Server) -> None:
     """Each server has a line, and both plots are drawn."""
     page.open()
@@ -113,12 +151,21 @@ def test_plots_and_servers(page: Page, redis: Server) -> None:
 
 
 def test_the_test_alert(page: Page) -> None:
-    """One click, and each channel says whether it delivered."""
+    """One click, and each channel says whether it delivered; who clicks too often is told so, in red."""
     page.open()
     page.tab("Alerts")
     assert page.until(lambda: "not configured" in page.rows().get("email", ("", ""))[1])
-    next(button for button in page.driver.find_elements(By.TAG_NAME, "button") if button.text == "Send a test alert").click()
+
+    def click() -> None:
+        next(button for button in page.driver.find_elements(By.TAG_NAME, "button") if button.text == "Send a test alert").click()
+
+    click()
     assert page.until(lambda: "delivered" in page.rows().get("log", ("", ""))[1] and "test" in page.body())
+    while page.api.ask("POST", "/internal/monitoring/alerts/test").status_code != 429:
+        continue
+    click()
+    assert page.until(lambda: page.rows().get("test", ("", ""))[0] == "rk-weak")
+    assert "asks for a pause of" in page.rows()["test"][1]
 
 
 def test_on_a_phone(page: Page) -> None:
@@ -128,6 +175,8 @@ def test_on_a_phone(page: Page) -> None:
         page.tab(tab)
         assert page.until(lambda: bool(page.rows()))
         assert page.width() <= PHONE[0]
+        widths = "return [...document.querySelectorAll('[role=tabpanel] .rk-body')].filter(e => e.offsetParent).map(e => e.clientWidth)"
+        assert min(page.driver.execute_script(widths)) > 250, "what a row says has the whole width"
     top = page.driver.execute_script("return document.querySelector('.rk-hero').getBoundingClientRect().top")
     assert 0 <= top < 200
 
@@ -162,7 +211,24 @@ def test_a_wrong_key_is_said(api: Api, driver: Chrome, tmp_path: Path) -> None:
     """On the page, in one sentence, without the key."""
     wrong = {"REDKEEP_API_KEY": "another"}  # pragma: allowlist secret - a wrong one
     with showing(dashboard_environment(api, tmp_path, **wrong), tmp_path) as url:
-        page = Page(driver, url)
+        page = Page(driver, url, api)
         page.open()
         assert page.until(lambda: "refuses this dashboard's key" in page.text(".rk-hero p"))
         assert api.key not in driver.page_source
+
+
+def test_without_the_monitors_password_nothing_is_green_that_nobody_watches(redis: Server, driver: Chrome, tmp_path: Path) -> None:
+    """Refused logins and servers are unknown, and say why; the page asks its own host for everything it loads."""
+    with serving(environment(redis, redis_monitor_password=None), tmp_path) as api:
+        with showing(dashboard_environment(api, tmp_path), tmp_path) as url:
+            page = Page(driver, url, api)
+            page.open()
+            tiles = "return [...document.querySelectorAll('.rk-tile')].map(e => [e.innerText.split('\\n')[0].trim(), e.className])"
+            assert page.until(lambda: len(page.driver.execute_script(tiles)) >= 5)
+            found = dict(page.driver.execute_script(tiles))
+            assert ("rk-tile rk-unknown",) * 2 == (found["Refused logins"], found["Servers up"])
+            assert page.until(lambda: "not watched" in page.text('[data-testid="stSidebar"]'))
+            page.tab("Activity")
+            assert page.until(lambda: "Nobody watches: the API has no REDIS_MONITOR_PASSWORD." in page.body())
+            loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+            assert [] == [name for name in loaded if not name.startswith((url, "data:", "blob:"))]

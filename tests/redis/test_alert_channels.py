@@ -144,7 +144,7 @@ def test_no_redirect_is_followed(hook: tuple[dict[str, object], Posts], status: 
     assert f"{status}, a redirect, and none is followed" in found["detail"]
 
 
-@pytest.mark.parametrize(("status", "tries"), [(400, 1), (403, 1), (404, 1), (429, 3), (500, 3), (503, 3)])
+@pytest.mark.parametrize(("status", "tries"), [(400, 1), (403, 1), (404, 1), (408, 3), (425, 3), (429, 3), (500, 3), (503, 3)])
 def test_only_what_may_pass_is_tried_again(
     hook: tuple[dict[str, object], Posts], status: int, tries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +269,29 @@ def test_a_mail_server_without_tls(files: Files, lines: tuple[bytes, ...], words
     assert not found["ok"]
     assert words in found["detail"]
     assert not any(word in b"".join(heard) for word in (b"AUTH", b"MAIL FROM", b"q" * 20))
+
+
+@pytest.mark.parametrize(("reply", "tries"), [(b"421 later\r\n", 3), (b"554 never\r\n", 1)])
+def test_a_mail_server_that_may_take_it_later(files: Files, reply: bytes, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server says may pass (4yz, RFC 5321) is tried again, what it refuses for good is not."""
+    monkeypatch.setattr("redkeep.monitoring.alerts.PAUSES", (0.01, 0.01))
+    greeted: list[int] = []
+
+    def answer(peer: socket.socket) -> None:
+        greeted.append(1)
+        peer.sendall(reply)
+
+    async def run(port: int) -> None:
+        monitor = SecurityMonitor()
+        manager = SimpleAlertManager(monitor, settings=settings(**mail_settings(files, port)))
+        monitor.record("auth_attempt", count=20)
+        await manager.check_and_send_alerts()
+        await manager.close()
+        assert 1 == monitor.count("alert_not_delivered")
+
+    with talker(answer) as port:
+        asyncio.run(run(port))
+    assert tries == len(greeted)
 
 
 def test_a_mail_server_that_hangs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,28 @@ def test_hostile_names_are_harmless(start: Callable[..., Server], tmp_path: Path
     assert len(posts.taken[0][0]) < 8_192
 
 
+def test_a_password_where_the_name_belongs(start: Callable[..., Server], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Our own passwords, typed as a user name, are counted and stand nowhere: not in events, not in the file, not in the log."""
+    server, state = start(), tmp_path / "state.json"
+    path = env_file(server, tmp_path, security_monitor_state_file=state)
+    ours = [server.passwords[name] for name in ("cache_service", "monitor")]
+
+    async def run() -> list[dict[str, Any]]:
+        monitoring = MonitoringService(env_file=path)
+        await monitoring.start()
+        for secret in ours:
+            await asyncio.to_thread(guess, server, times=3, user=secret)
+        assert await until(lambda: monitoring.monitor.get_failure_count() == 6)
+        await monitoring.close()
+        return monitoring.events()
+
+    with caplog.at_level("INFO"):
+        events = asyncio.run(run())
+    assert {"[REDACTED]"} == {event["username"] for event in events if event["type"] == "auth_attempt"}
+    written = json.dumps(events) + state.read_text() + "".join(str(vars(record)) for record in caplog.records)
+    assert [] == [secret for secret in ours if secret in written]
+
+
 def test_a_channel_that_fails_hurts_nobody(
     start: Callable[..., Server], tmp_path: Path, channels: Channels, monkeypatch: pytest.MonkeyPatch
 ) -> None:

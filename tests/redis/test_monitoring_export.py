@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,12 +125,16 @@ class Collector:
     def __init__(self) -> None:
         self.values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         self.kinds: dict[str, str] = {}
+        self.resources: set[tuple[str, str]] = set()
         self.requests = 0
         self.answer = 200
+        self.hangs = threading.Event()
+        self.hangs.set()
 
     def take(self, body: bytes) -> None:
         self.requests += 1
         for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+            self.resources |= {(each.key, each.value.string_value) for each in resource.resource.attributes}
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
                 self.kinds[metric.name] = str(metric.WhichOneof("data"))
                 for point in getattr(metric, self.kinds[metric.name]).data_points:
@@ -145,6 +150,7 @@ def collector() -> Iterator[tuple[str, Collector]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             taken.take(self.rfile.read(int(self.headers["Content-Length"])))
+            taken.hangs.wait(60)
             self.send_response(taken.answer)
             self.end_headers()
 
@@ -180,6 +186,55 @@ def test_a_collector_gets_the_figures(server: Server, tmp_path: Path, monkeypatc
     assert 1.0 == taken.values["redkeep.node_up", (("node", f"127.0.0.1:{server.port}"),)]
     assert 3.0 <= taken.values["redkeep.security_events", (("kind", "auth_attempt"), ("success", "false"))]
     assert ("gauge", "sum") == (taken.kinds["redkeep.posture"], taken.kinds["redkeep.security_events"])
+
+
+def test_the_last_figures_are_sent_at_the_end(server: Server, tmp_path: Path) -> None:
+    """A process that ends before its first interval is over has sent them all the same: one request, in the name of redkeep."""
+    with collector() as (url, taken):
+        path = env_file(server, tmp_path, security_monitor_otlp_endpoint=url)
+
+        async def run() -> None:
+            monitoring = MonitoringService(env_file=path, interval=300)
+            await monitoring.start()
+            assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
+            await asyncio.sleep(0.5)
+            assert 0 == taken.requests
+            await monitoring.close()
+
+        asyncio.run(run())
+    assert (1, True) == (taken.requests, ("service.name", "redkeep") in taken.resources)
+    assert 1.0 == taken.values["redkeep.node_up", (("node", f"127.0.0.1:{server.port}"),)]
+
+
+@pytest.mark.parametrize("answer", [500, 0], ids=["refuses", "hangs"])
+def test_a_collector_that_does_not_take_them_holds_up_no_end(
+    server: Server, tmp_path: Path, answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses, or takes the request and never answers: the monitoring ends within its seconds, without an exception."""
+    monkeypatch.setattr("redkeep.monitoring.otlp._DEADLINE_SECONDS", 1)
+    with collector() as (url, taken):
+        path = env_file(server, tmp_path, security_monitor_otlp_endpoint=url)
+        taken.answer = answer or 200
+        if not answer:
+            taken.hangs.clear()
+
+        async def run() -> None:
+            monitoring = MonitoringService(env_file=path, interval=300)
+            await monitoring.start()
+            assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
+            await asyncio.wait_for(monitoring.close(), 30)
+
+        asyncio.run(run())
+        assert taken.requests >= 1
+        taken.hangs.set()
+
+
+def test_without_the_extra(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenTelemetry is not there: one sentence with what to install, before anything is watched."""
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.metrics", None)
+    path = env_file(server, tmp_path, security_monitor_otlp_endpoint="https://collector.example:4318/v1/metrics")
+    with pytest.raises(ConfigurationError, match=r"install redkeep\[otel\]"):
+        asyncio.run(MonitoringService(env_file=path).start())
 
 
 def test_a_collector_that_is_away_hurts_nobody(server: Server, tmp_path: Path) -> None:

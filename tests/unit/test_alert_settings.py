@@ -33,6 +33,17 @@ def test_a_mail_account(security: str, port: int) -> None:
     assert (None, None) == (mail.username, mail.password)
 
 
+def test_thresholds_cooldown_and_sender() -> None:
+    """Each is what its variable says."""
+    found = AlertSettings.read({
+        **MAIL, **named(EMAIL_FROM="redkeep@example.org", COOLDOWN_SECONDS="60"),
+        **named(AUTH_FAILURES_PER_HOUR="1", ENCRYPTION_ERRORS_PER_HOUR="2", CONNECTION_FAILURES_PER_HOUR="3"),
+    })  # fmt: skip
+    assert found.mail
+    assert ("redkeep@example.org", 60) == (found.mail.sender, found.cooldown_seconds)
+    assert {"auth_failures_per_hour": 1, "encryption_errors_per_hour": 2, "connection_failures_per_hour": 3} == found.thresholds
+
+
 def test_secrets_from_files(tmp_path: Path) -> None:
     """Each secret may lie in a file that others cannot read; it shows in no repr, and is known as a secret."""
     files = {"WEBHOOK_FILE": HOOK["SECURITY_ALERT_WEBHOOK"], "WEBHOOK_SECRET_FILE": "w" * 32, "SMTP_PASSWORD_FILE": "m" * 20}
@@ -75,6 +86,7 @@ def test_secrets_from_files(tmp_path: Path) -> None:
         (named(WEBHOOK="https://example.org/#x"), "SECURITY_ALERT_WEBHOOK is no usable URL"),
         (named(WEBHOOK="hunter2"), "SECURITY_ALERT_WEBHOOK is no usable URL"),
         ({**HOOK, **named(WEBHOOK_SECRET="hunter2")}, "SECURITY_ALERT_WEBHOOK_SECRET is shorter than 16"),  # pragma: allowlist secret - not one
+        ({**HOOK, **named(WEBHOOK_SECRET="x" * 15)}, "SECURITY_ALERT_WEBHOOK_SECRET is shorter than 16"),  # pragma: allowlist secret - not one
         ({**HOOK, **named(WEBHOOK_NETWORKS="10.0.0.0/33")}, "SECURITY_ALERT_WEBHOOK_NETWORKS must be networks"),
         ({**HOOK, **named(WEBHOOK_NETWORKS="10.0.0.1/8")}, "SECURITY_ALERT_WEBHOOK_NETWORKS must be networks"),
         ({**HOOK, **named(DEV_WEBHOOK_HTTP="true")}, "SECURITY_ALERT_DEV_WEBHOOK_HTTP is refused in production"),

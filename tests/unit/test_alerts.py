@@ -161,6 +161,42 @@ def test_no_secret_stands_in_an_alert() -> None:
     assert "[REDACTED] (20)" == scene.channel.taken[0].details["users"]
 
 
+def test_an_alert_is_told_everywhere(caplog: pytest.LogCaptureFixture) -> None:
+    """In the log with all its fields, a warning while it fires and no longer at its end; as an event; in the report, the last one first,
+    and as active until it is over."""
+    scene = Scene()
+    scene.monitor.record("auth_attempt", count=20)
+    scene.monitor.record("decryption_failure", count=20)
+    with caplog.at_level("INFO"):
+        scene.check()
+        assert {"auth_failures_per_hour", "encryption_errors_per_hour"} == {each["kind"] for each in scene.manager.report()["active"]}
+        scene.clock.now += 3_700
+        scene.check()
+    report = scene.manager.report()
+    assert ([], ["resolved", "resolved", "firing", "firing"]) == (report["active"], [each["state"] for each in report["recent"]])
+    told = [record for record in caplog.records if record.message == "security_alert"]
+    assert ["WARNING", "WARNING", "INFO", "INFO"] == [record.levelname for record in told]
+    assert {"High Authentication Failures", "Encryption Errors Detected"} == {vars(record)["alert_title"] for record in told}
+    assert all(alert.host for alert in scene.channel.taken)
+    events = [event for event in scene.monitor.security_events if event.type == "alert"]
+    assert [("firing", True), ("firing", True), ("resolved", True), ("resolved", True)] == [(e.details["state"], e.success) for e in events]
+
+
+def test_a_channel_that_works_again() -> None:
+    """The report shows its last error until it delivers."""
+    scene = Scene(Noted(fails=AlertError("no")))
+    scene.monitor.record("auth_attempt", count=20)
+    scene.check()
+    report = {each["name"]: each for each in scene.manager.report()["channels"]}
+    assert ("no", None, 1) == (report["email"]["last_error"], report["email"]["last_delivered"], report["email"]["failed"])
+    scene.channel.fails = None
+    scene.clock.now += 3_700
+    scene.check()
+    report = {each["name"]: each for each in scene.manager.report()["channels"]}
+    assert ("", 1, 1) == (report["email"]["last_error"], report["email"]["delivered"], report["email"]["failed"])
+    assert str(report["email"]["last_delivered"]).endswith("+00:00")
+
+
 def test_owed_is_kept_before_and_struck_out_after() -> None:
     """Before a channel is tried the alert is in the snapshot as owed, after it is not; a failure for good is not owed either."""
     refuses = Noted("webhook", fails=AlertError("no"))

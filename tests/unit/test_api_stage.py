@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from deploys import release
 from deploys.bundle import Bundle, build
-from deploys.facts.survey import FileState, UnitState
+from deploys.facts.survey import FileState, Question, UnitState
 from deploys.stages import api
 from tests.unit.wanted import FakeSite, bundle, data, survey, there
 
@@ -53,6 +58,54 @@ def test_it_sees_other_processes_only_beside_redis() -> None:
     assert b"ProtectProc=invisible" in api.unit_text(FakeSite(app_of("10.0.0.5")), survey())
 
 
+def test_what_it_reads_is_closed() -> None:
+    """The app's group may ask the API and enter the folder; password and client key are the service's own; a certificate is no secret."""
+    site = FakeSite(bundle(api_enabled=True, app_group="web"))
+    found = {each.what.split()[1]: each for each in api.files(site, survey())}
+    access = {path: re.findall(r"chown (\S+) .*chmod (\d+)", each.script)[-1] for path, each in found.items()}
+    assert access == {
+        api.FOLDER: ("root:web", "00750"),
+        f"{api.FOLDER}/key": ("root:web", "0640"),
+        api.ENVIRONMENT: ("root:web", "0640"),
+        f"{api.FOLDER}/monitor-password": ("root:redkeep-api", "0640"),
+        f"{api.FOLDER}/client.key": ("root:redkeep-api", "0640"),
+        f"{api.FOLDER}/client.crt": ("root:root", "0644"),
+        api.UNIT_FILE: ("root:root", "0644"),
+    }
+    assert "systemctl daemon-reload" in found[api.UNIT_FILE].script
+    shown = x509.load_pem_x509_certificate(base64.b64decode(str(found[f"{api.FOLDER}/client.crt"].stdin)))
+    assert "CN=redkeep-api" == shown.subject.rfc4514_string()
+
+
+def test_what_it_has_of_its_own() -> None:
+    """Key, monitor's password and client certificate, each from a file; its environment comes after the app's and before yours."""
+    site = FakeSite(bundle(api_enabled=True, api_port=9_000))
+    found = {each.what.split()[1]: base64.b64decode(str(each.stdin)).decode() for each in api.files(site, survey()) if each.stdin}
+    pointers = dict(line.split("=", 1) for line in found[api.ENVIRONMENT].splitlines() if "=" in line)
+    assert set(pointers.values()) == {f"{api.FOLDER}/{name}" for name in api.CREDENTIALS}
+    assert all(name.endswith("_FILE") for name in pointers)
+    lines = found[api.UNIT_FILE].splitlines()
+    assert ["/etc/redkeep/cache.env", api.ENVIRONMENT, f"-{api.LOCAL}"] == [
+        line.partition("=")[2] for line in lines if line.startswith("EnvironmentFile=")
+    ]
+    assert "ExecStart=/opt/redkeep/current/bin/redkeep serve --host 127.0.0.1 --port 9000" in lines
+    assert {"Type=notify", "Restart=always", "StartLimitIntervalSec=0", "MemoryMax=512M", "User=redkeep-api"} <= set(lines)
+
+
+def test_its_user_is_marked_as_ours() -> None:
+    """Before it is made, so that a deploy cut off in between still takes it away; one that is there is left alone."""
+    site = FakeSite(bundle(api_enabled=True))
+    (found,) = api.account(site, survey())
+    assert found.script.index(f"touch {api.USER_MARK}") < found.script.index("useradd --system")
+    assert "--shell /usr/sbin/nologin" in found.script
+    assert [] == list(api.account(site, survey(users=frozenset({"redkeep-api"}))))
+
+
+def test_nothing_is_asked_of_a_host_without_the_app() -> None:
+    """Neither files nor units nor users."""
+    assert Question() == api.question(FakeSite(bundle("redis")))
+
+
 @pytest.mark.parametrize("path", [*READ, *(f"{api.FOLDER}/{name}" for name in api.CREDENTIALS)])
 def test_it_starts_anew_under_what_is_newer(path: str) -> None:
     """Each file that the process has read counts, once."""
@@ -78,8 +131,23 @@ def test_it_is_taken_away_only_where_it_is() -> None:
     """A user that was there before stays."""
     site = FakeSite(bundle())
     assert [] == list(api.unwanted(site, survey()))
-    (found,) = api.unwanted(site, survey(files={api.UNIT_FILE: there()}))
-    assert f"[ ! -e {api.USER_MARK} ] ||" in found.script
+    for left in (api.UNIT_FILE, api.FOLDER):
+        (found,) = api.unwanted(site, survey(files={left: there()}))
+        assert f"[ ! -e {api.USER_MARK} ] ||" in found.script
+        assert f"rm -rf {api.UNIT_FILE} {api.FOLDER} {api.STATES}\n" in found.script
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_service_that_does_not_start_ends_the_deploy(fails: bool, tmp_path: Path) -> None:
+    """With the last words of its log; a service that starts is enabled as well, without a word."""
+    for name, script in (("systemctl", f'echo "$@" >> asked; [ "$1" != restart ] || exit {int(fails)}'), ("journalctl", "echo its last words")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    ended = subprocess.run(["sh", "-euc", api.start_script()], cwd=tmp_path, env=path, capture_output=True, text=True, check=False)
+    assert ["enable redkeep-api.service", "restart redkeep-api.service"] == (tmp_path / "asked").read_text().splitlines()
+    assert (int(fails), "") == (ended.returncode, ended.stdout)
+    assert fails == ("does not start; its log ends with:\nits last words" in ended.stderr)
 
 
 def test_a_release_with_the_api_is_another() -> None:

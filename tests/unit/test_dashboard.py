@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
-from redkeep.dashboard import pieces, plots, words
+from redkeep.dashboard import app, pieces, plots, words
 from redkeep.dashboard.client import ApiAway, Client, SettingsWrong, check_url, read_key
 from redkeep.monitoring.events import EventType
 
@@ -26,7 +26,7 @@ EVENT = {"type": "auth_attempt", "severity": "warning", "success": False, "usern
         ("http://127.0.0.1:8765", True), ("http://[::1]:8765/", True), ("http://localhost:1", True), ("https://api.example:8765", True),
         ("http://api.example:8765", False), ("ftp://127.0.0.1", False), ("127.0.0.1:8765", False),
         ("http://user:pass@127.0.0.1", False),  # pragma: allowlist secret - refused
-        ("http://127.0.0.1:99999", False), ("https://api.example/?key=1", False), ("", False), ("http://127.0.0.1.example", False),
+        ("http://127.0.0.1:99999", False), ("http://localhost.example:1", False), ("https://api.example/?key=1", False), ("", False), ("http://127.0.0.1.example", False),
     ],
 )  # fmt: skip
 def test_the_key_never_travels_in_clear(url: str, fine: bool) -> None:
@@ -110,6 +110,63 @@ def test_the_weak_come_first() -> None:
     states = ("ok", "not applicable", "weak", "unknown")
     html = pieces.posture([{"name": state, "state": state, "evidence": "", "remedy": "", "group": "host"} for state in states])
     assert ["weak", "unknown", "ok", "not applicable"] == re.findall(r"<b>([^<]+)</b>", html)
+
+
+CHANNEL = {"name": "email", "enabled": True, "delivered": 3}
+ALERT = {"title": "t", "message": "m", "timestamp": None}
+KEY = {"key_id": "k", "first_seen": "", "age_days": 0}
+
+
+@pytest.mark.parametrize(
+    ("html", "kind", "said"),
+    [
+        (pieces.nodes([{"node": "n", "state": "down", "reason": "no connection"}]), "weak", "no connection"),
+        (pieces.nodes([{"node": "n", "state": "unknown", "reason": "not asked yet"}]), "unknown", "not asked yet"),
+        (pieces.nodes([{"node": "n", "state": "up", "reason": "", "uptime_seconds": 7_200}]), "ok", "up 2 h"),
+        (pieces.events([{**EVENT, "severity": "error", "timestamp": None}]), "weak", "× 3"),
+        (pieces.events([{**EVENT, "severity": "info", "count": 1, "timestamp": None}]), "ok", "login refused"),
+        (pieces.alerts([{**ALERT, "state": "firing"}], ""), "weak", "firing"),
+        (pieces.alerts([{**ALERT, "state": "resolved"}], ""), "ok", "resolved"),
+        (pieces.channels([CHANNEL]), "ok", "3 delivered"),
+        (pieces.channels([{**CHANNEL, "last_error": "refused"}]), "weak", "refused"),
+        (pieces.channels([{**CHANNEL, "enabled": False}]), "not-applicable", "not configured"),
+        (pieces.deliveries({"email": {"ok": False, "detail": "refused"}}), "weak", "failed"),
+        (pieces.deliveries({"email": {"ok": True, "detail": ""}}), "ok", "delivered"),
+        (pieces.ends([], [{**KEY, "primary": True}]), "ok", "seals and opens"),
+        (pieces.ends([], [{**KEY, "primary": False}]), "ok", "only opens"),
+        (pieces.ends([{"state": "weak", "whose": "server", "ends": "2026-01-31T12:00", "days_left": 3}], []), "weak", "ends 2026-01-31"),
+    ],
+)
+def test_a_row_has_the_colour_of_its_state(html: str, kind: str, said: str) -> None:
+    """And the word beside it."""
+    assert [f"rk-{kind}"] == re.findall(r'<li class="([^"]+)"', html)
+    assert said in html
+
+
+def figures(**rates: int) -> dict[str, Any]:
+    return {"rates": {"permission_denied_per_hour": 0, "encryption_errors_per_hour": 0, **rates}}
+
+
+def test_a_glance_is_never_green_without_proof() -> None:
+    """What nobody watches is unknown and shows a dash; what is not nothing is weak; what is nothing is good."""
+    up: dict[str, Any] = {"state": "up", "latency_ms": 0.25, "hit_ratio": 0.5}
+    away: dict[str, Any] = {"state": "down", "latency_ms": None}
+    unasked: dict[str, Any] = {"state": "unknown", "latency_ms": None}
+
+    def states(failures: int | None, servers: list[dict[str, Any]], **rates: int) -> list[tuple[str, str]]:
+        tiles = app.glance({"recent_auth_failures": failures, "certificates": []}, figures(**rates), servers)
+        return [(value, state) for _, value, _, state in tiles]
+
+    assert [("0", "ok"), ("0", "ok"), ("0", "ok"), ("1 of 1", "ok"), ("50 %", "neutral")] == states(0, [up])
+    assert [("–", "unknown"), ("0 of 1", "unknown"), ("–", "neutral")] == [states(None, [unasked])[each] for each in (0, 3, 4)]
+    assert [("3", "weak"), ("2", "weak"), ("1", "weak"), ("1 of 2", "weak"), ("50 %", "neutral")] == states(
+        3, [up, away], permission_denied_per_hour=2, encryption_errors_per_hour=1
+    )
+    assert ("75 %", "neutral") == states(0, [up, {**up, "hit_ratio": 1.0}])[4]
+    ending = {"days_left": 3, "whose": "server", "state": "weak"}
+    assert ("Next certificate", "3 d", "server", "weak") == app.glance(
+        {"recent_auth_failures": 0, "certificates": [ending, {**ending, "days_left": 9}]}, figures(), [up]
+    )[5]
 
 
 def test_every_kind_of_event_has_a_word() -> None:

@@ -23,7 +23,6 @@ POST_SECONDS: Final = 45.0
 """A test alert waits for the slowest mail server: 30 seconds by the API's word."""
 
 
-
 class SettingsWrong(Exception):
     """The dashboard's settings do not do; the text says which, and the next step."""
 
@@ -96,6 +95,8 @@ class Client:
             return f"The connection to {self.url} broke ({type(error).__name__})."
         if "certificate" in str(error).lower():
             return f"{self.url} shows a certificate that is not trusted; set REDKEEP_API_CA_FILE to its CA."
+        if "SSL" in str(error):
+            return f"What answers at {self.url} does not speak TLS 1.3; see REDKEEP_API_URL."
         return f"Nothing answers at {self.url}. Start the API with `redkeep serve`, or open the tunnel to it."
 
 
