@@ -26,7 +26,8 @@ EVENT = {"type": "auth_attempt", "severity": "warning", "success": False, "usern
         ("http://127.0.0.1:8765", True), ("http://[::1]:8765/", True), ("http://localhost:1", True), ("https://api.example:8765", True),
         ("http://api.example:8765", False), ("ftp://127.0.0.1", False), ("127.0.0.1:8765", False),
         ("http://user:pass@127.0.0.1", False),  # pragma: allowlist secret - refused
-        ("http://127.0.0.1:99999", False), ("http://localhost.example:1", False), ("https://api.example/?key=1", False), ("", False), ("http://127.0.0.1.example", False),
+        ("http://localhost.example:1", False),
+        ("http://127.0.0.1:99999", False), ("https://api.example/?key=1", False), ("", False), ("http://127.0.0.1.example", False),
     ],
 )  # fmt: skip
 def test_the_key_never_travels_in_clear(url: str, fine: bool) -> None:
