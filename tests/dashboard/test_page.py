@@ -224,7 +224,8 @@ def test_a_wrong_key_is_said(api: Api, driver: Chrome, tmp_path: Path) -> None:
 
 def test_without_the_monitors_password_nothing_is_green_that_nobody_watches(redis: Server, driver: Chrome, tmp_path: Path) -> None:
     """Refused logins and servers are unknown, and say why; the page asks its own host for everything it loads."""
-    with serving(environment(redis, redis_monitor_password=None), tmp_path) as api, showing(dashboard_environment(api, tmp_path), tmp_path) as url:
+    variables = environment(redis, redis_monitor_password=None)
+    with serving(variables, tmp_path) as api, showing(dashboard_environment(api, tmp_path), tmp_path) as url:
         page = Page(driver, url, api)
         page.open()
         tiles = "return [...document.querySelectorAll('.rk-tile')].map(e => [e.innerText.split('\\n')[0].trim(), e.className])"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from redkeep.errors import ConfigurationError
-from redkeep.monitoring.alert_settings import AlertSettings
+from redkeep.monitoring.alert_settings import _NAMES, _SECRETS, PREFIX, AlertSettings
+from tests.unit.wanted import ROOT
 
 MAIL = {"SECURITY_ALERT_EMAIL": "ops@example.org", "SECURITY_ALERT_SMTP_HOST": "mail.example.org"}
 HOOK = {"SECURITY_ALERT_WEBHOOK": "https://hooks.example.org/x?token=t0ken"}
@@ -103,6 +105,13 @@ def test_what_does_not_hold(more: dict[str, str], words: str) -> None:
     assert words in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_each_variable_is_documented() -> None:
+    """docs/monitoring.md names it, in full or by its end (`SECURITY_ALERT_SMTP_HOST`, `_PORT`)."""
+    words = re.findall(r"`([A-Z_]+)", (ROOT / "docs/monitoring.md").read_text())
+    names = [PREFIX + name for name in (*_NAMES, *_SECRETS)]
+    assert [] == [name for name in names if not any(name == word or (word[0] == "_" and name.endswith(word)) for word in words)]
 
 
 def test_plain_http_in_development_only() -> None:
