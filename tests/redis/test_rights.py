@@ -1,0 +1,91 @@
+"""What each user of a live server may really do, and who is connected how: weak by name, and unknown when nobody can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from redkeep.access.tls import client_context
+from redkeep.monitoring.control import Control
+from redkeep.monitoring.rights import NAMES, probe_users
+from redkeep.monitoring.wire import Wire
+from redkeep.target import Target, build_target
+from tests.redis.server import Server, free_port
+from tests.redis.watched import speaker
+
+
+def found(target: Target) -> dict[str, Control]:
+    return {control.name: control for control in probe_users(target, timeout=3.0)}
+
+
+def as_monitor(server: Server) -> Target:
+    return server.target(redis_monitor_password=server.passwords["monitor"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "words"),
+    [
+        (("cache_service", "+@all", "~*"), "users' rights", "cache_service may run "),
+        (("monitor", "+acl|setuser"), "users' rights", "monitor may run ACL SETUSER"),
+        (("default", "on", "+get", "~*"), "default user's rights", "default may run GET"),
+        (("exporter", "+monitor"), "dangerous commands", "exporter may run MONITOR"),
+    ],
+)
+def test_a_right_too_many(start: Callable[..., Server], rule: tuple[str, ...], name: str, words: str) -> None:
+    """Its own control is weak, with the user and the command; a long list is cut and says how long it is."""
+    server = start()
+    assert {"ok"} == {control.state for control in found(as_monitor(server)).values()}
+    with server.log_in() as operator:
+        assert ["OK"] == operator.ask(("ACL", "SETUSER", *rule))
+    control = found(as_monitor(server))[name]
+    assert ("weak", True) == (control.state, words in control.evidence)
+    assert "deploy" in control.remedy
+    assert ("more" in control.evidence) == ("+@all" in rule)
+
+
+def test_who_is_connected(start: Callable[..., Server]) -> None:
+    """Names that are not ours, five at most and harmless; a port that is not the TLS port; gone again with the client."""
+    port = free_port()
+    server = start(port=str(port))
+    names = [f"\x1b[31mguest{number}" for number in range(6)]
+    with server.log_in() as operator, ExitStack() as open_ones:
+        for name in names:
+            operator.ask(("ACL", "SETUSER", name, "on", "nopass", "+ping"))
+            client = open_ones.enter_context(Wire("127.0.0.1", server.port, context=client_context(server.target()), timeout=3.0))
+            assert ["OK"] == client.ask(("AUTH", name, "x"))
+        plain = open_ones.enter_context(Wire("127.0.0.1", port, context=None, timeout=3.0))
+        assert ["OK"] == plain.ask(("AUTH", "cache_service", server.passwords["cache_service"]))
+        there = found(as_monitor(server))
+        users, ports = there["connected users"], there["connected ports"]
+        assert ("weak", 5) == (users.state, users.evidence.count(r"\x1b[31mguest"))
+        assert users.evidence.isprintable()
+        assert ("weak", f"clients use port {port} too") == (ports.state, ports.evidence)
+        open_ones.close()
+        for name in names:
+            operator.ask(("CLIENT", "KILL", "USER", name), ("ACL", "DELUSER", name))
+        assert {"ok"} == {control.state for control in found(as_monitor(server)).values()}
+
+
+@pytest.mark.parametrize(
+    ("replies", "words"),
+    [
+        ((b"HTTP/1.1 400 Bad Request\r\n",), "does not speak the Redis protocol"),
+        ((b"-ERR max number of clients reached\r\n",), "the login of monitor was refused"),
+        ((b"",), "could not be tried"),
+    ],
+)
+def test_nobody_can_be_asked(replies: tuple[bytes, ...], words: str) -> None:
+    """Something that is no Redis, a full one, an end without a word: all five are unknown, with the reason, and none is green."""
+    with speaker(*replies) as port:
+        target = build_target(redis_url=f"redis://127.0.0.1:{port}/0", redis_monitor_password="monitor-" + "x" * 20)
+        there = found(target)
+    assert [(name, "unknown") for name in NAMES] == [(control.name, control.state) for control in there.values()]
+    assert all(words in control.evidence for control in there.values())
+
+
+def test_nobody_to_ask_as(server: Server) -> None:
+    """Without the monitor's password one control says so."""
+    (control,) = probe_users(server.target())
+    assert ("not applicable", True) == (control.state, "monitor" in control.evidence)
