@@ -33,7 +33,8 @@ def ask(path: str, **query: str | int) -> Any:
 
 def page() -> None:
     """Lay out the page."""
-    st.set_page_config(page_title="Redkeep", page_icon=":material/lock:", layout="wide")
+    # A file of ours: Streamlit would have the browser fetch an icon of Material's from a server of others.
+    st.set_page_config(page_title="Redkeep", page_icon=Path(__file__).with_name("icon.svg"), layout="wide")
     st.html(Path(__file__).with_name("style.css"))
     try:
         client()
