@@ -34,6 +34,9 @@ class Peer(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
+_WITH_VERBS: Final = frozenset({"ACL", "CLIENT", "CLUSTER", "CONFIG"})
+"""Commands whose second word says what is asked; it is a name, too, and no argument."""
+
 _LOGIN: Final = frozenset({"NOAUTH", "WRONGPASS"})
 _PASSING: Final = {
     "LOADING": "it is still loading its data",
@@ -62,7 +65,7 @@ def reply_error(reply: Exception, command: Sequence[Argument], peer: Peer) -> Re
     """The error for an error reply. No text of the server goes into it: that can repeat arguments."""
     code, text = code_of(reply), str(reply)
     if code == "NOPERM":
-        return PermissionDeniedError(f"{peer}: the ACL refuses {name_of(command)} to user {peer.user}; see `redkeep status`")
+        return PermissionDeniedError(f"{peer}: the ACL refuses {_asked(command)} to user {peer.user}; see `redkeep status`")
     if code in _LOGIN or (code == "ERR" and " AUTH " in f"{text} "):
         return AuthenticationError(
             f"{peer}: the login of user {peer.user} was refused; compare REDIS_USERNAME and its password with the server's"
@@ -74,6 +77,11 @@ def reply_error(reply: Exception, command: Sequence[Argument], peer: Peer) -> Re
     if name_of(command) == "HELLO":
         return login_error(peer, resp2=code == "NOPROTO" or "unknown command" in text.lower())
     return ConfigurationError(f"{peer}: the server calls {name_of(command)} wrong ({code}); correct the command")
+
+
+def _asked(command: Sequence[Argument]) -> str:
+    name = name_of(command)
+    return f"{name} {name_of(command[1:])}" if name in _WITH_VERBS and len(command) > 1 else name
 
 
 def login_error(peer: Peer, *, resp2: bool = False) -> WireError:
