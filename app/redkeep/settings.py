@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     )
     redis_namespace: str = Field(default="", description="Separates tenants; part of every key and sealed value")
     redis_compression: Literal["none", "lz4", "zstd"] = Field(default="none", description="Before sealing")
-    redis_client: Literal["redis-py", "transport"] = Field(default=DEFAULT_CLIENT, description="What carries the commands")
+    redis_client: Literal["redis-py", "transport", "cluster"] = Field(default=DEFAULT_CLIENT, description="What carries the commands")
     redis_client_tracking: bool = Field(default=False, description="Keep what was read in memory until the server says it changed")
     redis_read_legacy: bool = Field(default=False, description="Read unencrypted entries: migration windows only")
     redis_protected_mode: bool = Field(default=True, description="Redis protected mode; production refuses false")

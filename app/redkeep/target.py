@@ -34,7 +34,7 @@ OPTIONS: Final = frozenset(
 """What the query of a Redis URL may set (the names are redis-py's); TLS and credentials have settings of their own."""
 
 DEFAULT_CLIENT: Final = "transport"
-"""What carries the commands when REDIS_CLIENT does not say: redis-py, or transport."""
+"""What carries the commands when REDIS_CLIENT does not say; the others are redis-py, and cluster for a Redis Cluster."""
 
 FOR_THE_CACHE: Final = frozenset({"redis_client", "redis_client_tracking", "redis_compression", "redis_read_legacy"})
 """Settings that say how the cache works, and nothing about the way to Redis."""
@@ -245,6 +245,12 @@ def read_target(env_file: Path | None = None) -> Target:
         fields.pop(unneeded, None)
     fields.setdefault("redis_url", f"redis://redis:{DEFAULT_PORT}")
     return build_target(**fields, env_file=env_file)  # type: ignore[arg-type]  # names are those of VARIABLES
+
+
+def read_client(env_file: Path | None = None) -> str:
+    """What carries the commands, by the same settings as `read_target`. Raises ConfigurationError."""
+    fields = collect(read_env_file(env_file) if env_file else os.environ)
+    return str(fields.get("redis_client", DEFAULT_CLIENT))
 
 
 def _keys(single: str | None, ring: str | None) -> tuple[str, ...]:

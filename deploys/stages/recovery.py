@@ -115,6 +115,11 @@ def _try(site: Site, backup: Backup) -> int:
     try:
         loaded = snapshot.throwaway(site, NEW)
     except DeployError as error:
+        if "RDB format version" in str(error) and site.bundle.in_container:
+            raise DeployError(
+                f"{site.bundle.name}: the backup is of {backup.version}, whose format is newer than this host's "
+                f"{snapshot.checker(site.bundle.engine)} reads, which tries it before the container does: upgrade the package it is of."
+            ) from None
         if "RDB format version" in str(error):
             version = site.survey().server.info.get("valkey_version") or site.survey().server.info.get("redis_version", "?")
             raise DeployError(

@@ -144,7 +144,10 @@ room=$(df -Pk . | awk 'NR == 2 {{print $4}}')
 d=$(mktemp -d {state}/snapshot.XXXXXX); trap 'rm -rf "$d"' EXIT
 version=$({cli} INFO server | tr -d '\\r' | sed -n 's/^\\(redis\\|valkey\\)_version://p' | tail -1)
 {cli} --rdb "$d/dump.rdb" >"$d/said" 2>&1 || {{ echo "no snapshot: $(tail -1 "$d/said")" >&2; exit 1; }}
-{check} "$d/dump.rdb" >"$d/said" 2>&1 || {{ echo "the snapshot is damaged: $(tail -1 "$d/said")" >&2; exit 1; }}
+{check} "$d/dump.rdb" >"$d/said" 2>&1 || {{
+    ! grep -q 'handle RDB format version' "$d/said" || {{
+        echo "the container's server writes a newer format than this host's {check} reads: upgrade the package it is of." >&2; exit 1; }}
+    echo "the snapshot is damaged: $(tail -1 "$d/said")" >&2; exit 1; }}
 sync "$d/dump.rdb"
 echo "folder $d"; echo "size $(stat -c %s "$d/dump.rdb")"; echo "sha256 $(sha256sum < "$d/dump.rdb" | cut -d' ' -f1)"
 echo "format $(head -c 9 "$d/dump.rdb" | tail -c 4 | sed 's/^0*//')"; echo "version $version"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from redkeep.crypto.store import SecretStore
 from tests.deploys.clients import answers, app, opens
-from tests.deploys.contents import CLI, KEYS, fill, files, run, seen, temporary
+from tests.deploys.contents import CLI, KEYS, files, fill, run, seen, temporary
 from tests.deploys.test_container import Box
 from tests.deploys.test_container import box as box  # a box of this file's own
 

@@ -95,10 +95,10 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def start_server(files: Files, folder: Path, **config: str) -> Server:
+def start_server(files: Files, folder: Path, *, passwords: Mapping[str, str] | None = None, **config: str) -> Server:
     """Start redis-server with our users, TLS 1.3 and mutual TLS; `config` replaces single settings ("" drops one)."""
     folder.mkdir(parents=True, exist_ok=True)
-    passwords = {name: generate_password() for name in USERS if name != "default"}
+    passwords = passwords or {name: generate_password() for name in USERS if name != "default"}
     hashes = {name: (password_hash(secret),) for name, secret in passwords.items()}
     engine, version = engine_and_version()
     users = build_users(engine=engine, version=version, hashes=hashes)

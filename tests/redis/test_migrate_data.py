@@ -19,7 +19,8 @@ from redkeep.crypto.keyring import KeyRing, generate_key
 from redkeep.crypto.passwords import generate_password
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
-from redkeep.migration.reencrypt import Counts, DataMigration
+from redkeep.migration.counts import Counts
+from redkeep.migration.reencrypt import DataMigration
 from tests.redis.caches import CLIENTS, empty, plant, secure, stored
 from tests.redis.old_application import Request, fill, requests
 from tests.redis.server import Server

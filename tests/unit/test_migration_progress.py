@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redkeep.cli.migrate_data import line, summary
+from redkeep.migration.counts import Counts, Progress
 from redkeep.migration.progress import Pace, span, swept
-from redkeep.migration.reencrypt import Counts, Progress
 
 
 @given(st.integers(1, 40), st.data())

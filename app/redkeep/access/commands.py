@@ -23,7 +23,7 @@ REPEATABLE: Final = 1
 BY_OPTIONS: Final = 2
 """Repeatable when no option asks for more than a plain write; see `_HARMLESS`."""
 TRANSACTION: Final = -1
-"""MULTI, EXEC, DISCARD: only inside one `execute_many`, where nothing comes between."""
+"""MULTI, EXEC, DISCARD, ASKING: only inside one `execute_many`, where nothing comes between."""
 SUBCOMMAND: Final = -2
 FORBIDDEN: Final = -3
 
@@ -36,7 +36,7 @@ _BY_OPTIONS: Final = "SET EXPIRE PEXPIRE EXPIREAT PEXPIREAT"
 _HARMLESS: Final = frozenset({"EX", "PX", "EXAT", "PXAT", "XX"})
 _FORBIDDEN: Final = (
     "SELECT AUTH HELLO RESET QUIT SUBSCRIBE PSUBSCRIBE SSUBSCRIBE UNSUBSCRIBE PUNSUBSCRIBE SUNSUBSCRIBE MONITOR WATCH UNWATCH "
-    "SYNC PSYNC REPLCONF BLPOP BRPOP BLMOVE BRPOPLPUSH BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF READONLY READWRITE ASKING "
+    "SYNC PSYNC REPLCONF BLPOP BRPOP BLMOVE BRPOPLPUSH BLMPOP BZPOPMIN BZPOPMAX BZMPOP WAIT WAITAOF READONLY READWRITE "
     "XREAD XREADGROUP"
 )
 _CLIENT: Final = frozenset({"ID", "INFO", "LIST", "GETNAME", "TRACKINGINFO", "KILL"})
@@ -58,7 +58,7 @@ def _spellings(table: Iterable[tuple[str, int]]) -> dict[Argument, int]:
 
 RULES: Final[dict[Argument, int]] = _spellings(
     (
-        (_READS, REPEATABLE), (_WRITES, REPEATABLE), (_BY_OPTIONS, BY_OPTIONS), ("MULTI EXEC DISCARD", TRANSACTION),
+        (_READS, REPEATABLE), (_WRITES, REPEATABLE), (_BY_OPTIONS, BY_OPTIONS), ("MULTI EXEC DISCARD ASKING", TRANSACTION),
         ("CLIENT", SUBCOMMAND), (_FORBIDDEN, FORBIDDEN),
     )
 )  # fmt: skip
@@ -84,19 +84,21 @@ def admit(command: Sequence[Argument], *, in_transaction: bool = False) -> None:
         return
     if rule == SUBCOMMAND and len(command) > 1 and name_of(command[1:]) in _CLIENT:
         return
-    hint = "put MULTI and EXEC into one execute_many" if rule == TRANSACTION else "use a connection of redis-py for it"
+    hint = "put it and what belongs to it into one execute_many" if rule == TRANSACTION else "use a connection of redis-py for it"
     raise ConfigurationError(f"{name_of(command)} would change the connection that all callers share; {hint}")
 
 
 def admit_batch(commands: Sequence[Command]) -> None:
-    """Raises ConfigurationError for a batch with a forbidden command, or with a MULTI that the batch does not end."""
-    depth = 0
+    """Raises ConfigurationError for a batch with a forbidden command, or with a MULTI or ASKING that nothing follows."""
+    depth, name = 0, ""
     for command in commands:
         admit(command, in_transaction=True)
         name = name_of(command)
         depth += (name == "MULTI") - (name in ("EXEC", "DISCARD"))
         if depth not in (0, 1):
             raise ConfigurationError(f"{name} has no partner in its batch; begin with MULTI and end with EXEC")
+    if name == "ASKING":
+        raise ConfigurationError("ASKING is said of the next command, and its batch has none")
     if depth:
         raise ConfigurationError("MULTI has no partner in its batch; end it with EXEC")
 

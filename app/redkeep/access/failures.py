@@ -23,6 +23,14 @@ class WireError(ServerUnavailableError):
     """The peer sent what no Redis would send; its connection was dropped, and with it every reply that was owed."""
 
 
+class RedirectedError(ServerUnavailableError):
+    """A node of a Cluster says where the key is: at `host` and `port`, for good, or with `once` for this one command."""
+
+    host = ""
+    port = 0
+    once = False
+
+
 class Peer(NamedTuple):
     """Who is at the other end, for messages."""
 
@@ -70,6 +78,8 @@ def reply_error(reply: Exception, command: Sequence[Argument], peer: Peer) -> Re
         return AuthenticationError(
             f"{peer}: the login of user {peer.user} was refused; compare REDIS_USERNAME and its password with the server's"
         )
+    if code in ("MOVED", "ASK"):
+        return _redirected(text, peer, once=code == "ASK")
     if code in _PASSING:
         return ServerUnavailableError(f"{peer}: the server cannot serve now ({code}): {_PASSING[code]}")
     if code == "ERR" and "max number of clients" in text:
@@ -82,6 +92,16 @@ def reply_error(reply: Exception, command: Sequence[Argument], peer: Peer) -> Re
 def _asked(command: Sequence[Argument]) -> str:
     name = name_of(command)
     return f"{name} {name_of(command[1:])}" if name in _WITH_VERBS and len(command) > 1 else name
+
+
+def _redirected(text: str, peer: Peer, *, once: bool) -> ServerUnavailableError:
+    """From `MOVED 3999 127.0.0.1:6381`; without a host the one that was asked is meant."""
+    code, _, place = text.partition(" ")
+    error = RedirectedError(f"{peer}: the server cannot serve now ({code}): {_PASSING[code]}")
+    host, _, port = place.rpartition(" ")[2].rpartition(":")
+    if port.isascii() and port.isdigit():
+        error.host, error.port, error.once = host.strip("[]") or peer.host, int(port), once
+    return error
 
 
 def login_error(peer: Peer, *, resp2: bool = False) -> WireError:
@@ -113,6 +133,7 @@ def network_error(error: BaseException | None, peer: Peer) -> RedkeepError:
 def again(error: RedkeepError) -> RedkeepError:
     """A fresh one of the same kind: an exception shared by many callers would collect all their tracebacks."""
     fresh = type(error)(*error.args)
+    fresh.__dict__.update(error.__dict__)
     fresh.__cause__ = error.__cause__
     return fresh
 

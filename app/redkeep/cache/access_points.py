@@ -29,7 +29,7 @@ class Access:
         self, target: Target, *, client: str, tracking: bool, tuned: SecurityOptimizationConfig, settings: Settings | None
     ) -> None:
         if tracking and client != "transport":
-            raise ConfigurationError("REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport; redis-py hears of no changes")
+            raise ConfigurationError("REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport; no other hears of changes")
         self.target = target
         self.tracking = tracking
         self._client = client
@@ -79,28 +79,33 @@ class Access:
         return cls(target, client=client, tracking=tracking, tuned=tuned, settings=None)
 
     @property
+    def _in_a_cluster(self) -> bool:
+        return self._client == "cluster"
+
+    @property
     def may_scan(self) -> bool:
         """Whether somebody here may be asked to SCAN."""
         return self.target.janitor_password is not None or self.target.username != DEFAULT_USERNAME
 
     @property
     def may_ask_info(self) -> bool:
-        """Whether the cache's own user may be asked for INFO: our ACL gives it to others."""
-        return self.target.username != DEFAULT_USERNAME
+        """Whether the cache's own user may be asked for INFO: our ACL gives it to others, and one node of a Cluster tells of itself."""
+        return self.target.username != DEFAULT_USERNAME and not self._in_a_cluster
 
     def client(self, *, timeout: float) -> CacheClient:
         """The cache's own client, connected to nothing yet. Its credentials are read again at each connect."""
         query = dict(parse_qsl(self.target.address.query))  # what the URL says comes first, as with redis-py
-        if self._client == "transport":
+        if self._client != "redis-py":
+            from redkeep.access.cluster import ClusterClient
             from redkeep.access.limits import limits_of
             from redkeep.access.transport import Transport
 
             limits = limits_of(self.target)
             seconds = limits.seconds if "socket_timeout" in query else timeout
             connecting = limits.connect_seconds if "socket_connect_timeout" in query else timeout
-            return Transport(
-                self.target, limits=replace(limits, seconds=seconds, connect_seconds=connecting), credentials=self._credentials
-            )
+            chosen = replace(limits, seconds=seconds, connect_seconds=connecting)
+            carrier = ClusterClient if self._in_a_cluster else Transport
+            return carrier(self.target, limits=chosen, credentials=self._credentials)
         from redkeep.access.redis_py import RedisPyClient
 
         return RedisPyClient(
@@ -113,6 +118,8 @@ class Access:
 
     def janitor(self, *, timeout: float) -> CacheClient | None:
         """A client that may scan; None when the cache's own user is asked instead. Raises ConfigurationError when nobody may."""
+        if self._in_a_cluster:
+            raise ConfigurationError("in a Cluster key names are on several servers; invalidate by operation")
         if self.target.janitor_password is None:
             if self.may_scan:
                 return None
@@ -121,7 +128,7 @@ class Access:
 
     def reporter(self, *, timeout: float) -> CacheClient | None:
         """A client that may ask INFO, when its password is known."""
-        if self.target.health_password is None:
+        if self.target.health_password is None or self._in_a_cluster:
             return None
         return self._other(REPORTER, "health_password", timeout)
 

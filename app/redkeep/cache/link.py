@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from redkeep.access.loop_lock import LoopLock
 from redkeep.cache.breaker import Breaker
 from redkeep.cache.interface import CacheInterface
-from redkeep.cache.loop_lock import LoopLock
 from redkeep.errors import (
     AuthenticationError,
     CertificateError,

@@ -135,8 +135,9 @@ def _census(args: argparse.Namespace, store: SecretStore) -> Census:
     import json
     import sys
 
-    from redkeep.migration.census import Census, take_census
-    from redkeep.target import read_target
+    from redkeep.migration.census import Census
+    from redkeep.migration.cluster import take_census_by_settings
+    from redkeep.target import read_client, read_target
 
     if args.counts is not None:
         try:
@@ -149,7 +150,7 @@ def _census(args: argparse.Namespace, store: SecretStore) -> Census:
     target = read_target(args.env_file)
     if target.janitor_password is None and "cache_janitor" in store.users():
         target = target._replace(janitor_password=store.password("cache_janitor"))
-    return asyncio.run(take_census(target))
+    return asyncio.run(take_census_by_settings(target, client=read_client(args.env_file)))
 
 
 def _ids(store: SecretStore) -> list[str]:

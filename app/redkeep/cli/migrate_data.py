@@ -13,7 +13,7 @@ from redkeep.cli.status import DEFAULT_ENV_FILE
 from redkeep.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from redkeep.migration.reencrypt import Counts, Progress
+    from redkeep.migration.counts import Counts, Progress
 
 EXIT_LEFT: Final = 1
 _NICENESS: Final = 10
@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Move the entries and print what was done. Raises the leaves of our error tree."""
     import asyncio
 
+    from redkeep.migration.cluster import ClusterMigration
     from redkeep.migration.reencrypt import RATE, DataMigration
     from redkeep.settings import Settings
 
@@ -57,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.count:
         return _count(arguments)
     settings = Settings.load(arguments.env_file)
-    migration = DataMigration(
+    kind = ClusterMigration if settings.redis_client == "cluster" else DataMigration
+    migration = kind(
         settings.target,
         compression=settings.redis_compression,
         rate=RATE if arguments.rate is None else arguments.rate,
@@ -82,13 +84,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _count(arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from redkeep.migration.census import RATE, take_census
-    from redkeep.target import read_target
+    from redkeep.migration.census import RATE
+    from redkeep.migration.cluster import take_census_by_settings
+    from redkeep.target import read_client, read_target
 
     if arguments.dry_run or arguments.reverse:
         raise ConfigurationError("--count changes nothing and goes with neither --dry-run nor --reverse; drop one")
     target = read_target(arguments.env_file)
-    census = asyncio.run(take_census(target, rate=RATE if arguments.rate is None else arguments.rate))
+    rate = RATE if arguments.rate is None else arguments.rate
+    census = asyncio.run(take_census_by_settings(target, client=read_client(arguments.env_file), rate=rate))
     if arguments.json:
         import json
 

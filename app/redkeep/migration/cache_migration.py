@@ -14,7 +14,8 @@ from redkeep.cache.response import AIResponseCache
 from redkeep.cache.secure import SecureAIResponseCache
 from redkeep.crypto.envelope import is_envelope
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
-from redkeep.migration.reencrypt import RATE, Counts, DataMigration
+from redkeep.migration.counts import Counts
+from redkeep.migration.reencrypt import RATE, DataMigration
 from redkeep.settings import Settings
 
 Evidence = Mapping[str, str | int | float]

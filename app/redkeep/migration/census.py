@@ -37,6 +37,11 @@ class Census:
                 return cls(dict(sealed), *counts[:2])
         raise ConfigurationError("these are no counts; give what `redkeep migrate-data --count --json` prints")
 
+    def plus(self, other: Census) -> Census:
+        """Both together, as of two servers."""
+        sealed = {key: self.sealed.get(key, 0) + other.sealed.get(key, 0) for key in {**self.sealed, **other.sealed}}
+        return Census(sealed, self.readable + other.readable, self.other + other.other)
+
     def refusal(self, key_ids: Iterable[str]) -> str:
         """Why these keys must not go yet, in a sentence; empty when nothing is sealed with them."""
         used = [f"{self.sealed[key_id]:,} with {key_id}" for key_id in key_ids if self.sealed.get(key_id)]
@@ -44,13 +49,14 @@ class Census:
 
 
 async def take_census(
-    target: Target, *, rate: float = RATE, show: Callable[[float, int], None] | None = None
+    target: Target, *, rate: float = RATE, in_a_cluster: bool = False, show: Callable[[float, int], None] | None = None
 ) -> Census:
-    """Count by a sweep over all names. `show` gets the part done, 0 to 1, and the entries seen so far.
+    """Count by a sweep over all names. `show` gets the part done, 0 to 1, and the entries seen so far; `in_a_cluster` says that
+    the server's part of a Cluster is all that is asked for.
 
     Raises ConfigurationError when nobody here may SCAN, and the leaves of our error tree.
     """
-    census, sweep, patience = Census(), Sweep(target, pace=Pace(rate * 0.1)), Patience()
+    census, sweep, patience = Census(), Sweep(target, pace=Pace(rate * 0.1), in_a_cluster=in_a_cluster), Patience()
     cursor, seen, finished = 0, 0, False
     async with sweep:
         while not finished:

@@ -12,17 +12,17 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from redkeep.access.client import Command
 from redkeep.cache.base import GONE
 from redkeep.cache.compression import Preset
-from redkeep.cache.epochs import REFRESH_SECONDS, Epochs, first_word, is_renewed
+from redkeep.cache.epochs import REFRESH_SECONDS, Ask, Epochs, first_word, is_renewed
 from redkeep.cache.keys import is_hashed_name, operation_of
 from redkeep.crypto.envelope import is_envelope, read_header
 from redkeep.errors import ConfigurationError, DecryptionError, RedkeepError, ServerUnavailableError
+from redkeep.migration.counts import Counts, Progress
 from redkeep.migration.progress import Pace, swept
 from redkeep.migration.resealing import NO_END, Move, Resealer
 from redkeep.migration.run_state import RunState
@@ -43,44 +43,6 @@ PASSES: Final = 4
 
 _KEPT: Final = ("seen", "readable", "older_key", "returned", "invalidated", "superseded", "compared")
 """What counts on when a run goes on where another was interrupted."""
-
-
-@dataclass
-class Counts:
-    """What was done and seen, in entries; `foreign` counts those sealed with keys that we do not hold, by key id."""
-
-    seen: int = 0
-    readable: int = 0
-    older_key: int = 0
-    returned: int = 0
-    invalidated: int = 0
-    superseded: int = 0
-    compared: int = 0
-    conflicts: int = 0
-    unreadable: int = 0
-    without_old_name: int = 0
-    left: int = 0
-    foreign: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def moved(self) -> int:
-        """Entries that lie where they belong now."""
-        return self.readable + self.older_key + self.returned
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is: `number` of the sweep, `fraction` of it from 0 to 1, seconds since the beginning of this sweep."""
-
-    number: int
-    fraction: float
-    seconds: float
-    counts: Counts
-
-    @property
-    def seconds_left(self) -> float:
-        """Of this sweep, if it goes on like this; infinite while nothing can be said."""
-        return self.seconds * (1 - self.fraction) / self.fraction if self.fraction > 0.01 else math.inf
 
 
 class DataMigration:
@@ -105,8 +67,9 @@ class DataMigration:
             raise ConfigurationError("there is no encryption key to seal with; set REDIS_ENCRYPTION_KEY")
         self._target = target
         self._pace = Pace(rate)
-        self._sweep = Sweep(target, pace=self._pace)
-        self._epochs = Epochs(self._sweep.ask, target.namespace)
+        self._sweep = self._new_sweep()
+        self._ask = self._asker()
+        self._epochs = Epochs(self._ask, target.namespace)
         self._plans = Resealer(target.keys, target.namespace, self._epochs, compression=compression, reverse=reverse)
         self._reverse = reverse
         self._dry = dry_run
@@ -120,7 +83,16 @@ class DataMigration:
         self._show = show
         self._marked_until = 0.0
         self._last = False
+        self._lay: dict[bytes, bytes] = {}
         self.counts = Counts()
+
+    def _new_sweep(self) -> Sweep:
+        """A hook: what sees the names and their values."""
+        return Sweep(self._target, pace=self._pace)
+
+    def _asker(self) -> Ask:
+        """A hook: what executes a command whose key may lie elsewhere than what is swept."""
+        return self._sweep.ask
 
     async def run(self) -> Counts:
         """Sweep until nothing is left to do, four times at most; `left` of the result says what still was.
@@ -143,7 +115,7 @@ class DataMigration:
                         break
                     number += 1
                 if self._reverse and not (self._dry or self.counts.left or self.counts.without_old_name):
-                    await self._begin_anew()
+                    await self._all_returned()
             self._state.forget()
         return self.counts
 
@@ -207,6 +179,7 @@ class DataMigration:
 
     async def _batch(self, names: list[bytes]) -> list[bytes]:
         """Move these; returns those to try again."""
+        self._lay = {}
         for operation in {operation_of(_text(name)) for name in names}:
             if self._epochs.due(operation):
                 await self._epochs.refresh(operation)
@@ -224,9 +197,11 @@ class DataMigration:
             return []
         return await self._commit(names, moves, dead)
 
+    _watches = True
+
     async def _read(self, names: list[bytes]) -> tuple[dict[bytes, Move], list[bytes], list[bytes]]:
         """The plan for what lies at these names, watched from now on: moves, names to remove, names that seem to be of before."""
-        watch: list[Command] = [] if self._dry else [("WATCH", *names)]
+        watch: list[Command] = [("WATCH", *names)] if self._watches and not self._dry else []
         questions = [question for name in names for question in (("GET", name), ("PTTL", name))]
         replies = await self._sweep.ask_many([*watch, *questions])
         if watch and isinstance(replies[0], RedkeepError):
@@ -245,6 +220,7 @@ class DataMigration:
                 raise stored
             verdict = "unreadable"
             if isinstance(stored, bytes) and isinstance(left, int):
+                self._lay[name] = stored
                 plan = self._plans.plan(_text(name), stored, left, now_ms=now_ms, last=self._last)
                 if isinstance(plan, Move):
                     moves[name] = plan
@@ -327,14 +303,14 @@ class DataMigration:
         if until <= self._marked_until:
             return
         marker = self._epochs.marker
-        known = await self._sweep.ask("PTTL", marker)
+        known = await self._ask("PTTL", marker)
         if known == NO_END:
             self._marked_until = math.inf
         elif known > 0:
             self._marked_until = now + known
         if until > self._marked_until:
             until = until if until == math.inf else until + 600_000  # so that it is not written for each batch
-            await self._sweep.ask("SET", marker, "1", *(() if until == math.inf else ("PX", int(until - now))))
+            await self._ask("SET", marker, "1", *(() if until == math.inf else ("PX", int(until - now))))
             self._marked_until = until
         if known == GONE:  # clients ask once a second; whatever was watched must be read again
             await asyncio.sleep(REFRESH_SECONDS * 1.2)
@@ -342,7 +318,7 @@ class DataMigration:
     async def _compare(self, done: dict[bytes, Move]) -> None:
         """Read one of what was moved, as a sample. Raises DecryptionError when it is not what it was."""
         for move in done.values():
-            found = await self._sweep.ask("GET", move.target.encode("utf-8", "surrogatepass"))
+            found = await self._ask("GET", move.target.encode("utf-8", "surrogatepass"))
             if found != move.stored:  # an application has written or removed it meanwhile
                 return
             if not self._plans.opens_to(move, found):
@@ -350,12 +326,16 @@ class DataMigration:
             self.counts.compared += 1
             return
 
+    async def _all_returned(self) -> None:
+        """A hook: nothing sealed is left on what was swept."""
+        await self._begin_anew()
+
     async def _begin_anew(self) -> None:
         """Nothing sealed is left: take the marks of invalidations away, which would make a later window ignore readable names."""
         async for name in self._sweep.scan(f"{self._epochs.prefix}*"):
-            if is_renewed(await self._sweep.ask("GET", name)):
-                await self._sweep.ask("SET", name, first_word())
-        await self._sweep.ask("UNLINK", self._epochs.marker)
+            if is_renewed(await self._ask("GET", name)):
+                await self._ask("SET", name, first_word())
+        await self._ask("UNLINK", self._epochs.marker)
 
     def _count(self, move: Move) -> None:
         if move.kind == "readable":

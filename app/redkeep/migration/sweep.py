@@ -38,11 +38,15 @@ _NOT_ENTRIES: Final = (EPOCH_PREFIX.encode(), f"{PREFIX}lock:".encode())
 class Sweep:
     """Two connections of their own, one as the janitor, one as the cache user, made anew when they are lost."""
 
-    def __init__(self, target: Target, *, pace: Pace) -> None:
-        """Raises ConfigurationError when nobody here may SCAN."""
+    def __init__(self, target: Target, *, pace: Pace, in_a_cluster: bool = False) -> None:
+        """`in_a_cluster` says that the server is one of several, each with a sweep of its own.
+
+        Raises ConfigurationError when nobody here may SCAN.
+        """
         self._target = target
         self._janitor = janitor_of(target)
         self._pace = pace
+        self._in_a_cluster = in_a_cluster
         self._scanner: ExclusiveConnection | None = None
         self._data: ExclusiveConnection | None = None
 
@@ -57,6 +61,12 @@ class Sweep:
         """Both connections anew. Raises the leaves of our error tree."""
         await self._close()
         self._data = await ExclusiveConnection.open(self._target)
+        server = await self._data.execute("HELLO")
+        if not self._in_a_cluster and isinstance(server, dict) and server.get(b"mode") == b"cluster":
+            raise ConfigurationError(
+                f"{self._target.host}:{self._target.port}: it is one server of a Cluster, and the others have entries, too; set "
+                "REDIS_CLIENT=cluster, here and for the applications"
+            )
         self._scanner = await ExclusiveConnection.open(self._janitor)
 
     async def reopen_or_wait(self, patience: Patience) -> None:

@@ -1,0 +1,101 @@
+"""A real Redis Cluster on loopback: three servers with our users and TLS, also between themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from redkeep.access.slots import SLOTS, slot_of
+from tests.redis.old_application import Request, value
+from tests.redis.server import Files, Server, free_port, start_server
+
+RIGHTS = ("+cluster|slots", "+asking")
+
+
+@dataclass
+class Cluster:
+    """Its servers. `settings` are those of the cache user, by the first of them."""
+
+    servers: list[Server]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self.servers[0].settings, "redis_client": "cluster"}
+
+    def keys(self) -> dict[str, tuple[bytes, int]]:
+        """Every entry on any server with its value and its milliseconds to live, as the operators see it."""
+        found: dict[str, tuple[bytes, int]] = {}
+        for server in self.servers:
+            with server.log_in() as operator:
+                (names,) = operator.ask(("KEYS", "ai_cache:*"))
+                for name in names:  # type: ignore[union-attr]
+                    stored, left = operator.ask(("GET", name), ("PTTL", name))
+                    text = name.decode("utf-8", "surrogatepass")
+                    if isinstance(stored, bytes) and not text.startswith(("ai_cache:epoch:", "ai_cache:lock:")):
+                        assert text not in found, "on two servers"
+                        found[text] = (stored, int(left))  # type: ignore[arg-type]
+        return found
+
+    def empty(self) -> None:
+        for server in self.servers:
+            with server.log_in() as operator:
+                assert operator.ask(("FLUSHALL",)) == ["OK"]
+
+    def fill(self, asked: list[Request], *, seconds: int = 3600) -> None:
+        """Write the answers as an old application does that speaks to a Cluster, each a second longer than the one before."""
+        for number, server in enumerate(self.servers):
+            first, last = _part(number, len(self.servers))
+            mine = [(place, each) for place, each in enumerate(asked) if first <= slot_of(each.name) <= last]
+            with server.log_in() as operator:
+                commands = [("SET", each.name, value(each.answer, place), "PX", str((seconds + place) * 1000)) for place, each in mine]
+                for start in range(0, len(commands), 500):
+                    part = commands[start : start + 500]
+                    assert operator.ask(*part) == ["OK"] * len(part)
+
+
+def _part(number: int, of: int) -> tuple[int, int]:
+    return SLOTS * number // of, SLOTS * (number + 1) // of - 1
+
+
+@contextmanager
+def cluster_of(files: Files, folder: Path, *, count: int = 3) -> Iterator[Cluster]:
+    """A Cluster whose servers have the same users and passwords; the cache user may ask for the servers."""
+    cert, key = files.pair("node", ["localhost", "127.0.0.1"], use="replication")
+    servers: list[Server] = []
+    try:
+        for number in range(count):
+            servers.append(
+                start_server(
+                    files, folder / f"node{number}", passwords=servers[0].passwords if servers else None, cluster_enabled="yes",
+                    tls_cluster="yes", cluster_port=str(free_port()), cluster_node_timeout="2000", databases="1",
+                    tls_cert_file=str(cert), tls_key_file=str(key),
+                )
+            )
+        for number, server in enumerate(servers):
+            first, last = _part(number, count)
+            with server.log_in() as operator:
+                assert operator.ask(("ACL", "SETUSER", "cache_service", *RIGHTS), ("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))) == ["OK"] * 2
+        for server in servers[1:]:
+            with servers[0].log_in() as operator:
+                (bus,) = [line.split()[1] for line in (server.folder / "redis.conf").read_text().splitlines() if line.startswith("cluster-port")]
+                assert operator.ask(("CLUSTER", "MEET", "127.0.0.1", str(server.port), bus)) == ["OK"]
+        end = time.monotonic() + 20
+        while not all(_is_whole(server) for server in servers):
+            assert time.monotonic() < end, "the Cluster does not come up"
+            time.sleep(0.05)
+        yield Cluster(servers)
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def _is_whole(server: Server) -> bool:
+    with server.log_in() as operator:
+        (info, slots) = operator.ask(("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"))
+    assert isinstance(info, bytes | str)
+    text = info.decode() if isinstance(info, bytes) else info
+    return "cluster_state:ok" in text and isinstance(slots, list) and len(slots) == 3

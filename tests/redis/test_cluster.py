@@ -1,0 +1,303 @@
+"""A Redis Cluster: the cache on it, and its entries sealed by `redkeep migrate-data` a server at a time, in parallel."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from redkeep.access.cluster import ClusterClient
+from redkeep.access.slots import slot_of
+from redkeep.cache.secure import SecureAIResponseCache
+from redkeep.crypto.keyring import KeyRing, generate_key
+from redkeep.errors import ConfigurationError, PermissionDeniedError, RedkeepError
+from redkeep.migration.cluster import ClusterMigration, NodeMigration, take_census_by_settings
+from redkeep.migration.counts import Counts
+from redkeep.migration.reencrypt import DataMigration
+from redkeep.settings import Settings
+from redkeep.target import build_target
+from tests.redis.cluster import RIGHTS, Cluster, cluster_of
+from tests.redis.old_application import Request, requests
+from tests.redis.server import Files, Server
+
+
+@pytest.fixture(scope="module")
+def cluster(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster_of(files, tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def emptied(cluster: Cluster) -> None:
+    cluster.empty()
+
+
+def settings_of(cluster: Cluster, **changes: Any) -> Settings:
+    return Settings(**{**cluster.settings, **changes})
+
+
+def secure(cluster: Cluster, **changes: Any) -> SecureAIResponseCache:
+    return SecureAIResponseCache.from_settings(settings_of(cluster, **changes), memory_cache_size=0)
+
+
+def target_of(cluster: Cluster, **changes: Any) -> Any:
+    given = {**cluster.settings, "redis_janitor_password": cluster.servers[0].passwords["cache_janitor"], **changes}
+    return build_target(**{name: value for name, value in given.items() if name != "redis_client"})
+
+
+def migration(cluster: Cluster, *, changes: dict[str, Any] | None = None, **options: Any) -> ClusterMigration:
+    return ClusterMigration(target_of(cluster, **(changes or {})), **{"rate": 0, **options})
+
+
+def migrate(cluster: Cluster, **options: Any) -> Counts:
+    return asyncio.run(migration(cluster, **options).run())
+
+
+async def answers(cache: SecureAIResponseCache, asked: list[Request]) -> list[Any]:
+    found = [await cache.get_cached_response(*each[:4]) for each in asked]
+    return [{name: hit[name] for name in each.answer} if hit else None for each, hit in zip(asked, found, strict=True)]
+
+
+def read(cluster: Cluster, asked: list[Request], **changes: Any) -> list[Any]:
+    async def work() -> list[Any]:
+        async with secure(cluster, **changes) as cache:
+            assert cache.redis is not None, cache.last_error
+            found = await answers(cache, asked)
+            assert sum(cache.error_counts.values()) == 0, cache.last_error
+            return found
+
+    return asyncio.run(work())
+
+
+def test_the_cache_works_on_every_server(cluster: Cluster) -> None:
+    """Answers and keys of one's own, alone and many at once, are written, read, replaced, deleted and invalidated, and lie sealed
+    on all three servers."""
+    asked = list(requests(60))
+
+    async def work() -> None:
+        async with secure(cluster) as cache:
+            assert cache.redis is not None, cache.last_error
+            for each in asked:
+                await cache.cache_response(*each[:3], each.answer, each.question)
+            assert await answers(cache, asked) == [each.answer for each in asked]
+            await cache.set_many({f"k{number}": number for number in range(100)})
+            assert await cache.get_many([*(f"k{number}" for number in range(100)), "none"]) == {f"k{n}": n for n in range(100)}
+            assert await cache.delete_many([f"k{number}" for number in range(100)]) == 100
+            await cache.invalidate_by_operation("qa")
+            assert [answer is None for answer in await answers(cache, asked)] == [each.operation == "qa" for each in asked]
+            assert sum(cache.error_counts.values()) == 0, cache.last_error
+
+    asyncio.run(work())
+    for server in cluster.servers:
+        with server.log_in() as operator:
+            assert operator.ask(("DBSIZE",))[0] > 10  # type: ignore[operator]
+
+
+def test_old_entries_are_sealed_on_every_server_and_back(cluster: Cluster) -> None:
+    """Every old form on every server is sealed with the time it had, a hit in the window and after it; a second run finds nothing
+    to do; the way back gives each its old name and plain JSON."""
+    asked = list(requests(90))
+    cluster.fill(asked)
+    before = sorted(left for _, left in cluster.keys().values())
+    counts = migrate(cluster)
+    assert (counts.readable, counts.left, counts.unreadable, counts.invalidated, counts.superseded) == (90, 0, 0, 0, 0)
+    lying = cluster.keys()
+    assert len(lying) == 90
+    assert all("|h:" in name for name in lying)
+    assert b"secret" not in b"".join(stored for stored, _ in lying.values())
+    after = sorted(left for _, left in lying.values())
+    assert all(abs(one - other) < 5000 for one, other in zip(before, after, strict=True))
+    expected = [each.answer for each in asked]
+    assert expected == read(cluster, asked, redis_read_legacy=True)[:45] + read(cluster, asked)[45:]
+    assert migrate(cluster).moved == 0
+    assert migrate(cluster, reverse=True).returned == 90
+    assert {each.name for each in asked} == set(cluster.keys())
+    assert migrate(cluster).readable == 90
+    assert expected == read(cluster, asked)
+
+
+def test_entries_of_an_older_key_outlive_it(cluster: Cluster) -> None:
+    """After a promotion the count of every server names the old key, and after the migration none does; all answers are there."""
+    old, new = generate_key(), generate_key()
+    asked = list(requests(60))
+
+    async def write() -> None:
+        async with secure(cluster, redis_encryption_key=old) as cache:
+            for each in asked:
+                await cache.cache_response(*each[:3], each.answer, each.question)
+            await cache.set("user:1", {"a": 1}, ttl=500)
+
+    asyncio.run(write())
+    ring = {"redis_encryption_key": None, "redis_encryption_keys": f"{new},{old}"}
+    old_id, new_id = (KeyRing.from_strings([key]).primary.key_id.hex() for key in (old, new))
+
+    def sealed() -> dict[str, int]:
+        return asyncio.run(take_census_by_settings(target_of(cluster, **ring), client="cluster")).sealed
+
+    assert sealed() == {old_id: 61}
+    counts = migrate(cluster, changes=ring)
+    assert (counts.older_key, counts.left, counts.superseded) == (61, 0, 0)
+    assert sealed() == {new_id: 61}
+    assert [each.answer for each in asked] == read(cluster, asked, redis_encryption_key=new)
+
+
+def test_live_traffic_loses_nothing(cluster: Cluster) -> None:
+    """While entries move between servers, a reader of all of them misses none, and the last write of each is what is there."""
+    asked = list(requests(300))
+    cluster.fill(asked)
+    latest = {each.name: each.answer for each in asked}
+    misses: list[str] = []
+    rounds = 0
+
+    async def traffic(window: SecureAIResponseCache, done: asyncio.Event) -> None:
+        nonlocal rounds
+        while not done.is_set():
+            rounds += 1
+            for number, each in enumerate(asked):
+                if number % 3 == rounds % 3:
+                    latest[each.name] = {**each.answer, "round": rounds}
+                    await window.cache_response(*each[:3], latest[each.name], each.question)
+                    continue
+                found = await window.get_cached_response(*each[:4])
+                if found is None or {name: found[name] for name in latest[each.name]} != latest[each.name]:
+                    misses.append(each.name)
+
+    async def work() -> Counts:
+        async with secure(cluster, redis_read_legacy=True) as window:
+            done = asyncio.Event()
+            live = asyncio.create_task(traffic(window, done))
+            await asyncio.sleep(0.05)
+            counts = await migration(cluster, rate=100).run()
+            done.set()
+            await live
+            assert sum(window.error_counts.values()) == 0, window.last_error
+            return counts
+
+    counts = asyncio.run(work())
+    assert misses == []
+    assert counts.left == 0
+    assert rounds > 1
+    assert not [name for name in cluster.keys() if "|h:" not in name]
+    assert None not in read(cluster, asked)
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+def test_a_write_between_reading_and_moving_is_what_counts(cluster: Cluster, deletes: bool) -> None:
+    """An entry that an application replaces or deletes after it was read and before it is removed at its old place stays so, and
+    what was written at the new place is taken back."""
+    asked = list(requests(1))
+    cluster.fill(asked)
+    first = asked[0]
+
+    async def interfere() -> None:
+        async with secure(cluster, redis_read_legacy=True) as cache:
+            if deletes:
+                name = first.name
+                assert cache.redis is not None
+                await cache.redis.execute("UNLINK", name)
+            else:
+                await cache.cache_response(*first[:3], {"answer": "new"}, first.question)
+
+    class Interrupted(NodeMigration):
+        async def _write(self, moves: Any) -> set[bytes]:
+            written = await super()._write(moves)
+            await interfere()
+            return written
+
+    async def work() -> Counts:
+        run = migration(cluster)
+        async with ClusterClient(target_of(cluster)) as client:
+            known = await client.primaries()
+            node = known.owners[slot_of(first.name)]
+            return await Interrupted(client.target_of(node), client, asyncio.Lock(), rate=0, **run._options).run()
+
+    asyncio.run(work())
+    assert read(cluster, asked, redis_read_legacy=True) == ([None] if deletes else [{**first.answer, "answer": "new"}]) or not deletes
+    assert len(cluster.keys()) == (0 if deletes else 1)
+
+
+def test_a_moved_slot_is_followed(cluster: Cluster) -> None:
+    """A slot that goes to another server, and one that is on its way there, with and without their keys, is read and written all
+    the same: the client is redirected and knows better afterwards."""
+    key = "moving"
+    slot, owner = str(slot_of(key)), next(each for each in cluster.servers if slot_of(key) * 3 // 16384 == cluster.servers.index(each))
+    other = next(each for each in cluster.servers if each is not owner)
+
+    def tell(server: Server, *words: str) -> Any:
+        with server.log_in() as operator:
+            return operator.ask(("CLUSTER", *words))[0]
+
+    ids = {id(each): tell(each, "MYID").decode() for each in (owner, other)}
+
+    async def work() -> None:
+        async with ClusterClient(target_of(cluster, redis_username="operator", redis_cache_password=owner.passwords["operator"])) as client:
+            assert await client.execute("SET", key, "1") == b"OK"
+            assert tell(other, "SETSLOT", slot, "IMPORTING", ids[id(owner)]) == "OK"
+            assert tell(owner, "SETSLOT", slot, "MIGRATING", ids[id(other)]) == "OK"
+            assert await client.execute("GET", key) == b"1"
+            assert await client.execute("UNLINK", key) == 1
+            assert await client.execute("SET", key, "2") == b"OK"  # it lies on the other by now
+            with other.log_in() as operator:
+                assert operator.ask(("ASKING",), ("GET", key))[1] == b"2"
+            for server in (other, owner):
+                assert tell(server, "SETSLOT", slot, "NODE", ids[id(other)]) == "OK"
+            assert await client.execute_many([("GET", key), ("GET", "elsewhere")]) == [b"2", None]
+            assert (await client.primaries()).owners[int(slot)].port == other.port
+            await client.execute("UNLINK", key)
+
+    try:
+        asyncio.run(work())
+    finally:
+        for server in (owner, other):
+            tell(server, "SETSLOT", slot, "NODE", ids[id(owner)])
+
+
+def test_an_interrupted_run_is_gone_on_with(cluster: Cluster, tmp_path: Path) -> None:
+    """By the command: each server has a state of its own; killed in the middle, the next run ends it, and all are hits."""
+    asked = list(requests(3000))
+    cluster.fill(asked)
+    values = {name.upper(): value for name, value in cluster.settings.items()}
+    (tmp_path / "cache.env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    line = [sys.executable, "-m", "redkeep.cli", "migrate-data", "--env-file", str(tmp_path / "cache.env")]
+    variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REDIS_JANITOR_PASSWORD": cluster.servers[0].passwords["cache_janitor"]}
+    running = subprocess.Popen([*line, "--rate", "300"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables)
+    with suppress(subprocess.TimeoutExpired):
+        pytest.fail(str(running.communicate(timeout=3)))
+    running.kill()
+    running.communicate()
+    assert len(list((tmp_path / ".local/state/redkeep").glob("migrate-data-127.0.0.1-*.json"))) == 3
+    left = [name for name in cluster.keys() if "|h:" not in name]
+    assert 0 < len(left) < 3000
+    again = subprocess.run([*line, "--rate", "0", "--json"], capture_output=True, env=variables, check=True)
+    counts = json.loads(again.stdout)
+    assert counts["left"] == counts["unreadable"] == counts["superseded"] == 0
+    assert [each.answer for each in asked[::50]] == read(cluster, asked[::50])
+
+
+def test_what_cannot_be_is_refused_in_a_sentence(cluster: Cluster, server: Server) -> None:
+    """A single server called a Cluster, one of a Cluster called single, a user who may not ask, a server that is down."""
+    password = {"redis_janitor_password": server.passwords["cache_janitor"]}
+
+    def refusal(kind: type[RedkeepError], work: Any) -> str:
+        with pytest.raises(kind) as caught:
+            asyncio.run(work)
+        return str(caught.value)
+
+    with server.log_in() as operator:
+        assert operator.ask(("ACL", "SETUSER", "cache_service", *RIGHTS)) == ["OK"]
+    try:
+        assert "take REDIS_CLIENT=cluster out" in refusal(ConfigurationError, ClusterMigration(server.target(**password)).run())
+    finally:
+        with server.log_in() as operator:
+            assert operator.ask(("ACL", "SETUSER", "cache_service", *(f"-{rule[1:]}" for rule in RIGHTS))) == ["OK"]
+    assert "grant it +cluster|slots +asking" in refusal(PermissionDeniedError, ClusterMigration(server.target(**password)).run())
+    assert "set REDIS_CLIENT=cluster" in refusal(ConfigurationError, DataMigration(target_of(cluster)).run())
+    assert "set REDIS_CLIENT=cluster" in refusal(ConfigurationError, take_census_by_settings(target_of(cluster), client="transport"))
