@@ -1,7 +1,7 @@
 """The small interface through which the cache speaks to Redis, whatever carries it.
 
-Two things carry it: the multiplexed transport (one TLS connection for all commands of an event loop), and redis-py's own
-clients (Sentinel, Cluster, or by choice everywhere).
+Three things carry it: the multiplexed transport (one TLS connection for all commands of an event loop), one such transport to each
+server of a Redis Cluster, and by choice redis-py's connections.
 """
 
 from __future__ import annotations

@@ -166,6 +166,8 @@ class ClusterMigration:
         total = Counts()
         async with ClusterClient(self._target) as cluster:
             before = await whole_map(cluster)
+            for node in before.primaries:  # one that is down is named before anything moves
+                await (await ExclusiveConnection.open(cluster.target_of(node))).close()
             for _ in range(ROUNDS):
                 runs = self._runs(cluster, before)
                 found = await _all([run.run() for run in runs])
