@@ -41,6 +41,7 @@ class Credentials:
         self._store = store
         self._renew_days = renew_days
         self._leaves: dict[tuple[str, tuple[str, ...]], Leaf] = {}
+        self._older_api_key = True
         with store.transaction():
             self._passwords = {user: store.password(user) for user in USERS}
             self.hashes = {user: store.password_hashes(user) for user in USERS}
@@ -87,6 +88,8 @@ class Credentials:
                 f"a rotation of the encryption key is open, {len(self.encryption_keys)} can open values: "
                 "deploys/rotate.py --data what=encryption-key ends it"
             )
+        if API_NAME in self._store.users() and len(self._store.passwords(API_NAME)) > 1:
+            found.append("a rotation of the API key is open, two are valid: deploys/rotate.py --data what=api-key ends it")
         return tuple(found)
 
     def password(self, user: str) -> str:
@@ -95,6 +98,16 @@ class Credentials:
     def api_key(self) -> str:
         """The key of the API, made when an API is first served. It opens no Redis."""
         return self._store.password(API_NAME)
+
+    def older_api_key(self) -> str:
+        """The one before, while a rotation lasts; else nothing."""
+        return "".join(self._store.passwords(API_NAME)[1:]) if self._older_api_key else ""
+
+    def newest_api_key(self) -> Credentials:
+        """These without the key of the API that a rotation is about to retire."""
+        narrowed = copy.copy(self)
+        narrowed._older_api_key = False
+        return narrowed
 
     def server(self, host: str, names: Sequence[str]) -> Leaf:
         """The certificate of the Redis on that host, good for exactly these names and addresses."""

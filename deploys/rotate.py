@@ -4,6 +4,7 @@ pyinfra inventory deploys/rotate.py --data what=passwords     (or users=cache_se
                                     --data what=certificates
                                     --data what=ca
                                     --data what=encryption-key
+                                    --data what=api-key       (quiet=MINUTES: how long nobody may have used the old, 10)
 
 Clients that cannot know the new yet stop it with their names; restart them and run it again, or add --data force=yes.
 A run that died is gone on with by the next. Add --dry to see the plan.
@@ -20,7 +21,10 @@ preflight.preflight(site)
 
 rotating.begin(site=site, rotation=rotation, name="Rotation | Put the new beside the old")
 whole(site)
-if rotation.retires:
+if rotation.what == "api-key":
+    if site.bundle.is_app:
+        rotating.quiet(site=site, rotation=rotation, name="Rotation | Refuse while the old key is in use")
+elif rotation.retires:
     if site.bundle.is_app:
         rotating.note(site=site, rotation=rotation, name="Rotation | Note since when the app has the new")
     if rotation.what == "encryption-key" and site.bundle.is_redis:
@@ -36,7 +40,7 @@ if rotation.what == "encryption-key":
     rotating.settle(site=site, rotation=rotation, name="Rotation | Let every app use the new key")
     if site.bundle.is_app:
         rotating.reseal(site=site, rotation=rotation, name="Rotation | Seal every entry anew")
-elif rotation.retires and site.bundle.is_redis:
+elif rotation.ends_sessions and site.bundle.is_redis:
     rotating.gate(site=site, rotation=rotation, name="Rotation | Refuse while clients are connected that cannot know the new")
 if rotation.retires:
     rotating.narrow(site=site, rotation=rotation, name="Rotation | Want the new alone")

@@ -13,21 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from deploys.credentials import USERS, label, open_store
+from redkeep.cli.secrets import API_NAME
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
 
-KINDS = ("passwords", "certificates", "ca", "encryption-key")
+KINDS = ("passwords", "certificates", "ca", "encryption-key", "api-key")
+
+QUIET_MINUTES = 10
+"""How long nobody may have used the old API key before it goes: longer than a scrape or a dashboard's refresh, by far."""
 
 
 @dataclass
 class Rotation:
     """One run's rotation, shared by all its hosts. ``users`` are those whose sessions may rest on what goes; ``switched``
-    says, by host, since when its app has the new credentials, and ``begun_at`` since when there are any (monotonic seconds)."""
+    says, by host, since when its app has the new credentials, and ``begun_at`` since when there are any (monotonic seconds). The old
+    API key goes after ``quiet`` minutes without use."""
 
     what: str
     users: tuple[str, ...]
     force: bool
     secrets: Path
+    quiet: int = QUIET_MINUTES
     steps: set[str] = field(default_factory=set)
     begun_at: float = field(default_factory=time.monotonic)
     switched: dict[str, float] = field(default_factory=dict)
@@ -36,7 +42,8 @@ class Rotation:
     @property
     def thing(self) -> str:
         """What is rotated, as a refusal calls it."""
-        return {"passwords": self.what.removesuffix("s"), "encryption-key": "encryption key"}.get(self.what, "certificate")
+        names = {"passwords": "password", "encryption-key": "encryption key", "api-key": "API key"}
+        return names.get(self.what, "certificate")
 
     @property
     def retires(self) -> bool:
@@ -59,6 +66,8 @@ class Rotation:
             return f"the passwords of {', '.join(self.users)} are new, and the only ones"
         if self.what == "encryption-key":
             return "one encryption key is left, the new one, and every entry is sealed with it"
+        if self.what == "api-key":
+            return "one API key is left, the new one: `redkeep secrets show --reveal api` shows it"
         if self.what == "ca":
             return "one authority is trusted, the new one, and every certificate is its own"
         return "every certificate is new; those before stay good until they expire: after a theft, rotate what=ca"
@@ -83,6 +92,10 @@ class Rotation:
                 f"{verb}; let it seal; seal every entry anew with it, beside the traffic; refuse to go on while an entry needs the "
                 f"old{' (not: force=yes)' if self.force else ''}; then forget the old"
             )
+        if self.what == "api-key":
+            verb = "go on with the API key made before" if self._is_open() else "make a new API key, valid beside the old"
+            wait = "" if self.force else f"; refuse to go on until nobody has used the old for {self.quiet} minutes"
+            return f"{verb}; give it to the hosts that serve the API{wait}; then take the old away"
         verb = "go on with the authority made before" if self._is_open() else "make a new authority, trusted beside the old"
         return (
             f"{verb}; issue every certificate from it; refuse to go on while sessions are "
@@ -107,6 +120,8 @@ class Rotation:
                     store.renew(name)
             elif self.what == "ca" and not _two_authorities(store):
                 store.add_authority()
+            elif self.what == "api-key" and len(store.passwords(API_NAME)) < 2:
+                store.rotate_password(API_NAME)
             elif self.what == "encryption-key" and len(store.encryption_keys()) < 2:
                 store.add_encryption_key(sealing=False)
         if self.what == "passwords":
@@ -131,6 +146,8 @@ class Rotation:
             if self.what == "passwords":
                 for user in self.users:
                     store.retire_password(user)
+            elif self.what == "api-key":
+                store.retire_password(API_NAME)
             elif self.what == "ca":
                 store.retire_authorities()
             elif self.what == "encryption-key":
@@ -146,6 +163,8 @@ class Rotation:
         store = open_store(self.secrets)
         if self.what == "encryption-key":
             return len(store.encryption_keys()) > 1
+        if self.what == "api-key":
+            return len(store.passwords(API_NAME)) > 1
         return bool(_open_users(store)) if self.what == "passwords" else _two_authorities(store)
 
 
@@ -163,13 +182,21 @@ def choose(data: Mapping[str, Any], secrets: Path) -> Rotation:
     for name in asked:
         if name not in USERS:
             raise ConfigurationError(f"There is no user {name} to rotate: they are {', '.join(USERS)}.")
+    quiet = str(data.get("quiet") or QUIET_MINUTES)
+    if not (quiet.isascii() and quiet.isdigit() and int(quiet) <= 10_080):
+        raise ConfigurationError(f"quiet={quiet} is no number of minutes: give one from 0 to 10080, a week.")
+    if data.get("quiet") and what != "api-key":
+        raise ConfigurationError(f"quiet is for what=api-key alone: a rotation of {what} looks at who is connected.")
+    if what == "api-key" and API_NAME not in open_store(secrets).users():
+        raise ConfigurationError("There is no API key yet: a deploy with the knob api_enabled makes it.")
     users = tuple(asked) or USERS
     found = _open_users(open_store(secrets)) if what == "passwords" else ()
     if other := [name for name in asked if found and name not in found]:
         raise ConfigurationError(
             f"A rotation of {', '.join(found)} is open: end it first, without users=; then rotate {', '.join(other)}."
         )
-    return Rotation(what, ("cache_service",) if what == "encryption-key" else found or users, force == "yes", secrets)
+    concerned = {"encryption-key": ("cache_service",), "api-key": ()}.get(what, found or users)
+    return Rotation(what, concerned, force == "yes", secrets, quiet=int(quiet))
 
 
 @cache

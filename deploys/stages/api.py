@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Any
 
-from pyinfra.api import deploy
+from pyinfra.api import DeployError, deploy
 
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.facts.survey import Question, Survey
@@ -25,13 +28,15 @@ USER = "redkeep-api"
 USER_MARK = f"{STATE}/user-{USER}"
 ENVIRONMENT = f"{FOLDER}/api.env"
 LOCAL = f"{FOLDER}/local.env"
-CREDENTIALS = ("key", "monitor-password", "client.crt", "client.key")
+CREDENTIALS = ("monitor-password", "client.crt", "client.key")
+# The running API looks at these itself.
+KEYS = (f"{FOLDER}/key", f"{FOLDER}/older-key")
 
 
 def question(site: Site) -> Question:
     if not site.bundle.is_app:
         return Question()
-    files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, USER_MARK, *(f"{FOLDER}/{name}" for name in CREDENTIALS))
+    files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, USER_MARK, *KEYS, *(f"{FOLDER}/{name}" for name in CREDENTIALS))
     return Question(files=files, units=(UNIT,), users=(USER,))
 
 
@@ -53,13 +58,13 @@ def account(site: Site, survey: Survey) -> Iterator[Difference]:
 
 
 def files(site: Site, survey: Survey) -> Iterator[Difference]:
-    """The unit and what it reads. The key can be read by the app's group: who is in it may ask the API."""
+    """The unit and what it reads."""
     group = site.bundle.knobs.app_group
     client = site.credentials.client("redkeep-api", site.bundle.name)
     yield from folder_differences([(FOLDER, "root", group, "0750")], survey)
+    yield from keys(site, survey)
     yield from file_differences(
         [
-            ManagedFile(f"{FOLDER}/key", site.credentials.api_key().encode() + b"\n", group=group, mode="0640"),
             ManagedFile(
                 f"{FOLDER}/monitor-password", site.credentials.password("monitor").encode() + b"\n", group=USER, mode="0640"
             ),
@@ -72,10 +77,24 @@ def files(site: Site, survey: Survey) -> Iterator[Difference]:
     yield from file_differences([ManagedFile(UNIT_FILE, unit_text(site, survey))], survey, after="systemctl daemon-reload")
 
 
+def keys(site: Site, survey: Survey) -> Iterator[Difference]:
+    """The key, and while a rotation lasts the one before: that first, so that no caller is refused in between. The key can be read
+    by the app's group: who is in it may ask the API."""
+    newest, older = KEYS
+    before = site.credentials.older_api_key().encode()
+    if before:
+        yield from file_differences([ManagedFile(older, before + b"\n", group=USER, mode="0640")], survey)
+    key = site.credentials.api_key().encode() + b"\n"
+    yield from file_differences([ManagedFile(newest, key, group=site.bundle.knobs.app_group, mode="0640")], survey)
+    if not before and survey.file(older).kind:
+        yield Difference(f"file {older} holds a key that is no longer valid", f"rm -f {older}")
+
+
 def values() -> dict[str, str]:
     """What differs from the app's own environment."""
     return {
-        "REDKEEP_API_KEY_FILE": f"{FOLDER}/key",
+        "REDKEEP_API_KEY_FILE": KEYS[0],
+        "REDKEEP_API_OLDER_KEY_FILE": KEYS[1],
         "REDIS_MONITOR_PASSWORD_FILE": f"{FOLDER}/monitor-password",
         "REDIS_TLS_CERT_FILE": f"{FOLDER}/client.crt",
         "REDIS_TLS_KEY_FILE": f"{FOLDER}/client.key",
@@ -135,6 +154,26 @@ systemctl restart {UNIT} 2>/dev/null || {{
     journalctl -u {UNIT} -n 5 -o cat --no-pager >&2 || true
     exit 1
 }}"""
+
+
+def older_key_use(site: Site) -> dict[str, Any]:
+    """What the API of this host says of the use of its older key. Raises DeployError when it does not answer."""
+    address = f"http://127.0.0.1:{site.bundle.knobs.api_port}/internal/monitoring/older-key"
+    ok, lines, errors = site.run(f"{application.CURRENT}/bin/python -c {shlex.quote(ASK)} {address} {KEYS[0]}")
+    try:
+        found = json.loads("\n".join(lines)) if ok else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        reason = next((line.strip() for line in reversed(errors) if line.strip()), "no answer")
+        raise DeployError(f"{site.bundle.name}: the API does not say who uses its older key ({reason[:200]}): run again.")
+    return found
+
+
+# Asked on the host itself, where the key is. No proxy of the environment comes between.
+ASK = """import sys, urllib.request as r
+asked = r.Request(sys.argv[1], headers={"X-API-Key": open(sys.argv[2]).read().strip()})
+print(r.build_opener(r.ProxyHandler({})).open(asked, timeout=10).read().decode())"""
 
 
 def gone() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Mapping
+from typing import Any
 
 from pyinfra import host, inventory, state
 from pyinfra.api import DeployError, StringCommand, operation
@@ -15,14 +16,14 @@ from deploys.credentials import key_ids
 from deploys.operations.converge import differences_of, fail, scripts
 from deploys.rotation import Rotation, open_rotation
 from deploys.site import Site
-from deploys.stages import application, server, service
+from deploys.stages import api, application, server, service
 from deploys.stages.machine import MANAGED
 from redkeep.cache.secure import KEYS_SECONDS
 from redkeep.errors import RedkeepError
 from redkeep.migration.census import Census
-from redkeep.migration.readiness import older_than, refusal
+from redkeep.migration.readiness import SHOWN, older_than, refusal
 
-ARGUMENTS = ("what", "users", "force")
+ARGUMENTS = ("what", "users", "force", "quiet")
 
 # A client of ours that is ended is back within a second; one that is refused has said so to the server by then.
 TRIAL_SECONDS = 3.0
@@ -52,6 +53,8 @@ def asked(site: Site) -> Rotation:
         raise DeployError(
             f"{site.bundle.name}: it was never deployed to, there is nothing to rotate: run deploys/secure_redis.py."
         )
+    if rotation.what == "api-key" and not any(other.data.get("api_enabled") for other in inventory):
+        raise DeployError("No host here serves the API: api_enabled is off; `redkeep secrets renew-api-key` makes a new key.")
     return rotation
 
 
@@ -112,6 +115,36 @@ def gate(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
 
 
 @operation()
+def quiet(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Fail the host while somebody may still ask its API with the old key. Changes nothing."""
+    if not _executing() or rotation.force or not site.bundle.knobs.api_enabled:
+        return
+    try:
+        use = api.older_key_use(site)
+    except DeployError as error:
+        yield fail(str(error))
+        return
+    if sentence := still_used(use, minutes=rotation.quiet):
+        yield fail(f"{site.bundle.name}: {sentence}")
+
+
+def still_used(use: Mapping[str, Any], *, minutes: int) -> str:
+    """Why the old API key must not go yet, by what the API says of it; "" when nobody has used it for so long."""
+    last, watched = use["seconds_since_last"], float(use["watched_seconds"])
+    remedy = (
+        "Both stay valid: callers find the new one in `redkeep secrets show --reveal api`. Then run the same command again; "
+        "--data quiet=MINUTES waits for less, --data force=yes for nothing."
+    )
+    if last is not None and last < minutes * 60:
+        callers = ", ".join(sorted(use["callers"], key=lambda caller: -int(use["callers"][caller]))[:SHOWN])
+        return f"the old API key was used {int(last)} s ago, {use['requests']} times in all, by {callers}. {remedy}"
+    if watched < minutes * 60:
+        left = minutes - int(watched // 60)
+        return f"nobody has used the old API key for {int(watched)} s, as long as the API knows the new one: run again in {left} min. {remedy}"
+    return ""
+
+
+@operation()
 def settle(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
     """Wait until every running app has looked at its file again. Changes nothing."""
     if _executing():
@@ -157,7 +190,8 @@ def narrow(site: Site, rotation: Rotation) -> Generator[StringCommand, None, Non
         if rotation.what == "passwords":
             site.credentials = known.newest_passwords()
         else:
-            site.credentials = known.newest_authority() if rotation.what == "ca" else known.newest_key()
+            narrowed = {"ca": known.newest_authority, "api-key": known.newest_api_key}.get(rotation.what, known.newest_key)
+            site.credentials = narrowed()
     yield from ()
 
 

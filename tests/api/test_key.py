@@ -48,7 +48,7 @@ def test_each_route_but_health_wants_the_key(api: Api) -> None:
     """Without the key, with a wrong one, an empty one, or one more letter: 401, and how to send it; with it, not."""
     document = api.get("/openapi.json").json()
     asked = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods if path not in OPEN]
-    assert 15 == len(asked)
+    assert 16 == len(asked)
     for method, path in asked:
         for key in (None, "", "wrong", api.key + "x", api.key[:-1]):
             answer = api.ask(method, path, headers={} if key is None else {"X-API-Key": key})
@@ -114,6 +114,7 @@ def test_a_bucket_refills_and_memory_is_bounded() -> None:
         ({"redkeep_api_key_file": "/etc/hostname"}, "both set"),
         ({"redkeep_api_key": None, "redkeep_api_key_file": "/nowhere/key"}, "does not exist"),
         ({"redkeep_api_key": None, "redkeep_api_key_file": "/etc/hostname"}, "open to every user"),
+        ({"redkeep_api_older_key": "a1b2c3d4" * 3}, "REDKEEP_API_OLDER_KEY is shorter"),  # pragma: allowlist secret - refused
         ({"redkeep_api_rate_limit": "many"}, "REDKEEP_API_RATE_LIMIT must be"),
         ({"redis_encryption_key": "short"}, "REDIS_ENCRYPTION_KEY"),
         ({"security_alert_email": "nobody"}, "SECURITY_ALERT_EMAIL"),
@@ -135,7 +136,7 @@ def test_the_key_is_no_other_secret(server: Server) -> None:
 
 
 def test_a_key_from_a_file(server: Server, tmp_path: Path) -> None:
-    """It is read once, without its newline, and stands in no log."""
+    """It is read without its newline, and stands in no log."""
     path = tmp_path / "key"
     path.touch(mode=0o600)
     path.write_text("0123456789abcdef" * 4 + "\n")
@@ -143,6 +144,43 @@ def test_a_key_from_a_file(server: Server, tmp_path: Path) -> None:
     with serving(variables, tmp_path, key="0123456789abcdef" * 4) as api:
         assert 200 == api.get("/internal/monitoring/nodes").status_code
         assert api.key not in api.log.read_text()
+
+
+def test_two_keys_are_valid_while_one_goes(server: Server, tmp_path: Path) -> None:
+    """A running API takes up a new key, and one before, from its files: both pass, at no moment is either refused, who uses the one
+    before is counted by address; a file that cannot be read changes nothing; and once its file is gone, the one before is refused."""
+    key, older = tmp_path / "key", tmp_path / "older-key"
+    first, second = "0123456789abcdef" * 3, "fedcba9876543210" * 3  # pragma: allowlist secret - made up
+    write(key, first)
+    variables = environment(server, redkeep_api_key=None, redkeep_api_key_file=key, redkeep_api_older_key_file=older, redkeep_api_rate_limit=9999)
+
+    def asked(given: str) -> int:
+        return api.get("/internal/monitoring/nodes", headers={"X-API-Key": given}).status_code
+
+    with serving(variables, tmp_path, key=first) as api:
+        assert (200, 401) == (asked(first), asked(second))
+        write(older, first)
+        assert (200, 401) == (asked(first), asked(second))
+        write(key, second)
+        assert (200, 200) == (asked(second), asked(first))
+        use = api.get("/internal/monitoring/older-key", headers={"X-API-Key": second}).json()
+        assert (True, 1, {"127.0.0.1": 1}) == (use["accepted"], use["requests"], use["callers"])
+        assert 0 <= use["seconds_since_last"] <= use["watched_seconds"]
+        write(key, "short")
+        assert (200, 200) == (asked(second), asked(first))
+        write(key, second)
+        older.unlink()
+        assert (200, 401) == (asked(second), asked(first))
+        assert not api.get("/internal/monitoring/older-key", headers={"X-API-Key": second}).json()["accepted"]
+        assert first not in api.log.read_text()
+
+
+def write(path: Path, key: str) -> None:
+    """As a deploy writes: in one step, private."""
+    beside = path.with_suffix(".new")
+    beside.touch(mode=0o600)
+    beside.write_text(key + "\n")
+    beside.rename(path)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,25 @@ from tests.lab.lab import Lab
 KIND = "valkey81"
 UNIT = "unit redkeep-api.service"
 
+# The status code of a call with the key that is given.
+ASK = """/opt/redkeep/current/bin/python -c 'import sys, http.client as h
+c = h.HTTPConnection("127.0.0.1", 8765); c.request("GET", "/internal/monitoring/nodes", headers={"X-API-Key": sys.argv[1]})
+print(c.getresponse().status)'"""
+
+# Calls without a pause, with the key that the file then has.
+CALLER = """
+import http.client, time
+seen = []
+try:
+    while True:
+        c = http.client.HTTPConnection("127.0.0.1", 8765)
+        c.request("GET", "/internal/monitoring/nodes", headers={"X-API-Key": open("/etc/redkeep/api/key").read().strip()})
+        seen.append(c.getresponse().status)
+        time.sleep(0.2)
+except KeyboardInterrupt:
+    print(len(seen), "answers,", sum(status != 200 for status in seen), "refused", flush=True)
+"""
+
 
 @pytest.mark.parametrize(
     ("change", "named"),
@@ -42,3 +61,38 @@ def test_a_knob_takes_it_away(deployed: Callable[[str], Deployment], lab: Lab, t
     assert "" == lab[KIND].run(f"{{ {left}; }} 2>/dev/null").out.strip()
     deployment.run().ok()
     assert key == lab[KIND].check("cat /etc/redkeep/api/key")
+
+
+def test_the_key_is_rotated_and_no_caller_is_refused(deployed: Callable[[str], Deployment], lab: Lab) -> None:
+    """The same process lets both keys in; the old one stays while it is in use, with its callers named, and while nobody can know
+    that it is not; then it opens nothing. Who reads the file for each call is never refused."""
+    deployment, host = deployed(KIND), lab[KIND]
+    rotate = ("rotate", "--data", "what=api-key")
+    process = host.check("systemctl show -p MainPID redkeep-api")
+    old = host.check("cat /etc/redkeep/api/key")
+
+    def asked(key: str) -> str:
+        return host.check(f"{ASK} {key}")
+
+    host.put("/run/ask.py", CALLER)
+    host.check("systemd-run --quiet --unit caller /opt/redkeep/current/bin/python /run/ask.py")
+    try:
+        begun = deployment.run(*rotate)
+        assert begun.code != 0
+        assert "as long as the API knows the new one: run again in 10 min. Both stay valid" in begun.output
+        new = host.check("cat /etc/redkeep/api/key")
+        assert new != old
+        assert ("200", "200") == (asked(old), asked(new))
+        refused = deployment.run(*rotate, "--data", "quiet=1")
+        assert refused.code != 0
+        assert "1 times in all, by 127.0.0.1" in refused.output
+        assert old not in begun.output + refused.output
+        ended = deployment.run(*rotate, "--data", "quiet=0").ok()
+        assert "one API key is left, the new one" in ended.output
+    finally:
+        said = host.run("systemctl kill -s INT caller; sleep 0.5; journalctl -u caller -o cat --no-pager | tail -1; rm /run/ask.py").out
+    assert ("401", "200") == (asked(old), asked(new))
+    assert said.strip().endswith("answers, 0 refused"), said
+    assert process == host.check("systemctl show -p MainPID redkeep-api")
+    assert "1" == host.check("ls /etc/redkeep/api | grep -c key$")
+    assert deployment.run("status").ok().drift == {}

@@ -148,9 +148,12 @@ def test_a_rotation_that_dies_is_gone_on_with(kind: str, deployment: Deployment,
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({}, "Say what to rotate: --data what=passwords|certificates|ca|encryption-key (what is missing)."),
+        ({}, "Say what to rotate: --data what=passwords|certificates|ca|encryption-key|api-key (what is missing)."),
         ({"what": "passwords", "users": "nobody"}, "There is no user nobody to rotate"),
         ({"what": "ca", "users": "monitor"}, "users is for what=passwords alone"),
+        ({"what": "api-key"}, "There is no API key yet: a deploy with the knob api_enabled makes it."),
+        ({"what": "api-key", "quiet": "soon"}, "quiet=soon is no number of minutes"),
+        ({"what": "ca", "quiet": "5"}, "quiet is for what=api-key alone"),
         ({"what": "ca", "force": "maybe"}, "force=maybe is neither yes nor no."),
     ],
 )

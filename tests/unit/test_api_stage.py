@@ -15,6 +15,7 @@ from deploys import release
 from deploys.bundle import Bundle, build
 from deploys.facts.survey import FileState, Question, UnitState
 from deploys.stages import api
+from deploys.stages.rotating import still_used
 from tests.unit.wanted import FakeSite, bundle, data, survey, there
 
 RUNNING = UnitState(load="loaded", active="active", enabled="enabled", started=1_000)
@@ -155,3 +156,21 @@ def test_a_release_with_the_api_is_another() -> None:
     assert release.release_name("3.11.2") != release.release_name("3.11.2", api=True)
     texts = [release.locked_for("3.11.2", "x86_64", api=api) for api in (False, True)]
     assert [False, True] == ["\nuvicorn==" in text for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("last", "watched", "minutes", "says"),
+    [
+        (12.4, 900.0, 10, "the old API key was used 12 s ago, 3 times in all, by 10.0.0.7, 10.0.0.5. Both stay valid"),
+        (None, 65.0, 10, "nobody has used the old API key for 65 s, as long as the API knows the new one: run again in 9 min."),
+        (601.0, 900.0, 10, ""),
+        (None, 600.0, 10, ""),
+        (1.0, 5.0, 0, ""),
+    ],
+)
+def test_the_old_key_stays_while_it_may_be_in_use(last: float | None, watched: float, minutes: int, says: str) -> None:
+    """By what the API says of it: used within the time, or not watched for so long yet."""
+    use = {"seconds_since_last": last, "watched_seconds": watched, "requests": 3, "callers": {"10.0.0.5": 1, "10.0.0.7": 2}}
+    found = still_used(use, minutes=minutes)
+    assert found.startswith(says)
+    assert bool(found) is bool(says)

@@ -1,85 +1,29 @@
-"""The API key: where it comes from, what it must be, and who may pass with it."""
+"""The gate: who may pass with which key, and how often."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import os
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Final
 
 from fastapi import Depends, HTTPException, Request, Security, status
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
+from redkeep.api.keys import ApiKeys
 from redkeep.api.limits import Limits, client_of
-from redkeep.environment import read_secret_file
 from redkeep.errors import ConfigurationError
 
-VARIABLE: Final = "REDKEEP_API_KEY"
 HEADER: Final = "X-API-Key"
-MIN_LENGTH: Final = 32
-"""Characters: 128 bits also where the key is written in hexadecimal digits (NIST SP 800-131A: at least 112)."""
-
-MAX_LENGTH: Final = 256
-MIN_DISTINCT: Final = 8
-"""Different characters: 32 random hexadecimal digits have fewer once in 10^7."""
-
-_MAKE: Final = "make one with `openssl rand -hex 32`"
 
 _header = APIKeyHeader(name=HEADER, scheme_name="ApiKey", auto_error=False, description="The key of REDKEEP_API_KEY.")
 _bearer = HTTPBearer(scheme_name="Bearer", auto_error=False, description="The same key, for Prometheus' `authorization`.")
 
 
-class ApiKey:
-    """The key, kept as its SHA-256, compared in constant time and never shown."""
-
-    def __init__(self, key: str, *, field: str = VARIABLE) -> None:
-        """Raises ConfigurationError naming `field`, never the value, for a key that is short, poor or not plain ASCII."""
-        if len(key) < MIN_LENGTH:
-            raise ConfigurationError(f"{field} is shorter than {MIN_LENGTH} characters; {_MAKE}")
-        if len(key) > MAX_LENGTH:
-            raise ConfigurationError(f"{field} is longer than {MAX_LENGTH} characters; {_MAKE}")
-        if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigurationError(f"{field} holds a space or what is not printable ASCII, which no header carries; {_MAKE}")
-        if len(set(key)) < MIN_DISTINCT:
-            raise ConfigurationError(f"{field} repeats fewer than {MIN_DISTINCT} different characters; {_MAKE}")
-        self._digest = hashlib.sha256(key.encode("ascii")).digest()
-
-    @classmethod
-    def from_environment(cls, variables: Mapping[str, str] | None = None, *, other_secrets: Iterable[str] = ()) -> ApiKey:
-        """The key of REDKEEP_API_KEY, or of the file that REDKEEP_API_KEY_FILE names.
-
-        `other_secrets` are values it must differ from. Raises ConfigurationError when there is none, or none that will do.
-        """
-        variables = os.environ if variables is None else variables
-        value, pointer = variables.get(VARIABLE), variables.get(f"{VARIABLE}_FILE")
-        if value is not None and pointer is not None:
-            raise ConfigurationError(f"{VARIABLE} and {VARIABLE}_FILE are both set; keep one")
-        field = VARIABLE
-        if pointer:
-            field = f"{VARIABLE}_FILE"
-            value = read_secret_file(Path(pointer), field=field)
-        if not value:
-            raise ConfigurationError(f"{VARIABLE} is not set, and the API does not start without a key; {_MAKE}")
-        if value in other_secrets:
-            raise ConfigurationError(f"{field} is also a password or an encryption key; give each its own random value")
-        return cls(value, field=field)
-
-    def matches(self, given: str) -> bool:
-        """Whether `given` is the key. The time it takes tells nothing about the key."""
-        return hmac.compare_digest(hashlib.sha256(given.encode("utf-8", "surrogatepass")).digest(), self._digest)
-
-    def __repr__(self) -> str:
-        return "ApiKey([REDACTED])"
-
-
 class Gate:
     """Who may pass: the key and the rate of requests, per address of the client."""
 
-    def __init__(self, key: ApiKey, limits: Limits, *, refused: Callable[[str], object] | None = None) -> None:
+    def __init__(self, keys: ApiKeys, limits: Limits, *, refused: Callable[[str], object] | None = None) -> None:
         """`refused` is called with the address of whoever sent a wrong key."""
-        self.key = key
+        self.keys = keys
         self.limits = limits
         self.refused = refused
 
@@ -88,8 +32,10 @@ class Gate:
 
         Requests without the key have a limit of their own: whoever guesses does not shut out who has it.
         """
-        known = given is not None and self.key.matches(given)
+        known = self.keys.which(given) if given is not None else None
         self.limit(client, "keyed" if known else "keyless")
+        if known == "older":
+            self.keys.older_key_use.note(client)
         if not known:
             if given is not None and self.refused is not None:
                 self.refused(client)

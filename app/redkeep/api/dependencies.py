@@ -9,7 +9,8 @@ from typing import Any
 
 from starlette.requests import HTTPConnection
 
-from redkeep.api.auth import ApiKey, Gate
+from redkeep.api.auth import Gate
+from redkeep.api.keys import ApiKeys
 from redkeep.api.limits import Limits
 from redkeep.cache.dependencies import get_cache_service
 from redkeep.cache.response import AIResponseCache
@@ -22,7 +23,7 @@ def open_gate(settings: Settings) -> Gate:
     """The gate that the environment describes; its key must be no other secret of ours. Raises ConfigurationError."""
     target = settings.target
     others = (target.password, target.janitor_password, target.health_password, target.monitor_password, *target.keys)
-    return Gate(ApiKey.from_environment(other_secrets=filter(None, others)), Limits.from_environment())
+    return Gate(ApiKeys.from_environment(other_secrets=filter(None, others)), Limits.from_environment())
 
 
 def backend_lifespan(env_file: Path | None = None, *, interval: float | None = None) -> Callable[[Any], AbstractAsyncContextManager[None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -12,7 +13,16 @@ from pydantic import AwareDatetime, BeforeValidator
 from redkeep.api.auth import Gate, gate_of, require_key
 from redkeep.api.dependencies import cache_of, monitoring_of
 from redkeep.api.limits import client_of
-from redkeep.api.monitoring_schemas import Alerts, AlertTest, Events, MonitoringHealth, Nodes, SecurityMetrics, SecurityStatus
+from redkeep.api.monitoring_schemas import (
+    Alerts,
+    AlertTest,
+    Events,
+    MonitoringHealth,
+    Nodes,
+    OlderKey,
+    SecurityMetrics,
+    SecurityStatus,
+)
 from redkeep.api.problems import KEYED, Route
 from redkeep.cache.response import AIResponseCache
 from redkeep.monitoring.events import MAX_EVENTS, EventType, Severity
@@ -80,6 +90,19 @@ async def send_test_alert(request: Request, monitoring: Monitoring, gate: Annota
     """Answers when each channel has delivered or given up, after half a minute at most; three a minute at most."""
     gate.limit(client_of(request), "alert test")
     return {"channels": await monitoring.send_test_alert()}
+
+
+@router.get("/older-key", response_model=OlderKey, summary="Who still has the key before?")
+async def older_key(gate: Annotated[Gate, Depends(gate_of)]) -> Any:
+    """What a rotation of the API's key asks before it ends: who has used the one before, as far as this process knows."""
+    accepted, use, now = gate.keys.two, gate.keys.older_key_use, time.monotonic()
+    return {
+        "accepted": accepted,
+        "watched_seconds": round(now - use.since, 1) if accepted else 0.0,
+        "requests": use.requests,
+        "seconds_since_last": None if use.last is None else round(now - use.last, 1),
+        "callers": use.callers,
+    }
 
 
 @router.get("/health", response_model=MonitoringHealth, summary="Does the monitoring work?")

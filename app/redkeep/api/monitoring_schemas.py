@@ -274,3 +274,13 @@ class MonitoringHealth(BaseModel):
     status: Literal["healthy", "degraded"]
     timestamp: str
     components: Components
+
+
+class OlderKey(BaseModel):
+    """Who still has the key before, while a rotation lasts."""
+
+    accepted: bool = Field(description="Whether the key before opens, too")
+    watched_seconds: float = Field(description="For how long this process has known of both")
+    requests: int
+    seconds_since_last: float | None = Field(description="None: not used in that time")
+    callers: dict[str, int] = Field(description="Requests by address, of 32 addresses at most")

@@ -42,6 +42,10 @@ class SecretStore(Vault):
         """Return the newest password of `user`; made and kept the first time."""
         return self._passwords(user)[0]
 
+    def passwords(self, user: str) -> tuple[str, ...]:
+        """Return the passwords of `user` to accept, newest first: one, or two in a rotation."""
+        return tuple(self._passwords(user))
+
     def password_hashes(self, user: str) -> tuple[str, ...]:
         """Return the SHA-256 hashes of the passwords to accept, newest first: one, or two in a rotation."""
         return tuple(password_hash(value) for value in self._passwords(user))
