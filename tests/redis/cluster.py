@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ class Cluster:
     def settings(self) -> dict[str, Any]:
         return {**self.servers[0].settings, "redis_client": "cluster"}
 
-    def keys(self) -> dict[str, tuple[bytes, int]]:
+    def entries(self) -> dict[str, tuple[bytes, int]]:
         """Every entry on any server with its value and its milliseconds to live, as the operators see it."""
         found: dict[str, tuple[bytes, int]] = {}
         for server in self.servers:
@@ -78,10 +79,11 @@ def cluster_of(files: Files, folder: Path, *, count: int = 3) -> Iterator[Cluste
         for number, server in enumerate(servers):
             first, last = _part(number, count)
             with server.log_in() as operator:
-                assert operator.ask(("ACL", "SETUSER", "cache_service", *RIGHTS), ("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))) == ["OK"] * 2
+                commands = [("ACL", "SETUSER", "cache_service", *RIGHTS), ("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))]
+                assert operator.ask(*commands) == ["OK", "OK"]
         for server in servers[1:]:
             with servers[0].log_in() as operator:
-                (bus,) = [line.split()[1] for line in (server.folder / "redis.conf").read_text().splitlines() if line.startswith("cluster-port")]
+                (bus,) = re.findall(r"^cluster-port (\d+)$", (server.folder / "redis.conf").read_text(), re.MULTILINE)
                 assert operator.ask(("CLUSTER", "MEET", "127.0.0.1", str(server.port), bus)) == ["OK"]
         end = time.monotonic() + 20
         while not all(_is_whole(server) for server in servers):

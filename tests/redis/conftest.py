@@ -16,7 +16,8 @@ from tests.redis.server import Files, Server, engine_and_version, start_server
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own variables reach no test."""
-    for name in ("REDIS_URL", "REDIS_TLS_ENABLED", "REDIS_ENCRYPTION_KEY", "REDIS_TLS_CA_FILE", "ENVIRONMENT"):
+    ours = ("REDIS_URL", "REDIS_TLS_ENABLED", "REDIS_ENCRYPTION_KEY", "REDIS_TLS_CA_FILE", "ENVIRONMENT")
+    for name in (*ours, "REDIS_JANITOR_PASSWORD", "REDIS_JANITOR_PASSWORD_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -108,10 +108,10 @@ def test_old_entries_are_sealed_on_every_server_and_back(cluster: Cluster) -> No
     to do; the way back gives each its old name and plain JSON."""
     asked = list(requests(90))
     cluster.fill(asked)
-    before = sorted(left for _, left in cluster.keys().values())
+    before = sorted(left for _, left in cluster.entries().values())
     counts = migrate(cluster)
     assert (counts.readable, counts.left, counts.unreadable, counts.invalidated, counts.superseded) == (90, 0, 0, 0, 0)
-    lying = cluster.keys()
+    lying = cluster.entries()
     assert len(lying) == 90
     assert all("|h:" in name for name in lying)
     assert b"secret" not in b"".join(stored for stored, _ in lying.values())
@@ -121,7 +121,7 @@ def test_old_entries_are_sealed_on_every_server_and_back(cluster: Cluster) -> No
     assert expected == read(cluster, asked, redis_read_legacy=True)[:45] + read(cluster, asked)[45:]
     assert migrate(cluster).moved == 0
     assert migrate(cluster, reverse=True).returned == 90
-    assert {each.name for each in asked} == set(cluster.keys())
+    assert {each.name for each in asked} == set(cluster.entries())
     assert migrate(cluster).readable == 90
     assert expected == read(cluster, asked)
 
@@ -187,7 +187,7 @@ def test_live_traffic_loses_nothing(cluster: Cluster) -> None:
     assert misses == []
     assert counts.left == 0
     assert rounds > 1
-    assert not [name for name in cluster.keys() if "|h:" not in name]
+    assert not [name for name in cluster.entries() if "|h:" not in name]
     assert None not in read(cluster, asked)
 
 
@@ -250,7 +250,7 @@ def test_a_write_between_reading_and_moving_is_what_counts(cluster: Cluster, del
 
     asyncio.run(work())
     assert read(cluster, asked, redis_read_legacy=True) == [None if deletes else new]
-    assert len(cluster.keys()) == (0 if deletes else 1)
+    assert len(cluster.entries()) == (0 if deletes else 1)
 
 
 def test_a_moved_slot_is_followed(cluster: Cluster) -> None:
@@ -304,7 +304,7 @@ def test_an_interrupted_run_is_gone_on_with(cluster: Cluster, tmp_path: Path) ->
         time.sleep(0.02)
     running.kill()
     running.communicate()
-    left = [name for name in cluster.keys() if "|h:" not in name]
+    left = [name for name in cluster.entries() if "|h:" not in name]
     assert 0 < len(left) < 4000
     again = subprocess.run([*line, "--rate", "0", "--json"], capture_output=True, env=variables, check=True)
     counts = json.loads(again.stdout)
@@ -334,7 +334,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(cluster: Cluster, server: Serve
     assert "set REDIS_CLIENT=cluster" in refusal(ConfigurationError, take_census_by_settings(target_of(cluster), client="transport"))
     assert "names a database" in refusal(ConfigurationError, migration(cluster, changes={"redis_url": "rediss://127.0.0.1:1/1"}).run())
     cluster.fill(list(requests(30)))
-    before = set(cluster.keys())
+    before = set(cluster.entries())
     down = cluster.servers[2]
     down.process.send_signal(signal.SIGSTOP)
     try:
@@ -342,4 +342,4 @@ def test_what_cannot_be_is_refused_in_a_sentence(cluster: Cluster, server: Serve
         assert f"127.0.0.1:{down.port}: no answer in time" in refusal(RedkeepError, migration(cluster, changes=limits).run())
     finally:
         down.process.send_signal(signal.SIGCONT)
-    assert set(cluster.keys()) == before
+    assert set(cluster.entries()) == before

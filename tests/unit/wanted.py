@@ -71,6 +71,9 @@ class FakeCredentials:
     def password(self, user: str) -> str:
         return f"word-of-{user}"
 
+    def older_api_key(self) -> str:
+        return ""
+
     def api_key(self) -> str:
         return "word-of-api"
 

@@ -118,9 +118,9 @@ def _retire(args: argparse.Namespace) -> int:
         lost = _census(args, store).refusal(gone)
     except RedkeepError as error:
         if not args.force:
+            remedy = "" if args.counts else ". Name the settings of an app with --env-file, or give --counts"
             raise ConfigurationError(
-                f"it cannot be told whether entries are still sealed with {', '.join(gone)}: {error}. Name the settings of an app with "
-                "--env-file, or give --counts, or forget them all the same with --force"
+                f"it cannot be told whether entries are still sealed with {', '.join(gone)}: {error}{remedy}; --force forgets them all the same"
             ) from None
     if lost and not args.force:
         raise ConfigurationError(f"{lost}; run `redkeep migrate-data` first, or forget them all the same with --force")
@@ -140,13 +140,16 @@ def _census(args: argparse.Namespace, store: SecretStore) -> Census:
     from redkeep.target import read_client, read_target
 
     if args.counts is not None:
+        name = "the standard input" if args.counts == "-" else args.counts
         try:
             text = sys.stdin.read() if args.counts == "-" else Path(args.counts).read_text("utf-8")
+            if not text.strip():
+                raise ConfigurationError(f"{name} is empty: the count did not succeed on the app host; count again, and see what it says")
             return Census.parse(json.loads(text))
         except OSError as error:
-            raise ConfigurationError(f"{args.counts} cannot be read: {error.strerror}") from None
+            raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from None
         except ValueError:
-            return Census.parse(None)
+            raise ConfigurationError(f"{name} holds no counts; give what `redkeep migrate-data --count --json` prints") from None
     target = read_target(args.env_file)
     if target.janitor_password is None and "cache_janitor" in store.users():
         target = target._replace(janitor_password=store.password("cache_janitor"))

@@ -124,7 +124,10 @@ def summary(counts: Counts, *, seconds: float, dry_run: bool, reverse: bool) -> 
     if counts.invalidated:
         lines.append(f"{counts.invalidated:,} {did}removed: they had been invalidated")
     if counts.superseded:
-        lines.append(f"{counts.superseded:,} {did}removed: a newer value lies where they belong")
+        lines.append(
+            f"{counts.superseded:,} second copies {did}removed: an application has read or written the same entries, and they lie in "
+            "their place; nothing is lost"
+        )
     for key_id, count in sorted(counts.foreign.items()):
         lines.append(f"{count:,} left as they are: sealed with key {key_id}, which the ring does not hold, or for another namespace")
     others = counts.unreadable - sum(counts.foreign.values())
