@@ -94,30 +94,3 @@ def test_a_key_is_retired_when_nothing_needs_it(server: Server, tmp_path: Path, 
     assert main(retire) == 0
     assert SecretStore.open(folder).encryption_keys() == (new,)
     assert [each.answer for each in asked] == read(server, asked, redis_encryption_key=new)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (None, "cannot be read: No such file or directory"),
-        ("", "is empty: the count did not succeed on the app host"),
-        ("{", "holds no counts; give what `redkeep migrate-data --count --json` prints"),
-        ('{"sealed": 3}', "these are no counts"),
-    ],
-)
-def test_counts_that_tell_nothing_retire_nothing(
-    content: str | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A file that is missing, empty, cut short or another one is named, in one sentence, and the ring is as before."""
-    folder, counts = tmp_path / "secrets", tmp_path / "counts.json"
-    SecretStore.open(folder, create=True).encryption_keys()
-    SecretStore.open(folder).add_encryption_key()
-    before = SecretStore.open(folder).encryption_keys()
-    if content is not None:
-        counts.write_text(content)
-    assert main(["keys", "retire", "--secrets", str(folder), "--counts", str(counts)]) == 2
-    said = capsys.readouterr().err
-    assert says in said
-    assert "--env-file" not in said
-    assert len(said.splitlines()) == 1
-    assert SecretStore.open(folder).encryption_keys() == before

@@ -84,9 +84,13 @@ def test_a_key_that_is_in_use_is_kept(folder: Path, tmp_path: Path, capsys: pyte
         return capsys.readouterr().err
 
     assert f"cannot be told whether entries are still sealed with {old}" in refused("--env-file", str(tmp_path / "none"))
-    for text in ("", "[]", '{"sealed": 1}', '{"sealed": {"a": -1}, "readable": 0, "other": 0}'):
+    for text in ("[]", '{"sealed": 1}', '{"sealed": {"a": -1}, "readable": 0, "other": 0}'):
         counts.write_text(text)
         assert "these are no counts" in refused("--counts", str(counts))
+    for text, says in (("", "is empty: the count did not succeed on the app host"), ("{", "holds no counts; give what")):
+        counts.write_text(text)
+        assert f"{counts} {says}" in (said := refused("--counts", str(counts)))
+        assert "--env-file" not in said
     assert "cannot be read: No such file" in refused("--counts", str(tmp_path / "none"))
     counts.write_text(f'{{"sealed": {{"{new}": 9, "{old}": 1234}}, "readable": 1, "other": 0}}')
     said = refused("--counts", str(counts))
