@@ -18,7 +18,7 @@ deploy: environment inventory-there ## Secure the hosts of INVENTORY (this machi
 status: environment inventory-there ## Show what differs on the hosts from what is wanted; changes nothing
 	$(PYINFRA) -y $(INVENTORY) deploys/status.py $(ARGS)
 
-rotate: environment inventory-there ## Exchange secrets: WHAT=passwords, certificates, ca or encryption-key; ARGS="--dry" shows the plan
+rotate: environment inventory-there ## Exchange secrets: WHAT=passwords, certificates, ca, encryption-key or api-key; ARGS="--dry" shows the plan
 	$(PYINFRA) -y $(INVENTORY) deploys/rotate.py --data what=$(WHAT) $(ARGS)
 
 backup: environment inventory-there ## Back up each Redis, sealed, into backups/; ARGS="--data drill=yes" tries it
