@@ -42,8 +42,9 @@ class Rotation:
     @property
     def thing(self) -> str:
         """What is rotated, as a refusal calls it."""
-        names = {"passwords": "password", "encryption-key": "encryption key", "api-key": "API key"}
-        return names.get(self.what, "certificate")
+        if self.what in ("certificates", "ca"):
+            return "certificate"
+        return self.what.removesuffix("s").replace("-", " ").replace("api", "API")
 
     @property
     def retires(self) -> bool:
