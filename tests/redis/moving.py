@@ -52,8 +52,9 @@ def read(server: Server, asked: list[Request], **changes: Any) -> list[Any]:
     return asyncio.run(work())
 
 
-def readread_whole(server: Server, asked: list[Request]) -> list[Any]:
+def read_whole(server: Server, asked: list[Request]) -> list[Any]:
     """All that was stored, not only what was asked for."""
+
     async def work() -> list[Any]:
         async with secure(server, options={"memory_cache_size": 0}) as cache:
             return [await cache.get_cached_response(*each[:4]) for each in asked]
