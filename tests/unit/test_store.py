@@ -110,6 +110,7 @@ def test_password_rotation_overlaps(folder: Path, store: SecretStore) -> None:
     old = store.password("cache_service")
     new = store.rotate_password("cache_service")
     assert new == store.password("cache_service") != old
+    assert (new, old) == store.passwords("cache_service")
     assert (password_hash(new), password_hash(old)) == store.password_hashes("cache_service")
     store.rotate_password("cache_service")
     assert 2 == len(store.password_hashes("cache_service"))
