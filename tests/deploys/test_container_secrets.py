@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from redkeep.crypto.store import SecretStore
 from tests.deploys.clients import answers, app, opens
 from tests.deploys.contents import CLI, KEYS, files, fill, run, seen, temporary
 from tests.deploys.test_container import Box
 from tests.deploys.test_container import box as box  # a box of this file's own
+
+pytestmark = pytest.mark.soak
 
 
 def test_everything_is_rotated_in_the_container(box: Box) -> None:
