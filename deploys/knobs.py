@@ -27,6 +27,7 @@ _VERB_ARGUMENTS = frozenset(
         "force",
         "keep",
         "old_backup",
+        "quiet",
         "replace_secrets",
         "secrets_folder",
         "stage",

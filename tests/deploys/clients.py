@@ -13,6 +13,9 @@ from tests.lab.hosts import Host
 
 PYTHON = "/opt/redkeep/current/bin/python"
 
+# The distribution's own command line, whichever server it came with.
+COMMAND_LINE = "$(command -v redis-cli || command -v valkey-cli)"
+
 # The app: the package, its environment made from cache.env as systemd's EnvironmentFile= makes it, and never restarted.
 APP = """
 import asyncio, json, os, sys, time
@@ -143,7 +146,7 @@ def app(hosts: list[Host], *, clients: int = 5, pause: float = 0.01) -> Iterator
 def opens(host: Host, user: str, password: str, *, address: str = "127.0.0.1") -> bool:
     """Whether a password logs a user in, asked with the distribution's own command line."""
     files = "--cacert /etc/redkeep/operator/ca.crt --cert /etc/redkeep/operator/client.crt --key /etc/redkeep/operator/client.key"
-    script = f"IFS= read -r p; printf 'AUTH {user} %s\\n' \"$p\" | redis-cli --tls {files} -h {address} -p 6380"
+    script = f"IFS= read -r p; printf 'AUTH {user} %s\\n' \"$p\" | {COMMAND_LINE} --tls {files} -h {address} -p 6380"
     done = subprocess.run(
         ["docker", "exec", "-i", host.container, "sh", "-c", script],
         input=password + "\n", capture_output=True, text=True, timeout=30,
