@@ -45,7 +45,7 @@ BACK = (
 def asked(site: Site) -> Rotation:
     """The rotation that was asked for. Raises DeployError: bad input, no secrets, a host that was never deployed to."""
     try:
-        data = tuple((name, str(value)) for name in ARGUMENTS if (value := host.data.get(name)))
+        data = tuple((name, str(value)) for name in ARGUMENTS if (value := host.data.get(name)) is not None)
         rotation = open_rotation(site.secrets, data)
     except RedkeepError as error:
         raise DeployError(str(error)) from None

@@ -83,7 +83,7 @@ def test_what_it_has_of_its_own() -> None:
     site = FakeSite(bundle(api_enabled=True, api_port=9_000))
     found = {each.what.split()[1]: base64.b64decode(str(each.stdin)).decode() for each in api.files(site, survey()) if each.stdin}
     pointers = dict(line.split("=", 1) for line in found[api.ENVIRONMENT].splitlines() if "=" in line)
-    assert set(pointers.values()) == {f"{api.FOLDER}/{name}" for name in api.CREDENTIALS}
+    assert set(pointers.values()) == {*api.KEYS, *(f"{api.FOLDER}/{name}" for name in api.CREDENTIALS)}
     assert all(name.endswith("_FILE") for name in pointers)
     lines = found[api.UNIT_FILE].splitlines()
     assert ["/etc/redkeep/cache.env", api.ENVIRONMENT, f"-{api.LOCAL}"] == [
@@ -174,3 +174,14 @@ def test_the_old_key_stays_while_it_may_be_in_use(last: float | None, watched: f
     found = still_used(use, minutes=minutes)
     assert found.startswith(says)
     assert bool(found) is bool(says)
+
+
+def test_the_key_before_is_written_first_and_goes_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a rotation lasts the API knows both before callers find the new one; afterwards the file of the one before is removed."""
+    site = FakeSite(bundle(api_enabled=True))
+    newest, older = api.KEYS
+    assert [newest] == [each.what.split()[1] for each in api.keys(site, survey())]
+    (gone,) = [each for each in api.keys(site, survey(files={older: FileState(kind="file")})) if older in each.what]
+    assert gone.script == f"rm -f {older}"
+    monkeypatch.setattr(type(site.credentials), "older_api_key", lambda _: "word-before")
+    assert [older, newest] == [each.what.split()[1] for each in api.keys(site, survey())]
