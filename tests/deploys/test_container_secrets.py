@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deploys.credentials import USERS
 from redkeep.crypto.store import SecretStore
 from tests.deploys.clients import answers, app, opens
 from tests.deploys.contents import CLI, KEYS, files, fill, run, seen, temporary
@@ -19,7 +20,7 @@ def test_everything_is_rotated_in_the_container(box: Box) -> None:
     """While the app works: passwords, certificates, CA and encryption key are exchanged; the app loses no operation, no old
     password opens anything, every answer is still one, and the container is the same and was not restarted."""
     store = SecretStore.open(box.deployment.secrets)
-    old, keys, ca = {user: store.password(user) for user in store.users()}, store.encryption_keys(), store.trust_bundle()
+    old, keys, ca = {user: store.password(user) for user in USERS}, store.encryption_keys(), store.trust_bundle()
     leaf = box.host.check(f"ls /etc/{box.engine}/tls")
     before = box.identity()
     answers(box.host, "write")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from deploys.credentials import USERS
 from redkeep.crypto.store import SecretStore
 from tests.deploys.clients import COMMAND_LINE, STALE, answers, app, opens, running
 from tests.deploys.conftest import KINDS
@@ -60,7 +61,7 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
     names = [*dict.fromkeys([KINDS[kind]["groups"]["redis"][0], *KINDS[kind]["groups"]["app"]])]  # type: ignore[index]
     server = lab[names[0]]
     store = SecretStore.open(deployment.secrets)
-    old = {user: store.password(user) for user in store.users()}
+    old = {user: store.password(user) for user in USERS}
     keys = store.encryption_keys()
     ca, leaf = store.trust_bundle(), store.leaves()[f"cache_service@{server.name}"]
     before = pid(server)
