@@ -219,38 +219,35 @@ def test_a_value_that_moves_while_it_is_asked_for_is_found(cluster: Cluster) -> 
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("deletes", [True, False])
-def test_a_write_between_reading_and_moving_is_what_counts(cluster: Cluster, deletes: bool) -> None:
-    """An entry that an application replaces or deletes after it was read and before it is removed at its old place stays so, and
-    what was written at the new place is taken back."""
-    asked = list(requests(1))
-    cluster.fill(asked)
-    first, new = asked[0], {**asked[0].answer, "answer": "new"}
-
-    async def interfere() -> None:
-        async with secure(cluster, redis_read_legacy=True) as cache:
-            if deletes:
-                assert cache.redis is not None
-                await cache.redis.execute("UNLINK", first.name)
-            else:
-                await cache.cache_response(*first[:3], new, first.question)
+def test_a_write_between_reading_and_moving_is_what_counts(cluster: Cluster) -> None:
+    """An entry that an application replaces, and one that it deletes, after they were read and before they are removed at their old
+    places stay so, and what was written at the new places is taken back."""
+    replaced, deleted = [each for each in requests(20) if slot_of(each.name) * 3 // 16384 == 0][:2]
+    cluster.fill([replaced, deleted])
+    new = {**replaced.answer, "answer": "new"}
 
     class Interrupted(NodeMigration):
         async def _write(self, moves: Any) -> set[bytes]:
             written = await super()._write(moves)
-            await interfere()
+            if not interfered:
+                async with secure(cluster, redis_read_legacy=True) as cache:
+                    assert cache.redis is not None
+                    await cache.redis.execute("UNLINK", deleted.name)
+                    await cache.cache_response(*replaced[:3], new, replaced.question)
+            interfered.append(len(written))
             return written
 
-    async def work() -> Counts:
-        run = migration(cluster)
+    interfered: list[int] = []
+
+    async def work() -> None:
         async with ClusterClient(target_of(cluster)) as client:
-            known = await client.primaries()
-            node = known.owners[slot_of(first.name)]
-            return await Interrupted(client.target_of(node), client, asyncio.Lock(), **run._options).run()
+            node = (await client.primaries()).owners[slot_of(replaced.name)]
+            await Interrupted(client.target_of(node), client, asyncio.Lock(), **migration(cluster)._options).run()
 
     asyncio.run(work())
-    assert read(cluster, asked, redis_read_legacy=True) == [None if deletes else new]
-    assert len(cluster.entries()) == (0 if deletes else 1)
+    assert interfered[0] == 2
+    assert read(cluster, [replaced, deleted], redis_read_legacy=True) == [new, None]
+    assert len(cluster.entries()) == 1
 
 
 def test_a_moved_slot_is_followed(cluster: Cluster) -> None:
@@ -291,13 +288,13 @@ def test_a_moved_slot_is_followed(cluster: Cluster) -> None:
 
 def test_an_interrupted_run_is_gone_on_with(cluster: Cluster, tmp_path: Path) -> None:
     """By the command: each server has a state of its own; killed in the middle, the next run ends it, and all are hits."""
-    asked = list(requests(4000))
+    asked = list(requests(2000))
     cluster.fill(asked)
     values = {name.upper(): value for name, value in cluster.settings.items()}
     (tmp_path / "cache.env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     line = [sys.executable, "-m", "redkeep.cli", "migrate-data", "--env-file", str(tmp_path / "cache.env")]
     variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REDIS_JANITOR_PASSWORD": cluster.servers[0].passwords["cache_janitor"]}
-    running = subprocess.Popen([*line, "--rate", "600"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables)
+    running = subprocess.Popen([*line, "--rate", "400"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=variables)
     end = time.monotonic() + 30
     while len(list((tmp_path / ".local/state/redkeep").glob("migrate-data-127.0.0.1-*.json"))) < 3 and time.monotonic() < end:
         assert running.poll() is None, running.communicate()
@@ -305,7 +302,7 @@ def test_an_interrupted_run_is_gone_on_with(cluster: Cluster, tmp_path: Path) ->
     running.kill()
     running.communicate()
     left = [name for name in cluster.entries() if "|h:" not in name]
-    assert 0 < len(left) < 4000
+    assert 0 < len(left) < 2000
     again = subprocess.run([*line, "--rate", "0", "--json"], capture_output=True, env=variables, check=True)
     counts = json.loads(again.stdout)
     assert counts["left"] == counts["unreadable"] == counts["superseded"] == 0
