@@ -129,6 +129,7 @@ KEY = {"key_id": "k", "first_seen": "", "age_days": 0}
         (pieces.alerts([{**ALERT, "state": "firing"}], ""), "weak", "firing"),
         (pieces.alerts([{**ALERT, "state": "resolved"}], ""), "ok", "resolved"),
         (pieces.channels([CHANNEL]), "ok", "3 delivered"),
+        (pieces.channels([{"name": "log", "enabled": True}]), "ok", "always on"),
         (pieces.channels([{**CHANNEL, "last_error": "refused"}]), "weak", "refused"),
         (pieces.channels([{**CHANNEL, "enabled": False}]), "not-applicable", "not configured"),
         (pieces.deliveries({"email": {"ok": False, "detail": "refused"}}), "weak", "failed"),
@@ -193,3 +194,13 @@ def test_plots_hold_the_points() -> None:
     plot = plots.refusals(history)
     assert {("logins", 7), ("commands", 2)} == {(row["refused"], row["count"]) for row in plot["data"]["values"]}
     assert [0, 9] == plot["encoding"]["y"]["scale"]["domain"]
+
+
+@pytest.mark.parametrize(("seconds", "clock"), [(0, "%H:%M:%S"), (299, "%H:%M:%S"), (301, "%H:%M")])
+def test_a_short_axis_has_seconds(seconds: int, clock: str) -> None:
+    """So that no two of its marks have the same name."""
+    first = datetime(2026, 1, 2, tzinfo=UTC)
+    points = [{"node": "n", "time": (first + timedelta(seconds=each)).isoformat(), "milliseconds": 1.0} for each in (seconds, 0)]
+    plot = plots.latencies(points)
+    assert clock == plot["encoding"]["x"]["axis"]["format"] == plot["encoding"]["tooltip"][0]["format"]
+    assert points == plot["data"]["values"]

@@ -138,7 +138,7 @@ def channels(found: Sequence[Document]) -> str:
             "not applicable" if not each["enabled"] else "weak" if each.get("last_error") else "ok",
             f"<b>{text(each['name'])}</b>",
             text(each.get("last_error") or (f"last delivery {words.ago(each['last_delivered'])}" if each.get("last_delivered") else "")),
-            f"{each.get('delivered') or 0} delivered" if each["enabled"] else "not configured",
+            "not configured" if not each["enabled"] else f"{each['delivered']} delivered" if "delivered" in each else "always on",
         )
         for each in found
     )
@@ -170,7 +170,7 @@ def _node_details(node: Document) -> str:
         f"{words.amount(node.get('operations_per_second'))} commands/s",
         f"hits {words.percent(node.get('hit_ratio'))}",
     )
-    return " · ".join(text(each) for each in found if each)
+    return " · ".join(f"<span>{text(each)}</span>" for each in found if each)
 
 
 def _list(rows: Iterable[tuple[str, str, str, str]]) -> str:
