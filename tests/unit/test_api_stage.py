@@ -184,4 +184,7 @@ def test_the_key_before_is_written_first_and_goes_last(monkeypatch: pytest.Monke
     (gone,) = [each for each in api.keys(site, survey(files={older: FileState(kind="file")})) if older in each.what]
     assert gone.script == f"rm -f {older}"
     monkeypatch.setattr(type(site.credentials), "older_api_key", lambda _: "word-before")
-    assert [older, newest] == [each.what.split()[1] for each in api.keys(site, survey())]
+    both = list(api.keys(site, survey()))
+    assert [older, newest] == [each.what.split()[1] for each in both]
+    assert "chown root:redkeep-api" in both[0].script
+    assert 'chmod 0640 "$t"' in both[0].script
