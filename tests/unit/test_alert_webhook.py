@@ -21,7 +21,7 @@ def alert(**changes: Any) -> Alert:
     return Alert(**{**plain, **changes})
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::808:808"])
+@pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::808:808", "2002:808:808::1"])
 def test_public_addresses_may_be_called(address: str) -> None:
     """IPv4, IPv6, and IPv4 in IPv6 clothes."""
     assert may_call(ipaddress.ip_address(address), ())
