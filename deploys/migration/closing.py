@@ -164,7 +164,8 @@ def live_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     # The port last: by then the limits of before hold.
     for name in sorted(names, key=lambda name: name == "port"):
         if name in found and found[name] != before[name]:
-            script = COMMAND_SCRIPT if name in ours else f"{COMMAND_SCRIPT} 2>&1 || true"
+            # The limit of open files is the process' own, and may not allow as many clients as before.
+            script = COMMAND_SCRIPT if name in ours and name != "maxclients" else f"{COMMAND_SCRIPT} 2>&1 || true"
             yield Difference(
                 f"running setting {name} is {found[name]!r}, before it was {before[name]!r}",
                 script,

@@ -128,6 +128,8 @@ def _install(site: Site, survey: Survey, missing: list[str]) -> str:
         # Only apt-get waits for another one to end; dpkg itself would fail at once.
         f"{install} >/dev/null 2>&1 || {{ dpkg --configure -a --force-confold >/dev/null 2>&1 || true",
         f"apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null; {install} >/dev/null; }}",
+        # The package's own configuration, which it lays beside one that is there: of a container, that is.
+        *([f"rm -f {engine.config}.dpkg-dist"] if engine.package in missing else []),
     ]
     return "\n".join(lines)
 

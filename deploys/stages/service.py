@@ -18,8 +18,10 @@ from deploys.stages.machine import MANAGED, init_stop
 from deploys.stages.wanted import CLI, certificate_folder, drop_in_text, leaf, settings, users, version
 from redkeep.access.acl import acl_differences, parse_acl_list, setuser_arguments
 
-# Gives Redis the one command on standard input, whole or not at all: a user's rules cut short could be too wide.
-COMMAND_SCRIPT = f"""IFS= read -r line; printf '%s\\n' "$line" | {CLI} -e >/dev/null"""
+# Gives Redis the one command on standard input, whole or not at all: a user's rules cut short could be too wide. What is refused
+# fails here: redis-cli ends with 0 then, `-e` or not, when it reads the command from a pipe.
+COMMAND_SCRIPT = f"""(IFS= read -r line; said=$(printf '%s\\n' "$line" | {CLI} 2>&1) || true
+case $said in OK | [0-9] | [0-9][0-9]) ;; *) printf '%s\\n' "$said" >&2; exit 1 ;; esac)"""
 
 
 def service(site: Site, survey: Survey) -> Iterator[Difference]:

@@ -26,6 +26,8 @@ def test_old_entries_on_a_deployed_host(deployed: Callable[[str], Deployment], l
         variable = f"REDIS_JANITOR_PASSWORD={shlex.quote(password)} " if janitor else ""
         return host.run(f"{variable}redkeep migrate-data {' '.join(arguments)} 2>&1").out
 
+    clear = "redkeep-cli --scan --pattern 'ai_cache:*' | tr '\\n' '\\0' | xargs -0 -r redkeep-cli UNLINK"
+    host.check(clear)  # entries of other tests on this host
     for name, value in OLD.items():
         host.check(f"redkeep-cli SET {shlex.quote(name)} {shlex.quote(value)} EX 600")
     try:
@@ -40,4 +42,4 @@ def test_old_entries_on_a_deployed_host(deployed: Callable[[str], Deployment], l
         key_id = KeyRing.from_strings(store.encryption_keys()).primary.key_id.hex()
         assert json.loads(redkeep("--count", "--json"))["sealed"][key_id] >= 50
     finally:
-        host.run("redkeep-cli --scan --pattern 'ai_cache:*' | tr '\\n' '\\0' | xargs -0 -r redkeep-cli UNLINK")
+        host.run(clear)

@@ -10,7 +10,7 @@ import pytest
 from redkeep.access.acl import build_users, setuser_arguments
 from redkeep.crypto.passwords import password_hash
 from redkeep.crypto.pki import Authority
-from tests.redis.server import Files, Server, engine_and_version, start_server
+from tests.redis.server import Files, Server, engine_and_version, free_port, start_server
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def server(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One hardened server for the whole session; tests leave it as they found it."""
     started = start_server(files, tmp_path_factory.mktemp("redis"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def open_server(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The Redis of the old template: plaintext, no users, no password."""
+    started = start_server(files, tmp_path_factory.mktemp("open"), tls_port="", port=str(free_port()), aclfile="")
     yield started
     started.stop()
 
