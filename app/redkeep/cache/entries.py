@@ -106,7 +106,7 @@ class Entries(CacheBase):
                 found.update(await self._read_many_elsewhere(absent))
         for key in wanted:
             if key in found:
-                self._record("get", start, True, cache_tier="redis")
+                self.performance_monitor.record_cache_operation_time("get", time.perf_counter() - start, True, 0, _FROM_REDIS)
             else:
                 self._record("get", start, False, cache_tier="redis", reason=reason or "key_not_found")
         return found
@@ -150,17 +150,15 @@ class Entries(CacheBase):
         """Keep several values for `ttl` seconds, in one round trip for 500. Raises like `set`, before anything is stored."""
         start = time.perf_counter()
         seconds = self.default_ttl if ttl is None else arguments.seconds(ttl, "ttl")
-        for key, value in values.items():
-            arguments.text(key, "values (a key)")
-            self._codec.dump(value, field="values")
+        payloads = {arguments.text(key, "values (a key)"): self._codec.dump(value, field="values") for key, value in values.items()}
         reason = await self._prepare(ENTRY_OPERATION)
         batch: list[tuple[Any, ...]] = []
         ours: list[str] = []
-        keys = list(values) if not reason else []
+        keys = list(payloads) if not reason else []
         for place, key in enumerate(keys, 1):
             name = self._entry_name(key)
             ours.append(name)
-            stored = self._encode(name, values[key], seconds, None, self._entry_origin(key))
+            stored = self._encode(name, values[key], seconds, payloads.pop(key), self._entry_origin(key))
             batch.append(("SET", wire_name(name), stored, "PX", seconds * 1000))
             if self._looks_elsewhere:
                 batch.extend(("UNLINK", wire_name(other.name)) for other in self._older_entry_names(key))
