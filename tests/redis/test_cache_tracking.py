@@ -74,6 +74,44 @@ def test_what_was_read_is_answered_from_memory(tracked: Server) -> None:
     asyncio.run(work())
 
 
+def test_many_are_answered_from_memory(tracked: Server) -> None:
+    """get_many remembers what it read and answers what anybody read; one that another process changes is asked for again, alone."""
+
+    async def work() -> None:
+        async with two(tracked) as (ours, theirs):
+            await theirs.set_many({"a": 1, "b": 2, "c": 3})
+            assert await ours.get("a") == 1
+            assert await ours.get_many("abcd") == {"a": 1, "b": 2, "c": 3}
+            assert len(ours.memory_cache) == 3
+            assert [(await ours.get(key), from_memory(ours)) for key in "abc"] == [(1, True), (2, True), (3, True)]
+            await theirs.set("b", "new")
+            await heard(ours)
+            assert [len(ours.memory_cache), await ours.get_many("abc")] == [2, {"a": 1, "b": "new", "c": 3}]
+            tiers = [each.additional_data["cache_tier"] for each in ours.performance_monitor.cache_operation_times[-3:]]
+            assert tiers == ["memory", "redis", "memory"]
+            assert ours._watch is not None
+            assert not ours._watch._reads, "a read that is over is forgotten"
+
+    asyncio.run(work())
+
+
+def test_a_word_that_overtakes_the_reader_of_many(tracked: Server) -> None:
+    """Of several values, the one whose change is named before its reader goes on is not kept; the others are."""
+
+    async def work() -> None:
+        async with two(tracked) as (ours, theirs):
+            await theirs.set_many({"k": "old", "l": "old"})
+            assert await ours.get("unknown") is None
+            assert ours.redis is not None
+            execute, name = ours.redis.execute, ours._entry_name("k")
+            both = {"k": "old", "l": "old"}
+            assert await asyncio.gather(execute("PING"), ours.get_many("kl"), execute("DEL", name)) == [b"PONG", both, 1]
+            assert list(ours.memory_cache) == [ours._entry_name("l")]
+            assert await ours.get_many("kl") == {"l": "old"}
+
+    asyncio.run(work())
+
+
 def test_another_process_changes_it(tracked: Server) -> None:
     """A write, a deletion and an invalidation by another process end what memory holds: no later than the next word of the server."""
 

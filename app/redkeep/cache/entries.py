@@ -82,34 +82,55 @@ class Entries(CacheBase):
         start = time.perf_counter()
         wanted = list(dict.fromkeys(arguments.text(key, "keys") for key in keys))
         found: dict[str, Any] = {}
+        tiers: dict[str, dict[str, Any]] = {}
         reason = await self._prepare(ENTRY_OPERATION)
         for first in range(0, len(wanted) if not reason else 0, BATCH):
-            part = wanted[first : first + BATCH]
-            names = [self._entry_name(key) for key in part]
+            places = [(key, self._entry_name(key)) for key in wanted[first : first + BATCH]]
+            if self._watch is not None and await self._watch.ready():
+                for key, name in places:
+                    if (value := self._recall(name)) is not MISS:
+                        found[key], tiers[key] = value, _FROM_MEMORY
+                places = [place for place in places if place[0] not in tiers]
             try:
-                replies = await self._execute("MGET", *map(wire_name, names))
+                absent = await self._read_many(places, found) if places else []
             except RedkeepError as error:
                 reason = reason_of(error)
                 break
-            absent: list[tuple[str, str]] = []
-            for place, (key, name, stored) in enumerate(zip(part, names, replies, strict=True), 1):
-                if stored is not None:
-                    try:
-                        found[key] = self._decode(name, stored)
-                    except DecryptionError as error:
-                        await self._reject(name, stored, error)
-                elif self._looks_elsewhere:
-                    absent.append((key, name))
-                if not place % self.encryption_batch_size:
-                    await asyncio.sleep(0)
-            if absent:
+            if absent and self._looks_elsewhere:
                 found.update(await self._read_many_elsewhere(absent))
         for key in wanted:
             if key in found:
-                self.performance_monitor.record_cache_operation_time("get", time.perf_counter() - start, True, 0, _FROM_REDIS)
+                tier = tiers.get(key, _FROM_REDIS)
+                self.performance_monitor.record_cache_operation_time("get", time.perf_counter() - start, True, 0, tier)
             else:
-                self._record("get", start, False, cache_tier="redis", reason=reason or "key_not_found")
+                self._record("get", start, False, cache_tier="redis", reason=reason or NOT_FOUND)
         return found
+
+    async def _read_many(self, places: list[tuple[str, str]], found: dict[str, Any]) -> list[tuple[str, str]]:
+        """Put the values of (key, name) pairs into `found`, by key. Returns the pairs that have none; raises what `_execute` does."""
+        watch = self._watch
+        reads = [(name, watch.begin(name)) for _, name in places] if watch is not None else []
+        absent: list[tuple[str, str]] = []
+        try:
+            replies = await self._execute("MGET", *(wire_name(name) for _, name in places))
+            for place, ((key, name), stored) in enumerate(zip(places, replies, strict=True)):
+                if stored is None:
+                    absent.append((key, name))
+                    continue
+                try:
+                    found[key] = self._decode(name, stored)
+                except DecryptionError as error:
+                    await self._reject(name, stored, error)
+                else:
+                    if watch is not None and watch.end(*reads[place]):
+                        self.memory_cache.put_bytes(name, stored, seconds=self.memory_ttl)
+                if not (place + 1) % self.encryption_batch_size:
+                    await asyncio.sleep(0)
+        finally:
+            if watch is not None:
+                for name, read in reads:
+                    watch.end(name, read)
+        return absent
 
     async def _read_many_elsewhere(self, absent: list[tuple[str, str]]) -> dict[str, Any]:
         """The values, by key, of (key, name) pairs that have none under `name`: moved there from other names, batch by batch."""
