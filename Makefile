@@ -75,7 +75,7 @@ bench-deploy: test-environment ## Measure the deploy beside ansible-core on lab 
 	.venv/bin/python -m tests.performance.bench_deploy $(ARGS)
 
 performance: ## Measure all of it and write the figures into docs/performance.md (half an hour)
-	@$(MAKE) --no-print-directory bench ARGS="--json build/bench.json --svg docs/performance.svg"
+	@$(MAKE) --no-print-directory bench ARGS="--operations 4000 --json build/bench.json --svg docs/performance.svg"
 	@$(MAKE) --no-print-directory bench-deploy ARGS="--json build/bench-deploy.json"
 	@.venv/bin/python -m tests.performance.page
 
