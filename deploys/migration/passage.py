@@ -36,6 +36,8 @@ PATIENCE_SECONDS = 20
 # A long step shows signs of life as long as its own process is there.
 _ALIVE = f"(while sleep 10 && kill -0 $$ 2>/dev/null; do touch -c {HOLDER}; done) </dev/null >/dev/null 2>&1 & alive=$!"
 
+_SINCE = "has worked on this migration since this one looked where it stands: run again."
+
 # A judgement of the host as it is now: a sentence when the stage may not go on, nothing otherwise.
 Check = Callable[["Passage", Survey], str]
 # What proves a stage: a sentence when it is not proved, and what was seen.
@@ -94,7 +96,8 @@ class Passage:
         """Shell that adds one entry to the journal: whole, or not at all."""
         line = Entry(self.stage.name, event, what, who(), run_name(), evidence=evidence or {}).line()
         return (
-            f"{{ cat {JOURNAL} 2>/dev/null || true; printf '%s\\n' {shlex.quote(line)}; }} > {JOURNAL}.new\n"
+            # A copy that fails, on a full disk, must not count as an empty one.
+            f"{{ [ ! -e {JOURNAL} ] || cat {JOURNAL}; printf '%s\\n' {shlex.quote(line)}; }} > {JOURNAL}.new\n"
             f"chmod 0600 {JOURNAL}.new; sync {JOURNAL}.new; mv -f {JOURNAL}.new {JOURNAL}"
         )
 
@@ -112,6 +115,10 @@ class Passage:
             f"grep -qsF {shlex.quote(self.holder.line())} {HOLDER} || "
             f"{{ echo 'another run has taken this migration over: see {JOURNAL}.' >&2; exit 1; }}\ntouch {HOLDER}"
         )
+
+    def others_worked(self, before: Window) -> bool:
+        """Whether another run has written in the journal since ``before``: what this one shall do was judged by that."""
+        return [run for run in self.window.runs if run != run_name()] != [run for run in before.runs if run != run_name()]
 
     def others_hold(self) -> str:
         """The sentence for a second run; empty when the lock is free, stale, or its holder's process on this machine is gone."""
@@ -145,16 +152,21 @@ def step(passage: Passage, wish: Wish, *, name: str) -> None:
 
 @operation()
 def take(passage: Passage) -> Generator[StringCommand, None, None]:
-    """Take the host's lock and note the beginning. Refused with the holder's name when another run is at work."""
+    """Take the host's lock and note the beginning. Refused with the holder's name when another run is at work, and when one
+    was since this run has looked where the migration stands."""
     if passage.site.reporting:
         return
     event: Event = "begun" if passage.verb == "migrate" else "rolling back"
     if state.current_stage != StateStage.Execute:
         passage.site.say(f"would {passage.verb} {passage.stage.name}: {passage.stage.description}")
     else:
+        seen = passage.window
         passage.refresh()
         if sentence := passage.others_hold():
             yield fail(f"{passage.site.bundle.name}: {sentence}.")
+            return
+        if passage.others_worked(seen):
+            yield fail(f"{passage.site.bundle.name}: another run {_SINCE}")
             return
         passage.site.say(f"{passage.verb} {passage.stage.name}: {passage.stage.description}")
     other = passage.window.holder
@@ -165,6 +177,8 @@ def take(passage: Passage) -> Generator[StringCommand, None, None]:
             f"install -d -m 0755 {STATE}; install -d -m 0700 {FOLDER}\n"
             f"[ ! -e {HOLDER} ] || {free} || grep -qsF {line} {HOLDER} || "
             "{ echo 'another run has just begun on this migration: run again when it has ended.' >&2; exit 1; }\n"
+            f'[ "$(cat {JOURNAL} 2>/dev/null | grep -c .)" = {len(passage.window.runs)} ] || '
+            f"{{ echo 'another run {_SINCE}' >&2; exit 1; }}\n"
             f"umask 077; printf '%s\\n' {line} > {HOLDER}.new; mv -f {HOLDER}.new {HOLDER}; touch {OPEN}\n"
             + passage.entry(event, passage.stage.description)
         ),

@@ -34,9 +34,11 @@ Runner = Callable[[str], tuple[bool, list[str], list[str]]]
 class Window:
     """``before`` is the server's configuration of before (no password in it), ``acl`` its users, ``folders`` the modes of its
     folders as (mode, owner, group, path); ``original`` and ``extended`` the SHA-256 of its configuration file and of that file
-    with our part included. ``silent`` is the seconds since the lock's holder was last seen."""
+    with our part included. ``runs`` is the run of each entry of the journal, ``silent`` the seconds since the lock's holder
+    was last seen."""
 
     position: Position = field(default_factory=Position)
+    runs: tuple[str, ...] = ()
     holder: Holder | None = None
     silent: float = 0.0
     before: Mapping[str, str] = field(default_factory=dict)
@@ -77,12 +79,13 @@ def read(run: Runner, engine: Engine) -> Window:
         raise DeployError(f"the migration's journal cannot be read: {(errors or ['no answer'])[0]}")
     parts = {name: _decoded(value) for name, _, value in (line.partition(" ") for line in lines)}
     try:
-        where = position(parse(parts.get("journal", "")))
+        entries = parse(parts.get("journal", ""))
     except RedkeepError as error:
         raise DeployError(str(error)) from None
     door = parts.get("door", "").split()
     return Window(
-        position=where,
+        position=position(entries),
+        runs=tuple(entry.run for entry in entries),
         holder=Holder.parse(parts.get("holder", "")),
         silent=float(parts.get("silent", "0").strip() or 0),
         before=pairs(parts.get("config", "").splitlines()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 
@@ -44,22 +45,48 @@ def run_and_kill(deployment: Deployment, kill: Kill, verb: str = "secure_redis",
     return lines
 
 
-def kill_at(deployment: Deployment, number: int, milliseconds: int, verb: str, *arguments: str) -> bool:
-    """Start a verb and SIGKILL it that long after its operation of that number began; False when it ended by itself."""
+def kill_at(deployment: Deployment, number: int, verb: str, *arguments: str) -> bool:
+    """Start a verb and SIGKILL it when its operation of that number begins; False when it had fewer, and succeeded."""
     process = deployment.start(verb, *arguments)
     assert process.stdout is not None
-    seen, killed = 0, False
+    lines, seen = [], 0
     try:
         for line in process.stdout:
-            if line.startswith(MARK):
-                if seen == number:
-                    time.sleep(milliseconds / 1000)
-                    killed = process.poll() is None
-                    break
-                seen += 1
+            lines.append(line)
+            seen += line.startswith(MARK)
+            if seen > number:
+                return True
     finally:
-        if process.poll() is None:
+        if seen > number:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    return killed
+    assert process.returncode == 0, "".join(lines)
+    return False
+
+
+def kill_after(deployment: Deployment, share: float, spans: dict[str, float], verb: str, *arguments: str) -> bool:
+    """Start a verb and SIGKILL it at that share of the time it took when it was last undisturbed, counted from its first
+    operation. False when it ended before, and succeeded. ``spans`` keeps the times."""
+    process = deployment.start(verb, *arguments)
+    assert process.stdout is not None
+    lines, began, timer = [], 0.0, None
+
+    def kill() -> None:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+    for line in process.stdout:
+        lines.append(line)
+        if timer is None and line.startswith(MARK):
+            began = time.monotonic()
+            timer = threading.Timer(share * spans.get(verb, 6.0), kill)
+            timer.start()
+    process.wait()
+    if timer is not None:
+        timer.cancel()
+    process.stdout.close()
+    assert process.returncode in (0, -signal.SIGKILL), "".join(lines)
+    if process.returncode == 0:
+        spans[verb] = time.monotonic() - began
+    return process.returncode != 0

@@ -52,6 +52,11 @@ def settled(host: Host) -> list[str]:
     return tree(host, "/etc", "/opt", "/usr/local", "/var/lib/redkeep", "/var/lib/redis") + lines
 
 
+def differences(before: list[str], after: list[str]) -> list[str]:
+    """What is more and what is less than before."""
+    return [f"more: {x}" for x in sorted(set(after) - set(before))] + [f"less: {x}" for x in sorted(set(before) - set(after))]
+
+
 def leftovers(host: Host) -> list[str]:
     """Temporary files, masks and half-installed packages."""
     return [line for line in host.run(LEFTOVERS).out.splitlines() if line.strip()]

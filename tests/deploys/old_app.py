@@ -137,18 +137,31 @@ def fill(entries: int) -> list[float]:
     return expiries
 
 
+def compare(expiries: list[float]) -> tuple[int, float]:
+    """How many entries of before are lost or changed, and by how many seconds the furthest TTL is off."""
+    (link, _), lost, off = connect(), 0, 0.0
+    for begin in range(0, len(expiries), 500):
+        numbers = range(begin, min(begin + 500, len(expiries)))
+        pipe = link.pipeline(transaction=False)
+        for number in numbers:
+            pipe.get(key_of(number)).pttl(key_of(number))
+        answers = pipe.execute()
+        lost += sum(value != text_of(number) for number, value in zip(numbers, answers[::2], strict=True))
+        off = max([off, *(abs(time.time() + left / 1000 - expiries[n]) for n, left in zip(numbers, answers[1::2], strict=True))])
+    return lost, off
+
+
 def main() -> None:
     """Fill, work, and print what was met as one JSON document."""
     folder, clients, rate, entries = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-    expiries = fill(entries)
+    expiries, began = fill(entries), time.monotonic()
     # Four operations a turn.
     threads = [Client(number, folder, 4 * clients / rate, expiries) for number in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    link, _ = connect()
-    lost = [n for n in range(entries) if link.get(key_of(n)) != text_of(n)]
+    lost, off = compare(expiries)
     print(
         json.dumps(
             {
@@ -157,7 +170,9 @@ def main() -> None:
                 "slowest": max(t.slowest for t in threads),
                 "failed": [text for t in threads for text in t.failed][:50],
                 "ways": threads[0].ways,
-                "lost": len(lost),
+                "seconds": round(time.monotonic() - began),
+                "lost": lost,
+                "ttl_off": round(off, 3),
             }
         )
     )

@@ -18,7 +18,7 @@ from deploys.facts.survey import LOCK
 from deploys.stages.service import COMMAND_SCRIPT
 from deploys.stages.wanted import CLI
 from tests.deploys.crash import MARK, Kill, run_and_kill
-from tests.deploys.hoststate import leftovers, settled
+from tests.deploys.hoststate import differences, leftovers, settled
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
@@ -92,10 +92,7 @@ def bare(undisturbed: list[str], single: Callable[..., Deployment], secrets: Pat
 
 def compare(host: Host, undisturbed: list[str]) -> None:
     """Fail with what is more and what is less than after an undisturbed run."""
-    now = settled(host)
-    wrong = [f"more: {x}" for x in sorted(set(now) - set(undisturbed))] + [
-        f"less: {x}" for x in sorted(set(undisturbed) - set(now))
-    ]
+    wrong = differences(undisturbed, settled(host))
     assert not wrong, "\n".join(wrong)
     assert leftovers(host) == []
 

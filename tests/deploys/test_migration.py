@@ -4,62 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from deploys.migration.window import BACKUP
 from redkeep.migration.stages import NAMES
-from tests.deploys.crash import MARK, Kill, kill_at, run_and_kill
-from tests.deploys.hoststate import leftovers, tree
+from tests.deploys.crash import MARK, Kill, run_and_kill
+from tests.deploys.hoststate import differences, leftovers, tree
 from tests.deploys.runner import Deployment
+from tests.deploys.stock import Size, contents, fill, forward, found, install, load, run_id, settle
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 
 NAME = "old"
-INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get -qq -y install redis-server python3-redis >/dev/null 2>&1; redis-cli PING | grep -q PONG"
-APP = Path(__file__).with_name("old_app.py")
-KEYS = "for i in 1 2 3; do redis-cli SETEX ai_cache:op:qa:$i 7200 value$i; done; redis-cli HSET sessions a 1 b 2"
 PLAINTEXT = "systemd-run -q --unit=worker redis-cli SUBSCRIBE news; sleep 1"
+# Its own user already, and still no TLS.
+MOVED_HALF = """word() { sed -n "s/^$1=//p" /etc/redkeep/cache.env; }
+systemd-run -q --unit=worker --setenv=REDISCLI_AUTH="$(word REDIS_PASSWORD)" --setenv=USER="$(word REDIS_USERNAME)" \
+    sh -c '(echo PING; sleep 600) | redis-cli --no-auth-warning --user "$USER"'; sleep 1"""
+WORKERS = "/usr/local/sbin/redkeep-cli CLIENT LIST | grep -c 'laddr=127.0.0.1:6379 ' || true"
 ENDED = "systemctl stop worker; systemctl reset-failed worker 2>/dev/null || true"
-
-
-def found(host: Host) -> list[str]:
-    """What the way back must restore: files, packages, running settings, users; what only time changes is left out."""
-    packages = host.run("dpkg-query -W -f 'package|${Package} ${db:Status-Status}\\n'").out.splitlines()
-    settings = host.check("redis-cli CONFIG GET '*' | paste - -").splitlines()
-    # Read only when the server starts: the process was started under the wanted ones, and keeps them until the next start.
-    # So is the number of open files, which bounds maxclients.
-    kept = ("aclfile", "acl-pubsub-default", "databases", "disable-thp", "enable-", "maxclients", "rdbchecksum", "tcp-backlog")
-    settings = sorted(line.strip() for line in settings if not line.startswith(kept))
-    # The word for what is the default anyway is told of a user that was ever set.
-    users = host.check("redis-cli ACL LIST").replace(" sanitize-payload", "").splitlines()
-    return tree(host, "/etc", "/usr/local", "/opt") + packages + settings + users
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of the load: connections, operations a second in all, entries of before; and whether the way is gone again."""
-
-    clients: int
-    rate: int
-    entries: int
-    again: bool
-
-
-@dataclass
-class Load:
-    """What the clients saw; filled when the block ends."""
-
-    seen: dict[str, Any] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +44,7 @@ def site(single: Callable[..., Deployment]) -> Deployment:
 @pytest.fixture(scope="module")
 def host(site: Deployment, lab: Lab) -> Host:
     """Debian's stock Redis, in use by nobody yet."""
-    lab[NAME].check(INSTALL)
+    install(lab[NAME])
     return lab[NAME]
 
 
@@ -84,38 +52,6 @@ def host(site: Deployment, lab: Lab) -> Host:
 def before(host: Host) -> list[str]:
     """The host before any migration."""
     return found(host)
-
-
-@contextmanager
-def load(host: Host, size: Size) -> Iterator[Load]:
-    """The application of before, at work from before the block to after it."""
-    host.put("/root/old_app.py", APP.read_text())
-    host.check("rm -rf /run/old; mkdir /run/old")
-    argv = ["docker", "exec", host.container, "python3", "/root/old_app.py", "/run/old"]
-    argv += [str(size.clients), str(size.rate), str(size.entries)]
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    result = Load()
-    try:
-        host.check(
-            f"for i in $(seq 600); do [ $(ls /run/old | grep -c ready) = {size.clients} ] && exit 0; sleep 0.1; done; exit 1"
-        )
-        yield result
-    finally:
-        host.check("touch /run/old/stop")
-        out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    result.seen = json.loads(out)
-
-
-def run_id(host: Host) -> str:
-    """Changes when the server's process does."""
-    command = "$([ -x /usr/local/sbin/redkeep-cli ] && echo redkeep-cli || echo redis-cli) INFO server | grep run_id"
-    return host.check(f"PATH=$PATH:/usr/local/sbin; {command}")
-
-
-def forward(site: Deployment, *stages: str) -> None:
-    for stage in stages:
-        assert f"{stage} validated" in site.run("migrate", "--data", f"stage={stage}").ok().output
 
 
 def test_there_and_back_under_load(
@@ -136,7 +72,7 @@ def test_there_and_back_under_load(
         assert after != first
         back = site.run("rollback", "--data", "stage=preparation").ok()
         assert re.findall(r"(\w+) rolled back", back.output) == list(reversed(NAMES))
-        assert found(host) == before
+        assert differences(before, found(host)) == []
         if size.again:
             forward(site, *NAMES)
         assert run_id(host) == after
@@ -144,6 +80,7 @@ def test_there_and_back_under_load(
         print(f"\n{size}: {met.seen}")
     assert met.seen["failed"] == []
     assert met.seen["lost"] == 0
+    assert met.seen["ttl_off"] < 2
     assert met.seen["operations"] > size.rate
     # From no password to one, to TLS, and back to none.
     ways = ["default:6379", "cache_service:6379", "cache_service:6380", "cache_service:6379", "default:6379"]
@@ -161,7 +98,7 @@ def test_there_and_back_under_load(
 def test_what_is_refused(site: Deployment, host: Host) -> None:
     """A stage that does not exist or is not due, a server of another kind, no room, a client that has not moved, a second
     run, another verb in between: one sentence with the next step, and nothing is changed."""
-    host.check(KEYS)
+    fill(host)
     assert "did you mean preparation? The stages are" in site.run("migrate", "--data", "stage=prepartion").output
     assert "tls is out of order; preparation comes first" in site.run("migrate", "--data", "stage=tls").output
     assert "preparation is not done, so there is nothing to undo" in site.run("rollback", "--data", "stage=preparation").output
@@ -193,30 +130,32 @@ def test_what_is_refused(site: Deployment, host: Host) -> None:
     assert second.code != 0
     assert "is at work on this migration (migrate application_encryption" in second.output
     assert "application_encryption validated" in first.communicate(timeout=120)[0]
-    site.run("rollback", "--data", "stage=preparation").ok()
+    assert "stragglers: the only value is end" in site.run("migrate", "--data", "stragglers=stop").output
+    assert "old_backup: keep or delete" in site.run("migrate", "--data", "old_backup=yes").output
 
 
-@pytest.mark.soak
-def test_killed_at_every_step_and_at_random(site: Deployment, host: Host, before: list[str]) -> None:
-    """SIGKILL at the beginning of every operation on the way forward and back, and at 50 random moments: run again, the
-    stage is done, or undone; at the end the configuration is byte for byte the one of before and every key is there."""
-    host.check(KEYS)
-    keys = host.check("redis-cli DBSIZE")
-    kills = 0
-    for verb in ("migrate", "rollback"):
-        for _ in NAMES:
-            number = 0
-            while kill_at(site, number, 0, verb):
-                number, kills = number + 1, kills + 1
-    chance = random.Random(7)  # noqa: S311 - moments, not secrets
-    for _ in range(50):
-        verb = chance.choice(("migrate", "migrate", "rollback"))
-        kills += kill_at(site, chance.randrange(8), chance.randrange(1500), verb)
-    while "nothing is due" not in site.run("migrate").ok().output:
-        pass
-    assert site.run().ok().changed_operations == 0
-    assert host.check("/usr/local/sbin/redkeep-cli DBSIZE") == keys
+def test_what_a_caller_may_choose(site: Deployment, host: Host, before: list[str]) -> None:
+    """Clients that never move lose their session when their door closes, and no earlier; the old backup is kept; a dry run of
+    the way back tells it and changes nothing."""
+    settle(site, host, 4)
+    keys = contents(host)
+    host.check(PLAINTEXT)
+    assert (
+        "1 client is still the user of before"
+        in site.run("migrate", "--data", "stage=access_control", "--dry", yes=False).ok().output
+    )
+    assert host.check(WORKERS) == "1"
+    assert "access_control validated" in site.run("migrate", "--data", "stragglers=end").ok().output
+    assert host.check(WORKERS) == "0"
+    host.check(f"{ENDED}; {MOVED_HALF}")
+    assert "close validated" in site.run("migrate", "--data", "stragglers=end", "--data", "old_backup=keep").ok().output
+    assert host.check(WORKERS) == "0"
+    assert host.check(f"{ENDED}; head -c 5 {BACKUP}") == "REDIS"
+    state = found(host), tree(host, "/var/lib/redkeep")
+    plan = site.run("rollback", "--data", "stage=access_control", "--dry", yes=False).ok().output
+    assert re.findall(r"would rollback (\w+):", plan) == ["close", "access_control"]
+    assert "would mend: running setting port is '0', before it was '6379'" in plan
+    assert (found(host), tree(host, "/var/lib/redkeep")) == state
     site.run("rollback", "--data", "stage=preparation").ok()
-    print(f"{kills} kills")
-    assert found(host) == before
-    assert host.check("redis-cli DBSIZE") == keys
+    assert differences(before, found(host)) == []
+    assert contents(host) == keys

@@ -10,7 +10,7 @@ import pytest
 from redkeep.errors import ConfigurationError
 from redkeep.migration.manager import DetailedMigrationManager
 from tests.deploys.runner import ROOT, Deployment
-from tests.deploys.test_migration import INSTALL, KEYS
+from tests.deploys.stock import contents, fill, install
 from tests.lab.lab import Lab
 
 
@@ -36,8 +36,8 @@ def test_stages_there_and_back(single: Callable[..., Deployment], lab: Lab) -> N
     """A plan changes nothing; stages are done and validated; one out of order is refused; the way back leaves nothing begun."""
     site = single("managed")
     host = lab["managed"]
-    host.check(INSTALL)
-    host.check(KEYS)
+    install(host)
+    keys = fill(host)
     before = host.check("redis-cli CONFIG GET '*'")
     manager = manager_of(site)
 
@@ -54,4 +54,4 @@ def test_stages_there_and_back(single: Callable[..., Deployment], lab: Lab) -> N
         assert manager.results[-1].lines[-1] == "managed: migration: not begun"
 
     asyncio.run(work())
-    assert host.check("redis-cli DBSIZE") == "4"
+    assert contents(host) == keys

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.deploys.crash import Kill, run_and_kill
-from tests.deploys.hoststate import leftovers, tree, untouched
+from tests.deploys.hoststate import differences, leftovers, tree, untouched
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
@@ -38,10 +38,6 @@ def bare_state(host: Host) -> list[str]:
     """Files, packages, units, groups, users, rules and ports of a host."""
     files = [line for line in tree(host, "/etc", "/opt", "/usr/local", "/var/lib") if not DEBIAN.search(line)]
     return files + sorted(host.run(SETTLED).out.splitlines())
-
-
-def differences(before: list[str], after: list[str]) -> list[str]:
-    return [f"more: {x}" for x in sorted(set(after) - set(before))] + [f"less: {x}" for x in sorted(set(before) - set(after))]
 
 
 class Story:

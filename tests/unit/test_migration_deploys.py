@@ -243,6 +243,15 @@ def test_a_second_run_is_told_who_holds_the_lock() -> None:
     assert replace(held, window=Window(holder=replace(other, machine=here, process=2**22 + 1))).others_hold() == ""
 
 
+def test_a_second_run_does_not_go_by_what_it_saw_before_the_first_one() -> None:
+    """Another run's entry since the look makes what was judged by it void; this run's own entries do not."""
+    looked = Window(runs=("0123abcd",))
+    going = replace(at(2), window=replace(looked, runs=("0123abcd", passage.run_name())))
+    assert not going.others_worked(looked)
+    going.window = replace(looked, runs=("0123abcd", passage.run_name(), "4567cdef"))
+    assert going.others_worked(looked)
+
+
 def test_a_changed_configuration_stops_the_next_stage() -> None:
     """What somebody wrote into redis.conf meanwhile is not overwritten by the way back: the next stage stops before."""
     changed = FileState("file", "0640", "redis", "redis", "f" * 64)
