@@ -27,7 +27,8 @@ Concern = Callable[["Site", Survey], Iterable[Difference]]
 
 @dataclass
 class Site:
-    """``reporting`` collects differences instead of mending them; ``changes`` counts what this run has mended."""
+    """``reporting`` collects differences instead of mending them; ``changes`` counts what this run has mended; ``dress`` gives
+    the shell for a difference where a deploy is part of something larger."""
 
     bundle: Bundle
     credentials: Credentials
@@ -37,6 +38,7 @@ class Site:
     reporting: bool = False
     found: dict[str, None] = field(default_factory=dict)
     changes: int = 0
+    dress: Callable[[Difference], str] | None = None
     _survey: Survey | None = None
     _surveyed_at: float = 0.0
 

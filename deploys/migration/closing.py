@@ -178,8 +178,11 @@ def snapshot(passage: Passage, survey: Survey) -> Iterator[Difference]:
     engine, before = passage.site.bundle.engine, passage.window.before
     dump = f"{engine.data_folder}/dump.rdb"
     if before.get("save") and before.get("appendonly") != "yes" and not survey.file(dump).kind and survey.server.reachable:
-        wait = f"i=0; until [ -s {dump} ]; do i=$((i+1)); [ $i -lt {RESTART_SECONDS} ] || exit 1; sleep 1; done"
-        yield Difference("the data are not on disk", f"{CLI} BGSAVE >/dev/null\n{wait}")
+        told = f"{CLI} INFO persistence | tr -d '\\r'"
+        script = f"""{CLI} BGSAVE >/dev/null
+while {told} | grep -q '^rdb_bgsave_in_progress:1'; do sleep 0.2; done
+[ -s {dump} ] || {{ echo "the data cannot be written to disk; the server's log ends with: $(tail -2 {engine.log_file})" >&2; exit 1; }}"""
+        yield Difference("the data are not on disk", script)
 
 
 def nothing_differs(passage: Passage, survey: Survey) -> tuple[str, Mapping[str, str | int]]:

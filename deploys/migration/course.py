@@ -242,6 +242,8 @@ def _go(passage: Passage) -> None:
             gate(passage=passage, check=check, name="Ask who is not ready")
         _steps(passage, SERVER_FORWARD[name])
     if name == "close":
+        # What a deploy mends is a step of this stage, too: only with the lock.
+        site.dress = passage.dressed
         whole(site)
     elif site.bundle.is_app:
         if name == "preparation" and not site.bundle.is_redis:

@@ -41,7 +41,7 @@ def mend(site: Site, concern: Concern, dress: Dress | None = None) -> Generator[
     A concern that finds nothing yields no command, so the operation counts as unchanged. Scripts are run by ``sh``
     under ``set -eu`` as root; secrets travel on standard input only.
     """
-    executing = state.current_stage == StateStage.Execute
+    executing, dress = state.current_stage == StateStage.Execute, dress or site.dress
     try:
         differences = differences_of(site, concern)
     except DeployError as error:

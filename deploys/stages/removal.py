@@ -19,7 +19,9 @@ _OPTIONS = "-o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::Reco
 # Removes the packages that were installed by us, but for what was there before.
 PACKAGES_SCRIPT = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 if [ -s {machine.PACKAGES} ] && [ -s {machine.BEFORE} ]; then
-    sort -u {machine.PACKAGES} | xargs -r apt-mark auto >/dev/null 2>&1 || true
+    sort -u {machine.PACKAGES} | while read -r p; do
+        [ "$(dpkg-query -W -f '${{db:Status-Status}}' "$p" 2>/dev/null)" != installed ] || echo "$p"
+    done | xargs -r apt-mark auto >/dev/null
     gone=$(apt-get -s {_OPTIONS} autoremove | awk '$1 == "Remv" {{print $2}}' | sort | comm -23 - {machine.BEFORE})
     [ -z "$gone" ] || apt-get -q -y -o DPkg::Lock::Timeout=300 purge $gone >/dev/null
 fi"""
