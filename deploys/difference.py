@@ -15,9 +15,14 @@ from dataclasses import dataclass, field
 
 from deploys.facts.survey import LOCK, LOCK_SECONDS, FileState, Survey
 
+# The folders that are written to, and the KiB below which their disk counts as full.
+_WRITTEN = "/etc /opt /usr/local /var/lib /var/log"
+_FULL_KIB = 1024
+
 
 def locked(script: str) -> str:
-    """Shell that runs a script under ``set -eu``, alone on the host. What the script starts does not inherit the lock.
+    """Shell that runs a script under ``set -eu``, alone on the host. What the script starts does not inherit the lock. When
+    it fails and a disk is full, that is said: the words of whoever could not write seldom are.
 
     When the operator's side is gone, a word of the script goes to a closed pipe: the signal ends it by way of its own
     cleaning up, which a shell leaves out otherwise.
@@ -29,7 +34,10 @@ set -eu
 trap 'exit 1' HUP INT PIPE TERM
 {script}
 ) 9>&-
-exit $?"""
+code=$?
+[ $code = 0 ] || df -Pk {_WRITTEN} 2>/dev/null | awk 'NR > 1 && $4 < {_FULL_KIB} && !seen[$6]++ {{
+    print "the disk of " $6 " is full (" $4 " KiB are free): make room, then run again." }}' >&2
+exit $code"""
 
 
 @dataclass(frozen=True)

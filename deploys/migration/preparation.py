@@ -110,7 +110,10 @@ for n in $databases; do
     # What the clients have changed meanwhile proves nothing.
     LC_ALL=C comm -12 "$w/first$n" "$w/second$n" | LC_ALL=C comm -12 - "$w/third$n" > "$w/steady$n"
     wrong=$(LC_ALL=C comm -23 "$w/steady$n" "$w/restored$n" | grep -c . || true)
-    [ "$wrong" = 0 ] || {{ echo "$wrong of $(grep -c . < "$w/steady$n") keys looked at in database $n differ in the backup" >&2; exit 1; }}
+    [ "$wrong" = 0 ] || {{
+        echo "$wrong of $(grep -c . < "$w/steady$n") keys looked at in database $n differ in the backup, which has" \\
+            "$(grep -c . < "$w/restored$n" || true) of them: $(tail -1 "$d/log")" >&2; exit 1
+    }}
     compared=$((compared + $(grep -c . < "$w/steady$n" || true)))
 done
 set -- $(sed -n 's/.*keys loaded: \\([0-9]*\\), keys expired: \\([0-9]*\\).*/\\1 \\2/p' "$d/log") 0 0
@@ -126,7 +129,7 @@ sync {BACKUP} {VERIFIED}.new; mv -f {VERIFIED}.new {VERIFIED}"""
 _SHELL = """told() {{ r INFO persistence | tr -d '\\r' | sed -n "s/^$1://p"; }}
 keys_of() {{ yes RANDOMKEY | head -{samples} | r --no-raw -n "$1" | grep '^"' | LC_ALL=C sort -u; }}
 looked_at() {{
-    while IFS= read -r k; do printf 'ECHO %s\\nTYPE %s\\nPEXPIRETIME %s\\nDUMP %s\\n' "$k" "$k" "$k" "$k"; done < "$w/keys$2" |
+    while IFS= read -r k; do printf 'ECHO %s\\nTYPE %s\\nPEXPIRETIME %s\\nGET %s\\n' "$k" "$k" "$k" "$k"; done < "$w/keys$2" |
         "$1" --no-raw -n "$2" | paste - - - - |
         awk -F '\\t' '$2 == "string" {{ print; next }} $2 != "none" {{ print $1 "\\t" $2 "\\t" $3 }}' | LC_ALL=C sort
 }}"""

@@ -23,8 +23,9 @@ APP = Path(__file__).with_name("old_app.py")
 KEYS = f"""seq 1000 | awk '{{ printf "SETEX \\"ai_cache:op:qa|txt:question %d\\" %d \\"raw:{{%d}}\\"\\n", $1, 86400 + $1, $1 }}' |
 {CLI} >/dev/null
 {CLI} HSET sessions a 1 b 2 >/dev/null; {CLI} RPUSH queue one two three >/dev/null; {CLI} SET "a name" "a value" >/dev/null"""
-CONTENTS = f"""{CLI} --scan | LC_ALL=C sort | awk '{{ printf "DUMP \\"%s\\"\\nPEXPIRETIME \\"%s\\"\\n", $0, $0 }}' | {CLI} | sha256sum
-{CLI} DBSIZE"""
+# What a key of another type answers to GET is the same before and after, too.
+CONTENTS = f"""{{ {CLI} --scan | LC_ALL=C sort | awk '{{ printf "TYPE \\"%s\\"\\nPEXPIRETIME \\"%s\\"\\nGET \\"%s\\"\\n", $0, $0, $0 }}' | {CLI}
+{CLI} HGETALL sessions; {CLI} LRANGE queue 0 -1; }} | sha256sum; {CLI} DBSIZE"""
 
 
 def install(host: Host, engine: str = "redis") -> None:

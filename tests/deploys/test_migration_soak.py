@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import time
 from collections import Counter
@@ -157,7 +156,7 @@ def test_the_disk_is_full(way: Way, told: Counter[str]) -> None:
                     way.same()
                     break
                 assert "Traceback" not in run.output
-                assert re.search(r"[Nn]o space left|no room for|No such file|cannot write|not enough", run.output), run.output
+                assert "make room" in run.output, run.output
                 if chance.random() < 0.3:
                     told["undone with room again"] += 1
                     way.run(other)
