@@ -20,7 +20,8 @@ from redkeep.access.acl import acl_differences, parse_acl_list, setuser_argument
 
 # Gives Redis the one command on standard input, whole or not at all: a user's rules cut short could be too wide. What is refused
 # fails here: redis-cli ends with 0 then, `-e` or not, when it reads the command from a pipe.
-COMMAND_SCRIPT = f"""(IFS= read -r line; said=$(printf '%s\\n' "$line" | {CLI} 2>&1) || true
+COMMAND_SCRIPT = f"""(IFS= read -r line || exit 1
+said=$(printf '%s\\n' "$line" | {CLI} 2>&1) || true
 case $said in OK | [0-9] | [0-9][0-9]) ;; *) printf '%s\\n' "$said" >&2; exit 1 ;; esac)"""
 
 

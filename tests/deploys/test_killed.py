@@ -160,14 +160,20 @@ def test_what_a_power_cut_left_goes_with_the_next_run(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["users.acl"]
 
 
-def test_a_command_that_arrives_cut_short_is_not_given_to_redis() -> None:
-    """Half an ACL SETUSER could be a user with more rights: it is the whole line or nothing."""
-    script = COMMAND_SCRIPT.replace(f"{CLI} -e >/dev/null", "cat")
+def test_a_command_is_given_to_redis_whole_and_its_refusal_is_heard(tmp_path: Path) -> None:
+    """Half an ACL SETUSER could be a user with more rights: it is the whole line or nothing. What Redis refuses fails, in its words."""
+    given = tmp_path / "given"
+    script = COMMAND_SCRIPT.replace(CLI, f"sh -c 'cat > {given}; grep -q refused {given} && echo ERR no || echo OK'")
     whole = b'ACL "SETUSER" "monitor" "reset" "on" "%R~x\\\\y" "-@all"\n'
-    for length in (0, 10, len(whole) - 1):
-        done = shell(script, whole[:length])
-        assert (done.returncode != 0, done.stdout) == (True, b"")
-    assert shell(script, whole).stdout == whole
+    for text in (script, f"{script} 2>&1 || exit 3"):
+        for length in (0, 10, len(whole) - 1):
+            assert shell(text, whole[:length]).returncode != 0
+            assert not given.exists()
+        assert shell(text, whole).returncode == 0
+        assert given.read_bytes() == whole
+        given.unlink()
+    refused = shell(script, b"CONFIG SET refused 1\n")
+    assert (refused.returncode != 0, refused.stderr) == (True, b"ERR no\n")
 
 
 @pytest.mark.soak
