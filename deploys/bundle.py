@@ -52,6 +52,21 @@ class Bundle:
         return self.is_redis and self.knobs.redis_runtime == "docker"
 
     @property
+    def api_in_unit(self) -> bool:
+        """Whether the API is a service of systemd on this host."""
+        return self.is_app and self.knobs.api_enabled and not self.in_container
+
+    @property
+    def api_in_container(self) -> bool:
+        """Whether the API is a container of this host's stack."""
+        return self.is_app and self.knobs.api_enabled and self.in_container
+
+    @property
+    def has_dashboard(self) -> bool:
+        """Whether the dashboard is a container of this host's stack."""
+        return self.api_in_container and self.knobs.dashboard_enabled
+
+    @property
     def is_local(self) -> bool:
         return self.name == "@local"
 
@@ -112,6 +127,8 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
     beyond = bool(remote or host.knobs.allowed_clients or _has_remote_bind(host.knobs))
     if is_redis and host.knobs.redis_runtime == "docker":
         _only_for_itself(host, remote)
+    if is_app and host.knobs.dashboard_enabled:
+        _has_what_a_dashboard_needs(host, contained=is_redis and host.knobs.redis_runtime == "docker")
     if is_app and host.knobs.cache_tracking and not server.knobs.cache_tracking:
         raise ConfigurationError(
             f"The app host {host.name} has the knob cache_tracking and the Redis host {server.name} has not: set it for both."
@@ -152,6 +169,20 @@ def _only_for_itself(host: Neighbour, remote: Sequence[Neighbour]) -> None:
         raise ConfigurationError(
             f"The Redis of {host.name} runs in a container that only its own host reaches, but {wanted[0]} wants it from "
             "elsewhere: take that away, or set redis_runtime to native."
+        )
+
+
+def _has_what_a_dashboard_needs(host: Neighbour, *, contained: bool) -> None:
+    if not contained:
+        raise ConfigurationError(
+            f"The dashboard of {host.name} would be a container beside its Redis, which is none: set redis_runtime to docker, or "
+            "dashboard_enabled to False and start `redkeep dashboard` where you look at it."
+        )
+    if not host.knobs.api_enabled:
+        raise ConfigurationError(f"The dashboard of {host.name} asks the API, which is off: set api_enabled to True as well.")
+    if host.knobs.dashboard_port == host.knobs.api_port:
+        raise ConfigurationError(
+            f"The API and the dashboard of {host.name} share the port {host.knobs.api_port}: change dashboard_port."
         )
 
 

@@ -26,6 +26,7 @@ USERS = (
     "cache_service",
     "cache_janitor",
     "health_service",
+    "health_check",
     "monitor",
     "exporter",
     "replica",
@@ -112,6 +113,10 @@ class Credentials:
     def server(self, host: str, names: Sequence[str]) -> Leaf:
         """The certificate of the Redis on that host, good for exactly these names and addresses."""
         return self._leaf(label("server", host), names, "server")
+
+    def api_server(self, host: str) -> Leaf:
+        """The certificate of the API in that host's container, good for the names by which the host and its dashboard ask."""
+        return self._leaf(label("api-server", host), ["127.0.0.1", "api", "localhost"], "server")
 
     def client(self, service: str, host: str) -> Leaf:
         """The certificate by which one service on one host shows itself to Redis."""

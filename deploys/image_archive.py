@@ -27,23 +27,26 @@ class ImageArchive:
     size: int
 
 
-def read_archive(path: Path) -> ImageArchive:
-    """Raises ConfigurationError for a file that is missing, is no such archive, or holds another number of images than one."""
+def read_archive(path: Path, *, knob: str = "container_image") -> ImageArchive:
+    """``knob`` is the one that names the file.
+
+    Raises ConfigurationError for a file that is missing, is no such archive, or holds another number of images than one.
+    """
     try:
         stamp = path.stat()
     except OSError as error:
-        raise ConfigurationError(f"container_image: {path} cannot be read: {error.strerror}.") from None
-    return _read(path, stamp.st_mtime_ns, stamp.st_size)
+        raise ConfigurationError(f"{knob}: {path} cannot be read: {error.strerror}.") from None
+    return _read(path, knob, stamp.st_mtime_ns, stamp.st_size)
 
 
 @cache
-def _read(path: Path, _modified: int, size: int) -> ImageArchive:
-    wrong = f"container_image: {path} is no image: make it with `docker save --output {path.name} NAME`."
+def _read(path: Path, knob: str, _modified: int, size: int) -> ImageArchive:
+    wrong = f"{knob}: {path} is no image: make it with `docker save --output {path.name} NAME`."
     try:
         with tarfile.open(path) as archive:
             manifest = json.loads(_member(archive, "manifest.json"))
             if len(manifest) != 1:
-                raise ConfigurationError(f"container_image: {path} holds {len(manifest)} images: save the one alone.")
+                raise ConfigurationError(f"{knob}: {path} holds {len(manifest)} images: save the one alone.")
             text = _member(archive, manifest[0]["Config"])
             config: dict[str, Any] = json.loads(text)
     except (OSError, EOFError, tarfile.TarError, ValueError, LookupError, TypeError):

@@ -67,6 +67,7 @@ class Knobs:
     container_memory: str
     container_cpus: str
     container_subnet: str
+    container_edge_subnet: str
     docker_engine: str
     redis_tls_port: int
     redis_address: str
@@ -102,6 +103,10 @@ class Knobs:
     api_enabled: bool
     api_port: int
     api_reachable: tuple[str, ...]
+    api_image: str
+    dashboard_enabled: bool
+    dashboard_port: int
+    dashboard_image: str
 
     def __post_init__(self) -> None:
         _one_of("redis_engine", self.redis_engine, ("redis", "valkey"))
@@ -117,6 +122,7 @@ class Knobs:
         _one_of("cache_compression", self.cache_compression, ("none", "lz4", "zstd"))
         _between("redis_tls_port", self.redis_tls_port, 1, 65535)
         _between("api_port", self.api_port, 1024, 65535)
+        _between("dashboard_port", self.dashboard_port, 1024, 65535)
         _between("redis_maxclients", self.redis_maxclients, 10, 60000)
         _between("redis_idle_timeout", self.redis_idle_timeout, 0, 86400)
         _between("redis_tcp_keepalive", self.redis_tcp_keepalive, 1, 3600)
@@ -156,15 +162,17 @@ class Knobs:
         raise _error("redis_maxmemory", 'a share such as "50%" or a size such as "512mb", at least "1mb"')
 
     def _check_container(self) -> None:
-        if self.container_image:
-            wanted = "empty, a reference with its digest (name@sha256:...) or the path of an archive (images/redis.tar)"
-            _matches("container_image", self.container_image, _IMAGE, wanted)
+        for field in ("container_image", "api_image", "dashboard_image"):
+            if image := getattr(self, field):
+                wanted = "empty, a reference with its digest (name@sha256:...) or the path of an archive (images/redis.tar)"
+                _matches(field, image, _IMAGE, wanted)
         if self.container_memory and bytes_of(self.container_memory) < 1024**2:
             raise _error("container_memory", 'empty or a size such as "512mb"')
         if self.container_cpus:
             _matches("container_cpus", self.container_cpus, _PROCESSORS, 'empty or a number of processors such as "1.5"')
-        if self.container_subnet:
-            _subnet("container_subnet", self.container_subnet)
+        for field in ("container_subnet", "container_edge_subnet"):
+            if subnet := getattr(self, field):
+                _subnet(field, subnet)
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Knobs:

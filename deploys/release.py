@@ -8,6 +8,7 @@ import os
 import subprocess  # nosec B404 - pip, with arguments of our own making and no shell
 import sys
 import tarfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +18,6 @@ from deploys.rendering import ROOT
 from redkeep.errors import ConfigurationError
 
 LOCK = ROOT / "app" / "requirements.lock"
-# What an app host gets that serves the API as well.
-API_LOCK = ROOT / "app" / "requirements-api.lock"
 BUILD = ROOT / "build"
 
 # Wheels that Debian 12 (glibc 2.36) and later can load.
@@ -26,24 +25,24 @@ _GLIBC = ("2_36", "2_35", "2_34", "2_31", "2_28", "2_17")
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
-def lock_of(api: bool) -> Path:
-    """The locked list of a release, with or without the API."""
-    return API_LOCK if api else LOCK
+def lock_of(extra: str = "") -> Path:
+    """The locked list of a release: of the package alone, or with the extra "api" or "dashboard" of app/pyproject.toml."""
+    return ROOT / "app" / f"requirements-{extra}.lock" if extra else LOCK
 
 
 @cache
-def source_digest(api: bool = False) -> str:
+def source_digest(extra: str = "") -> str:
     """SHA-256 over the package's source, data files too, and its lock: what a release is."""
     digest = hashlib.sha256()
     source = [p for p in (ROOT / "app" / "redkeep").rglob("*") if p.is_file() and p.parent.name != "__pycache__"]
-    for path in sorted([*source, ROOT / "app" / "pyproject.toml", lock_of(api)]):
+    for path in sorted([*source, ROOT / "app" / "pyproject.toml", lock_of(extra)]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def release_name(python: str, *, api: bool = False) -> str:
+def release_name(python: str, *, extra: str = "") -> str:
     """The folder of a release on the host, for that host's Python ("3.11.2")."""
-    return f"{source_digest(api)[:16]}-py{'.'.join(python.split('.')[:2])}"
+    return f"{source_digest(extra)[:16]}-py{'.'.join(python.split('.')[:2])}"
 
 
 @cache
@@ -58,12 +57,12 @@ def wheel() -> Path:
 
 
 @cache
-def wheelhouse(python: str, architecture: str, api: bool = False) -> Path:
+def wheelhouse(python: str, architecture: str, extra: str = "") -> Path:
     """Download every wheel a host needs for its Python ("3.11.2") and architecture (Debian's name), once."""
     machine = _MACHINES.get(architecture)
     if machine is None:
         raise ConfigurationError(f"There are no wheels for the architecture {architecture}: set package_source to index.")
-    lock = locked_for(python, machine, api=api)
+    lock = locked_for(python, machine, extra=extra)
     folder = BUILD / "wheelhouse" / f"{hashlib.sha256(lock.encode()).hexdigest()[:16]}-py{python}-{machine}"
     if not (folder / ".complete").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +77,7 @@ def wheelhouse(python: str, architecture: str, api: bool = False) -> Path:
     return folder
 
 
-def locked_for(python: str, machine: str, *, api: bool = False) -> str:
+def locked_for(python: str, machine: str, *, extra: str = "") -> str:
     """The lines of the lock that hold for a CPython of that version on Linux. pip itself would judge the markers by
     the operator's Python instead of the host's."""
     environment = {
@@ -92,7 +91,7 @@ def locked_for(python: str, machine: str, *, api: bool = False) -> str:
         "sys_platform": "linux",
     }
     kept, keep = [], True
-    for line in lock_of(api).read_text().splitlines():
+    for line in lock_of(extra).read_text().splitlines():
         if line and not line[0].isspace() and not line.startswith("#"):
             requirement, _, marker = line.rstrip(" \\").partition(" ; ")
             keep = not marker or Marker(marker).evaluate(environment)
@@ -102,16 +101,16 @@ def locked_for(python: str, machine: str, *, api: bool = False) -> str:
     return "\n".join(kept) + "\n"
 
 
-def archive(python: str, architecture: str, source: str, *, api: bool = False) -> bytes:
-    """A gzipped tar with the wheel, requirements.lock and, for ``source`` "wheelhouse", the wheels of the lock."""
-    files = [wheel(), lock_of(api)]
+def archive(python: str, architecture: str, source: str, *, extra: str = "", more: Sequence[Path] = ()) -> bytes:
+    """A gzipped tar with the wheel, requirements.lock, for ``source`` "wheelhouse" the wheels of the lock, and ``more``."""
+    files = [wheel(), lock_of(extra), *more]
     if source == "wheelhouse":
-        folder = wheelhouse(python, architecture, api)
-        files = [wheel(), folder / LOCK.name, *sorted(folder.glob("*.whl"))]
+        folder = wheelhouse(python, architecture, extra)
+        files = [wheel(), folder / LOCK.name, *sorted(folder.glob("*.whl")), *more]
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
         for path in files:
-            tar.add(path, arcname=LOCK.name if path == API_LOCK else path.name)
+            tar.add(path, arcname=LOCK.name if path == lock_of(extra) else path.name)
     return buffer.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deploys.bundle import Bundle
@@ -17,7 +17,16 @@ ENV = f"{FOLDER}/.env"
 COMPOSE = f"{FOLDER}/compose.yaml"
 INTERNAL = f"{PROJECT}_internal"
 BRIDGE = f"{PROJECT}-in"
+EDGE = f"{PROJECT}_edge"
+EDGE_BRIDGE = f"{PROJECT}-edge"
 SERVICE = compose.SERVICE
+API_FOLDER = "/etc/redkeep/api"
+API_STATE = "/var/lib/redkeep-api"
+DASHBOARD_FOLDER = "/etc/redkeep/dashboard"
+
+# What the API and the dashboard listen on inside their containers.
+API_PORT = 8765
+DASHBOARD_PORT = 8501
 
 # Where a free network is looked for: a corner of 10.0.0.0/8 that neither Docker nor common routers hand out.
 _POOL = ipaddress.IPv4Network("10.213.0.0/16")
@@ -26,9 +35,10 @@ _LENGTH = 28
 
 @dataclass(frozen=True)
 class Plan:
-    """The networks of one host."""
+    """The networks of one host: the server's, and that of what people reach."""
 
     internal: ipaddress.IPv4Network
+    edge: ipaddress.IPv4Network
 
     @property
     def gateway(self) -> str:
@@ -39,31 +49,47 @@ class Plan:
         """The server's address."""
         return str(self.internal[2])
 
+    @property
+    def api(self) -> str:
+        """The API's address on the edge."""
+        return str(self.edge[2])
+
+    @property
+    def dashboard(self) -> str:
+        """The dashboard's, on the edge alone."""
+        return str(self.edge[3])
+
 
 def plan(bundle: Bundle, docker: DockerState) -> Plan:
     """The networks that are wanted: the knob's, or the ones in use already, or the first free ones.
 
     Raises ConfigurationError for a network that something else on the host has.
     """
-    taken = _taken(docker)
-    if wanted := bundle.knobs.container_subnet:
+    internal = _network(bundle, docker, "container_subnet", "INTERNAL_SUBNET", [])
+    return Plan(internal, _network(bundle, docker, "container_edge_subnet", "EDGE_SUBNET", [internal]))
+
+
+def _network(
+    bundle: Bundle, docker: DockerState, knob: str, variable: str, others: list[ipaddress.IPv4Network]
+) -> ipaddress.IPv4Network:
+    taken = _taken(docker) + others
+    if wanted := getattr(bundle.knobs, knob):
         network = ipaddress.IPv4Network(wanted)
         clash = next((other for other in taken if other.overlaps(network)), None)
         if clash is not None:
-            raise ConfigurationError(
-                f"container_subnet {wanted} overlaps with {clash}, which {bundle.name} uses: choose another."
-            )
-        return Plan(network)
-    if recorded := docker.env.get("INTERNAL_SUBNET"):
-        return Plan(ipaddress.IPv4Network(recorded))
-    free = (n for n in _POOL.subnets(new_prefix=_LENGTH) if not any(n.overlaps(other) for other in taken))
-    return Plan(next(free))
+            raise ConfigurationError(f"{knob} {wanted} overlaps with {clash}, which {bundle.name} uses: choose another.")
+        return network
+    if recorded := docker.env.get(variable):
+        network = ipaddress.IPv4Network(recorded)
+        if not any(network.overlaps(other) for other in others):
+            return network
+    return next(n for n in _POOL.subnets(new_prefix=_LENGTH) if not any(n.overlaps(other) for other in taken))
 
 
 def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:
     """Networks of the host that are not this stack's."""
-    own = {subnet for network in docker.networks if network.name == INTERNAL for subnet in network.subnets}
-    texts = [s for network in docker.networks if network.name != INTERNAL for s in network.subnets]
+    own = {subnet for network in docker.networks if network.name in (INTERNAL, EDGE) for subnet in network.subnets}
+    texts = [s for network in docker.networks if network.name not in (INTERNAL, EDGE) for s in network.subnets]
     texts += [route for route in docker.routes if route not in own]
     found = [ipaddress.ip_network(text) for text in texts]
     return [network for network in found if isinstance(network, ipaddress.IPv4Network)]
@@ -97,6 +123,48 @@ def variables(bundle: Bundle, docker: DockerState, *, image: str, memory_bytes: 
     return values | {"REDIS_SPEC": compose.specification(compose.SERVICE, values)}
 
 
+def compose_files(bundle: Bundle) -> tuple[str, ...]:
+    """What compose reads, in this order."""
+    parts = {"api": bundle.api_in_container, "dashboard": bundle.has_dashboard}
+    return ("compose.yaml", *(f"compose.{name}.yaml" for name, there in parts.items() if there))
+
+
+def app_variables(bundle: Bundle, docker: DockerState, images: Mapping[str, str], read: Mapping[str, bytes]) -> dict[str, str]:
+    """The variables of the API and the dashboard, where they are wanted; none is a secret.
+
+    ``images`` are their images by service, ``read`` tells what each reads when it starts.
+    """
+    if not bundle.api_in_container:
+        return {}
+    knobs, networks = bundle.knobs, plan(bundle, docker)
+    values = {
+        "API_ADDRESS": str(networks.internal[-2]),
+        "API_EDGE_ADDRESS": networks.api,
+        "API_FOLDER": API_FOLDER,
+        "API_GROUP": docker.app_group,
+        "API_IMAGE": images["api"],
+        "API_PUBLISHED": str(knobs.api_port),
+        "API_STATE_FOLDER": API_STATE,
+        "API_USER": docker.app_identity,
+        "COMPOSE_FILE": ":".join(compose_files(bundle)),
+        "EDGE_BRIDGE": EDGE_BRIDGE,
+        "EDGE_GATEWAY": str(networks.edge[1]),
+        "EDGE_SUBNET": str(networks.edge),
+    }
+    if bundle.has_dashboard:
+        values |= {
+            "DASHBOARD_EDGE_ADDRESS": networks.dashboard,
+            "DASHBOARD_FOLDER": DASHBOARD_FOLDER,
+            "DASHBOARD_IMAGE": images["dashboard"],
+            "DASHBOARD_PUBLISHED": str(knobs.dashboard_port),
+        }
+    specs = {
+        f"{name.upper()}_SPEC": compose.specification(name, values, content, source=f"compose.{name}.yaml")
+        for name, content in read.items()
+    }
+    return values | specs
+
+
 def memory_limit(bundle: Bundle, memory_bytes: int) -> int:
     """Bytes that the server's container may take: a half more than its data, and a little."""
     data = bundle.knobs.maxmemory_bytes(memory_bytes)
@@ -111,37 +179,67 @@ def memory_limit(bundle: Bundle, memory_bytes: int) -> int:
     return compose.memory_limit(data)
 
 
-def network_faults(network: Network, values: Mapping[str, str]) -> Iterator[str]:
+def network_faults(network: Network, *, subnet: str, bridge: str, internal: bool) -> Iterator[str]:
     """What is wrong with a network that is there."""
-    if not network.internal:
-        yield "has a way out"
-    if network.subnets != (values["INTERNAL_SUBNET"],):
-        yield f"has the addresses {' '.join(network.subnets) or 'none'}, wanted {values['INTERNAL_SUBNET']}"
-    if network.bridge != values["INTERNAL_BRIDGE"]:
-        yield f"has the bridge {network.bridge or 'of no name'}, wanted {values['INTERNAL_BRIDGE']}"
+    if network.internal != internal:
+        yield "has no way out" if network.internal else "has a way out"
+    if network.subnets != (subnet,):
+        yield f"has the addresses {' '.join(network.subnets) or 'none'}, wanted {subnet}"
+    if network.bridge != bridge:
+        yield f"has the bridge {network.bridge or 'of no name'}, wanted {bridge}"
     extra = sorted(set(network.options) - {"com.docker.network.bridge.name"})
     if extra:
         yield f"has options that are not wanted: {' '.join(extra)}"
 
 
-def container_faults(container: Container, values: Mapping[str, str], image_id: str) -> Iterator[str]:
-    """What is wrong with the server's container that no restart mends: it must be made anew."""
-    if container.labels.get("redkeep.spec") != values["REDIS_SPEC"]:
+@dataclass(frozen=True)
+class Service:
+    """What one container shall be. ``spec`` stands for its text and what it reads at its start, ``limits`` are the bytes of
+    memory, processors and processes that it may take, ``port`` leads from one of 127.0.0.1 to its own, 0 for none."""
+
+    name: str
+    image: str
+    spec: str
+    user: str
+    limits: compose.Limits
+    networks: frozenset[str]
+    port: int = 0
+    published: int = 0
+
+
+def services(bundle: Bundle, values: Mapping[str, str]) -> tuple[Service, ...]:
+    """The containers of this host, in the order in which they start."""
+    server = compose.Limits(int(values["REDIS_MEMORY"]), float(values["REDIS_CPUS"]), compose.SERVER_PROCESSES)
+    inside, outside = frozenset({INTERNAL}), frozenset({EDGE})
+    found = [Service(SERVICE, values["REDIS_IMAGE"], values["REDIS_SPEC"], values["REDIS_USER"], server, inside)]
+    for name, there, networks, port in (
+        ("api", bundle.api_in_container, inside | outside, API_PORT),
+        ("dashboard", bundle.has_dashboard, outside, DASHBOARD_PORT),
+    ):
+        if there:
+            image, spec, published = (values[f"{name.upper()}_{what}"] for what in ("IMAGE", "SPEC", "PUBLISHED"))
+            limits = compose.LIMITS[name]
+            found.append(Service(name, image, spec, values["API_USER"], limits, networks, port, int(published)))
+    return tuple(found)
+
+
+def container_faults(container: Container, wanted: Service, image_id: str) -> Iterator[str]:
+    """What is wrong with a container that no restart mends: it must be made anew."""
+    if container.labels.get("redkeep.spec") != wanted.spec:
         yield "was made from another specification"
         return
     if image_id and container.image != image_id:
         yield "has another image"
     host = container.host
-    wanted = {
-        "Memory": int(values["REDIS_MEMORY"]),
-        "MemorySwap": int(values["REDIS_MEMORY"]),
-        "NanoCpus": int(float(values["REDIS_CPUS"]) * 10**9),
-        "PidsLimit": 64,
+    fixed = {
+        "Memory": wanted.limits.memory,
+        "MemorySwap": wanted.limits.memory,
+        "NanoCpus": int(wanted.limits.cpus * 10**9),
+        "PidsLimit": wanted.limits.processes,
         "ReadonlyRootfs": True,
         "Privileged": False,
-        "NetworkMode": INTERNAL,
     }
-    for name, value in wanted.items():
+    for name, value in fixed.items():
         if host.get(name) != value:
             yield f"has {name} {host.get(name)}, wanted {value}"
     restart = host.get("RestartPolicy") or {}
@@ -151,18 +249,15 @@ def container_faults(container: Container, values: Mapping[str, str], image_id: 
         yield "has capabilities"
     if not any(option.startswith("no-new-privileges") for option in host.get("SecurityOpt") or ()):
         yield "may gain privileges"
-    if host.get("PortBindings"):
-        yield "publishes a port"
-    if container.raw["Config"].get("User") != values["REDIS_USER"]:
-        yield f"runs as {container.raw['Config'].get('User') or 'root'}, wanted {values['REDIS_USER']}"
-    yield from _network_membership(container.networks)
-
-
-def _network_membership(networks: Iterable[str]) -> Iterator[str]:
-    for name in sorted(set(networks) - {INTERNAL}):
+    there = [{"HostIp": "127.0.0.1", "HostPort": str(wanted.published)}]
+    if (host.get("PortBindings") or {}) != ({f"{wanted.port}/tcp": there} if wanted.port else {}):
+        yield "publishes other ports than it should" if wanted.port else "publishes a port"
+    if container.raw["Config"].get("User") != wanted.user:
+        yield f"runs as {container.raw['Config'].get('User') or 'root'}, wanted {wanted.user}"
+    for name in sorted(set(container.networks) - wanted.networks):
         yield f"is on the network {name} as well"
-    if INTERNAL not in networks:
-        yield f"is not on the network {INTERNAL}"
+    for name in sorted(wanted.networks - set(container.networks)):
+        yield f"is not on the network {name}"
 
 
 def _bare(capability: str) -> str:

@@ -32,6 +32,9 @@ container_cpus: str = ""
 # Its network (CIDR, /29 or wider). Empty: the first that is free in 10.213.0.0/16, kept since.
 container_subnet: str = ""
 
+# The network of the API and the dashboard, likewise; Redis is not on it.
+container_edge_subnet: str = ""
+
 # "hardened": live-restore, no userland proxy, bounded logs, no traffic between containers of the default bridge, no new
 # privileges, written to /etc/docker/daemon.json beside what stands there. "as-found": the engine is not touched.
 docker_engine: str = "hardened"
@@ -150,8 +153,9 @@ cache_tracking: bool = False
 
 # --- The API of the security status ------------------------------------------------------------------------------
 
-# Serve it on app hosts, on the loopback address, as the service redkeep-api: events of any client, posture, alerts, metrics.
-# Off, because it is a port more and ten packages more on every app host, and wants the password of monitor there.
+# Serve it on app hosts, on the loopback address: events of any client, posture, alerts, metrics. Where this host's Redis runs
+# in a container, in one beside it (TLS); elsewhere as the service redkeep-api. Off, because it is a port more and ten
+# packages more on every app host, and wants the password of monitor there.
 api_enabled: bool = False
 
 # Its TCP port.
@@ -160,3 +164,17 @@ api_port: int = 8765
 # Addresses or networks (CIDR) that it may reach beside this host and Redis: mail server, webhook, name servers. Where
 # Redis is known by a name instead of an address, an empty list means everything.
 api_reachable: list[str] = []
+
+# Where its image comes from with redis_runtime "docker". Empty: built on the host from the distribution's Python and the
+# package's locked wheels. A digest or an archive as in container_image: what `make image` built elsewhere.
+api_image: str = ""
+
+# The page that shows it, in one more container, at http://127.0.0.1:8501 for root and app_users. Needs redis_runtime
+# "docker" and api_enabled; elsewhere `redkeep dashboard` on your own machine does.
+dashboard_enabled: bool = False
+
+# Its TCP port.
+dashboard_port: int = 8501
+
+# Where its image comes from, likewise.
+dashboard_image: str = ""

@@ -37,6 +37,9 @@ SOURCE: Final = "REDIS_SETTINGS_FILE"
 """Names the env file that this process's environment was made from (systemd's `EnvironmentFile=`, Docker's `env_file:`): there
 a running process finds a rotated password, while its environment never changes."""
 
+LOCAL: Final = "REDKEEP_LOCAL_FILE"
+"""In an env file, names another one whose variables are added when it is there: what people set beside what a deploy writes."""
+
 MAX_FILE_BYTES: Final = 65_536
 """No env file and no secret is that long; a wrong path (a device, a log) is."""
 
@@ -52,6 +55,21 @@ def read_env_file(path: Path) -> dict[str, str]:
     never the value, for a substitution (`$(...)`, `${...}`, backticks: they stay literal text, mistake 40), a space in
     a bare value, a name given twice, an unknown REDIS_ variable, or a file that cannot be read.
     """
+    variables = _variables(path)
+    local = Path(variables.pop(LOCAL, "") or os.devnull)
+    if local.is_file():
+        more = _variables(local)
+        if twice := sorted(set(more) & set(variables)):
+            raise ConfigurationError(f"{local}: {twice[0]} stands in {path} already; remove it")
+        variables |= more
+    known = {SOURCE, *VARIABLES, *(f"{field.upper()}_FILE" for field in SECRETS)}
+    for name in sorted(set(variables) - known):
+        if name.startswith("REDIS_"):
+            raise ConfigurationError(f"{path}: {name} is not a setting of Redkeep; check the spelling or remove it")
+    return variables
+
+
+def _variables(path: Path) -> dict[str, str]:
     variables: dict[str, str] = {}
     for number, line in enumerate(_read(path, what=f"env file {path}").splitlines(), 1):
         line = line.strip()
@@ -72,10 +90,6 @@ def read_env_file(path: Path) -> dict[str, str]:
         elif any(character.isspace() for character in value):
             raise ConfigurationError(f"{where}: {name} holds a space; comments have their own line")
         variables[name] = value
-    known = {SOURCE, *VARIABLES, *(f"{field.upper()}_FILE" for field in SECRETS)}
-    for name in sorted(set(variables) - known):
-        if name.startswith("REDIS_"):
-            raise ConfigurationError(f"{path}: {name} is not a setting of Redkeep; check the spelling or remove it")
     return variables
 
 

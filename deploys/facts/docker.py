@@ -115,9 +115,9 @@ class DockerState:
     """``server`` is the engine's version, "" when none answers; ``compose`` the command that reads compose.yaml, "" when
     there is none; ``foreign`` the number of running containers that are not ours; ``env`` the stack's variables on disk;
     ``settings`` the content of daemon.json, None when it is no JSON; ``source`` the SHA-256 of the server's files that an
-    image is built from; ``identity`` the server's "uid:gid"; ``images`` ids by reference; ``versions`` the server's version
-    by image id; ``noted`` the ids by reference as they were when the images came; ``processors`` how many; ``room`` KiB that
-    are free for images."""
+    image is built from; ``identity`` the server's "uid:gid", ``app_identity`` that of the API, ``app_group`` the gid of the
+    app's group; ``images`` ids by reference; ``versions`` what runs in each, by image id; ``noted`` the ids by reference as
+    they were when the images came; ``processors`` how many; ``room`` KiB that are free for images."""
 
     server: str = ""
     compose: str = ""
@@ -129,6 +129,8 @@ class DockerState:
     settings: Mapping[str, Any] | None = field(default_factory=dict)
     source: str = ""
     identity: str = ""
+    app_identity: str = ""
+    app_group: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)
     processors: int = 1
@@ -148,13 +150,16 @@ class DockerState:
         return (int(words[0]), int(words[1])) if len(words) > 1 and words[0].isdigit() and words[1].isdigit() else (0, 0)
 
 
-def sections(stack: str, user: str, binaries: Sequence[str], mark: str) -> Iterator[str]:
-    """Shell that prints the sections which `docker_of` understands."""
+def sections(stack: str, user: str, app: tuple[str, ...], binaries: Sequence[str], mark: str) -> Iterator[str]:
+    """Shell that prints the sections which `docker_of` understands. ``app`` is the API's user and the app's group, or empty."""
+    app_user, app_group = map(shlex.quote, app or ("", ""))
     yield f"""echo '{mark}docker'
 echo "server $(timeout 10 docker version --format '{{{{.Server.Version}}}}' 2>/dev/null)"
 if command -v docker-compose >/dev/null; then echo 'compose docker-compose'
 elif docker compose version >/dev/null 2>&1; then echo 'compose docker compose'; fi
 echo "identity $(id -u {user} 2>/dev/null):$(id -g {user} 2>/dev/null)"
+echo "app-identity $(id -u {app_user} 2>/dev/null):$(id -g {app_user} 2>/dev/null)"
+echo "app-group $(getent group {app_group} 2>/dev/null | cut -d: -f3)"
 echo "processors $(nproc)"
 echo "room $(df -kP /var/lib/docker /var/lib 2>/dev/null | awk 'NR == 2 {{print $4}}')"
 echo '{mark}versions'
@@ -185,7 +190,6 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
     text = "".join(parts.get("settings", ()))
     containers = tuple(Container(raw) for raw in _json(parts.get("containers", ())))
     running = {line.strip() for line in parts.get("running", ()) if line.strip()}
-    uid, _, gid = words.get("identity", "").partition(":")
     came = [line.split() for line in parts.get("versions", ())]
     return DockerState(
         server=words.get("server", ""),
@@ -197,13 +201,20 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
         env={k: v for k, s, v in (line.partition("=") for line in parts.get("stack", ())) if s and k[:1] != "#"},
         settings=None if text == "broken" else dict(json.loads(text or "{}")),
         source="".join(parts.get("source", ()))[:64],
-        identity=f"{uid}:{gid}" if uid and gid else "",
+        identity=_identity(words.get("identity", "")),
+        app_identity=_identity(words.get("app-identity", "")),
+        app_group=words.get("app-group", ""),
         processors=int(words.get("processors", "1") or 1),
         versions={line[0]: line[1] for line in came if len(line) > 1},
         noted={line[2]: line[0] for line in came if len(line) > 2},
         room=int(words.get("room", "0") or 0),
         routes=tuple(line for line in map(str.strip, parts.get("routes", ())) if _is_network(line)),
     )
+
+
+def _identity(text: str) -> str:
+    """A "uid:gid" that is whole."""
+    return text if all(text.partition(":")[::2]) else ""
 
 
 def _json(lines: Sequence[str]) -> list[dict[str, Any]]:

@@ -118,6 +118,7 @@ class Question:
     firewall: bool = False
     stack: str = ""
     stack_user: str = ""
+    stack_app: tuple[str, ...] = ()
     binaries: tuple[str, ...] = ()
 
     def __or__(self, other: Question) -> Question:
@@ -190,7 +191,7 @@ if [ -d /run/systemd/system ]; then systemctl show -p {wanted} --timestamp=unix 
 command -v nft >/dev/null && for t in "inet redkeep" "bridge redkeep"; do nft --stateless list table $t 2>/dev/null; done | sha256sum | cut -c1-64
 [ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
     if q.stack:
-        yield from docker.sections(q.stack, q.stack_user, q.binaries, mark)
+        yield from docker.sections(q.stack, q.stack_user, q.stack_app, q.binaries, mark)
     if q.cli:
         asked = {"info": "INFO server", "config": f"CONFIG GET {' '.join(q.config)}", "acl": "ACL LIST", "clients": "CLIENT LIST"}
         lines = "\n".join([f"CLIENT SETNAME {OWN_NAME}", *(f'ECHO "{mark}{name}"\n{words}' for name, words in asked.items())])

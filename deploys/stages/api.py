@@ -10,6 +10,7 @@ from typing import Any
 
 from pyinfra.api import DeployError, deploy
 
+from deploys import stack
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
@@ -21,8 +22,7 @@ from deploys.stages.wanted import app_address
 
 UNIT = "redkeep-api.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
-FOLDER = "/etc/redkeep/api"
-STATES = "/var/lib/redkeep-api"
+FOLDER, STATES = stack.API_FOLDER, stack.API_STATE
 USER = "redkeep-api"
 # Says that the user is ours to take away.
 USER_MARK = f"{STATE}/user-{USER}"
@@ -31,18 +31,20 @@ LOCAL = f"{FOLDER}/local.env"
 CREDENTIALS = ("monitor-password", "client.crt", "client.key")
 # The running API looks at these itself.
 KEYS = (f"{FOLDER}/key", f"{FOLDER}/older-key")
+# What the API reads in a container, and nothing else does.
+CONTAINED = ("cache.env", "ca.crt", "server.crt", "server.key")
 
 
 def question(site: Site) -> Question:
     if not site.bundle.is_app:
         return Question()
-    files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, USER_MARK, *KEYS, *(f"{FOLDER}/{name}" for name in CREDENTIALS))
+    files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, USER_MARK, *KEYS, *(f"{FOLDER}/{name}" for name in CREDENTIALS + CONTAINED))
     return Question(files=files, units=(UNIT,), users=(USER,))
 
 
 def problem(site: Site, survey: Survey) -> str:
     """Why the host cannot serve the API, or an empty text."""
-    if not site.bundle.is_app or not site.bundle.knobs.api_enabled or survey.has_systemd:
+    if not site.bundle.api_in_unit or survey.has_systemd:
         return ""
     return "the API is served by systemd, which does not run here: set api_enabled to False, and start `redkeep serve` yourself."
 
@@ -57,19 +59,26 @@ def account(site: Site, survey: Survey) -> Iterator[Difference]:
         )
 
 
+def access_files(site: Site) -> list[ManagedFile]:
+    """How the API shows itself to Redis."""
+    client = site.credentials.client("redkeep-api", site.bundle.name)
+    return [
+        ManagedFile(f"{FOLDER}/client.crt", client.cert_pem, mode="0644"),
+        ManagedFile(f"{FOLDER}/client.key", client.key_pem, group=USER, mode="0640"),
+    ]
+
+
 def files(site: Site, survey: Survey) -> Iterator[Difference]:
     """The unit and what it reads."""
     group = site.bundle.knobs.app_group
-    client = site.credentials.client("redkeep-api", site.bundle.name)
     yield from folder_differences([(FOLDER, "root", group, "0750")], survey)
     yield from keys(site, survey)
     yield from file_differences(
         [
+            *access_files(site),
             ManagedFile(
                 f"{FOLDER}/monitor-password", site.credentials.password("monitor").encode() + b"\n", group=USER, mode="0640"
             ),
-            ManagedFile(f"{FOLDER}/client.crt", client.cert_pem, mode="0644"),
-            ManagedFile(f"{FOLDER}/client.key", client.key_pem, group=USER, mode="0640"),
             ManagedFile(ENVIRONMENT, render("etc/redkeep/api/api.env", values=values()), group=group, mode="0640"),
         ],
         survey,
@@ -143,7 +152,19 @@ def running(site: Site, survey: Survey) -> Iterator[Difference]:
 def unwanted(site: Site, survey: Survey) -> Iterator[Difference]:
     """What an earlier deploy with the API left."""
     if survey.file(UNIT_FILE).kind or survey.file(FOLDER).kind:
-        yield Difference(f"unit {UNIT} is there, and api_enabled is False", gone())
+        what = f"unit {UNIT}" if survey.file(UNIT_FILE).kind else f"folder {FOLDER}"
+        yield Difference(f"{what} is there, and api_enabled is False", gone())
+
+
+def other_way(site: Site, survey: Survey) -> Iterator[Difference]:
+    """What the API has as a service when it is to be a container, or the other way round. Key, state and local.env stay."""
+    names = ("monitor-password", ENVIRONMENT.rpartition("/")[2]) if site.bundle.api_in_container else CONTAINED
+    there = [path for name in names if survey.file(path := f"{FOLDER}/{name}").kind]
+    if site.bundle.api_in_container and survey.file(UNIT_FILE).kind:
+        script = f"systemctl disable --now {UNIT} >/dev/null 2>&1 || true\nrm -f {UNIT_FILE}\nsystemctl daemon-reload"
+        yield Difference(f"unit {UNIT} is there beside the container", script)
+    if there:
+        yield Difference(f"files are of no use to the API here: {' '.join(there)}", f"rm -f {' '.join(there)}")
 
 
 def start_script() -> str:
@@ -158,8 +179,9 @@ systemctl restart {UNIT} 2>/dev/null || {{
 
 def older_key_use(site: Site) -> dict[str, Any]:
     """What the API of this host says of the use of its older key. Raises DeployError when it does not answer."""
-    address = f"http://127.0.0.1:{site.bundle.knobs.api_port}/internal/monitoring/older-key"
-    ok, lines, errors = site.run(f"{application.CURRENT}/bin/python -c {shlex.quote(ASK)} {address} {KEYS[0]}")
+    scheme, authority = ("https", f"{FOLDER}/ca.crt") if site.bundle.api_in_container else ("http", "")
+    address = f"{scheme}://127.0.0.1:{site.bundle.knobs.api_port}/internal/monitoring/older-key"
+    ok, lines, errors = site.run(f"{application.CURRENT}/bin/python -c {shlex.quote(ASK)} {address} {KEYS[0]} {authority}")
     try:
         found = json.loads("\n".join(lines)) if ok else None
     except ValueError:
@@ -171,9 +193,10 @@ def older_key_use(site: Site) -> dict[str, Any]:
 
 
 # Asked on the host itself, where the key is. No proxy of the environment comes between.
-ASK = """import sys, urllib.request as r
+ASK = """import ssl, sys, urllib.request as r
 asked = r.Request(sys.argv[1], headers={"X-API-Key": open(sys.argv[2]).read().strip()})
-print(r.build_opener(r.ProxyHandler({})).open(asked, timeout=10).read().decode())"""
+trust = r.HTTPSHandler(context=ssl.create_default_context(cafile="".join(sys.argv[3:]) or None))
+print(r.build_opener(r.ProxyHandler({}), trust).open(asked, timeout=10).read().decode())"""
 
 
 def gone() -> str:
@@ -188,7 +211,9 @@ systemctl daemon-reload
 def api(site: Site) -> None:
     if not site.bundle.knobs.api_enabled:
         converge(site, unwanted, name="Take the API away")
+    if not site.bundle.api_in_unit:
         return
     converge(site, account, name="Make the API's user")
     converge(site, files, name="Write the API's service and its credentials")
+    converge(site, other_way, name="Remove what the API's container had")
     converge(site, running, name="Start the API")

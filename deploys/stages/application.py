@@ -65,7 +65,7 @@ def package(site: Site, survey: Survey) -> Iterator[Difference]:
     yield from folder_differences([(HOME, "root", "root", "0755"), (f"{HOME}/releases", "root", "root", "0755")], survey)
     # Before the first packages are there, the host may have no Python yet; it will be the distribution's.
     python = survey.host.get("python", "3")
-    folder = f"{HOME}/releases/{release.release_name(python, api=site.bundle.knobs.api_enabled)}"
+    folder = f"{HOME}/releases/{release.release_name(python, extra=_extra(site))}"
     if survey.file(f"{folder}/.complete").kind != "file":
         yield Difference(f"release {folder} is not installed", _install(site, folder), lambda: _archive(site, survey))
     if survey.file(CURRENT).target != folder:
@@ -82,6 +82,10 @@ def package(site: Site, survey: Survey) -> Iterator[Difference]:
             yield Difference(f"release {path} is no longer in use", f"rm -rf {path}")
 
 
+def _extra(site: Site) -> str:
+    return "api" if site.bundle.api_in_unit else ""
+
+
 def link(path: str, target: str) -> str:
     """Shell that points a symbolic link elsewhere in one step."""
     return f"ln -sfn {target} {path}.new && mv -fT {path}.new {path}"
@@ -93,7 +97,7 @@ def _archive(site: Site, survey: Survey) -> str:
     if not python:
         return ""
     try:
-        return encode(release.archive(python, architecture, knobs.package_source, api=knobs.api_enabled))
+        return encode(release.archive(python, architecture, knobs.package_source, extra=_extra(site)))
     except ConfigurationError as error:
         raise DeployError(str(error)) from None
 

@@ -15,22 +15,26 @@ from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
 from deploys.stack import SERVICE
-from deploys.stages import image
+from deploys.stages import app_containers, app_images, image
 from deploys.stages.wanted import CLI
 from redkeep.errors import RedkeepError
-from redkeep.stack.compose import compose_text, env_text
+from redkeep.stack.compose import env_text, text
 
 UNIT = "redkeep-stack.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 LOADER = "/usr/local/sbin/redkeep-stack"
+# An API is there after a second or two, a dashboard after five; a busy machine takes its time.
+PATIENCE_SECONDS = 90
+COMPOSE_FILES = ("compose.yaml", "compose.api.yaml", "compose.dashboard.yaml")
 
 
 def question(site: Site) -> Question:
     engine = site.bundle.engine
     if not site.bundle.in_container:
         return Question(files=(stack.FOLDER, stack.COMPOSE, UNIT_FILE, LOADER)) if site.bundle.is_redis else Question()
+    compose_files = (f"{stack.FOLDER}/{name}" for name in COMPOSE_FILES)
     return Question(
-        files=(stack.FOLDER, stack.COMPOSE, stack.ENV, UNIT_FILE, LOADER, SETTINGS_FILE),
+        files=(stack.FOLDER, *compose_files, stack.ENV, stack.DASHBOARD_FOLDER, UNIT_FILE, LOADER, SETTINGS_FILE),
         units=(UNIT,),
         stack=stack.FOLDER,
         stack_user=engine.user,
@@ -39,9 +43,15 @@ def question(site: Site) -> Question:
 
 
 def values(site: Site, survey: Survey) -> dict[str, str]:
-    """The variables of compose.yaml."""
+    """The variables of the compose files."""
     name = image.reference(site, survey)
-    return stack.variables(site.bundle, survey.docker, image=name, memory_bytes=survey.memory_bytes)
+    server = stack.variables(site.bundle, survey.docker, image=name, memory_bytes=survey.memory_bytes)
+    return server | app_containers.variables(site, survey)
+
+
+def identity(site: Site, survey: Survey, service: str) -> str:
+    """The id of the image that a service's container shall have; "" while the host does not have it."""
+    return image.identity(site, survey) if service == SERVICE else app_images.identity(site, survey, service)
 
 
 def compose(arguments: str) -> str:
@@ -50,12 +60,12 @@ def compose(arguments: str) -> str:
 
 
 def stack_files(site: Site, survey: Survey) -> Iterator[Difference]:
-    """compose.yaml and its variables; compose itself reads them before they take the place of the old ones."""
+    """The compose files and their variables, which name the files: they come last."""
     yield from folder_differences([(stack.FOLDER, "root", "root", "0750")], survey)
     files = [
         ManagedFile(LOADER, render("usr/local/sbin/redkeep-stack", folder=stack.FOLDER, project=PROJECT), mode="0750"),
+        *(ManagedFile(f"{stack.FOLDER}/{name}", text(name), mode="0640") for name in stack.compose_files(site.bundle)),
         ManagedFile(stack.ENV, env_text(values(site, survey)), mode="0640"),
-        ManagedFile(stack.COMPOSE, compose_text().encode(), mode="0640"),
     ]
     yield from file_differences(files, survey)
     unit = render("etc/systemd/system/redkeep-stack.service", loader=LOADER)
@@ -64,14 +74,17 @@ def stack_files(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def network(site: Site, survey: Survey) -> Iterator[Difference]:
     """A network that differs is made anew; what others have put on it is put back on the new one."""
-    found = survey.docker.network(stack.INTERNAL)
-    faults = list(stack.network_faults(found, values(site, survey))) if found else []
-    if faults:
-        yield Difference(f"network {stack.INTERNAL} {'; '.join(faults)}", f"{_network_again()}\n{start_script(site)}")
+    given = values(site, survey)
+    inside = (stack.INTERNAL, given["INTERNAL_SUBNET"], stack.BRIDGE, True)
+    outside = (stack.EDGE, given["EDGE_SUBNET"], stack.EDGE_BRIDGE, False) if site.bundle.api_in_container else None
+    for name, subnet, bridge, internal in filter(None, (inside, outside)):
+        if found := survey.docker.network(name):
+            faults = list(stack.network_faults(found, subnet=subnet, bridge=bridge, internal=internal))
+            if faults:
+                yield Difference(f"network {name} {'; '.join(faults)}", f"{_network_again(name)}\n{start_script(site)}")
 
 
-def _network_again() -> str:
-    name = stack.INTERNAL
+def _network_again(name: str) -> str:
     list_others = f"docker network inspect --format '{{{{range .Containers}}}}{{{{println .Name}}}}{{{{end}}}}' {name}"
     own = f"docker ps --all --format '{{{{.Names}}}}' --filter label=com.docker.compose.project={PROJECT}"
     return f"""others=$({list_others} | grep -v '^$' | grep -vxF "$({own})" || true)
@@ -83,34 +96,68 @@ for c in $others; do docker network connect {name} "$c" || echo "$c could not be
 
 
 def containers(site: Site, survey: Survey) -> Iterator[Difference]:
-    """The server's container is there as wanted, and runs."""
-    found = survey.docker.container(SERVICE)
-    wanted = values(site, survey)
-    if found is None:
-        yield Difference(f"container {SERVICE} is not there", start_script(site))
-        return
-    faults = list(stack.container_faults(found, wanted, image.identity(site, survey)))
-    if faults:
-        yield Difference(f"container {SERVICE} {'; '.join(faults)}", start_script(site, "up -d --no-deps --force-recreate"))
-    elif not found.running:
-        yield Difference(
-            f"container {SERVICE} is {found.state}, wanted running",
-            f"docker unpause {found.id} >/dev/null 2>&1 || true\n{start_script(site)}",
-        )
+    """Each container is there as wanted, and runs."""
+    services = stack.services(site.bundle, values(site, survey))
+    for service in services:
+        yield from _container(site, survey, service)
     for other in survey.docker.containers:
-        if other.service != SERVICE:
+        if other.service not in {service.name for service in services}:
             yield Difference(f"container {other.name} is not part of the stack", f"docker rm --force {other.id} >/dev/null")
 
 
-def start_script(site: Site, verb: str = "up -d --no-deps") -> str:
-    """Shell that has compose bring the server up and waits until the operator gets an answer, or says its last words."""
-    return f"""{compose(f"{verb} {SERVICE}")}
+def _container(site: Site, survey: Survey, wanted: stack.Service) -> Iterator[Difference]:
+    name = wanted.name
+    found = survey.docker.container(name)
+    if found is None:
+        yield Difference(f"container {name} is not there", start_script(site, service=name))
+        return
+    faults = list(stack.container_faults(found, wanted, identity(site, survey, name)))
+    if faults:
+        again = start_script(site, "up -d --no-deps --force-recreate", service=name)
+        yield Difference(f"container {name} {'; '.join(faults)}", again)
+    elif not found.running:
+        yield Difference(
+            f"container {name} is {found.state}, wanted running",
+            f"docker unpause {found.id} >/dev/null 2>&1 || true\n{start_script(site, service=name)}",
+        )
+
+
+def leftovers(site: Site, survey: Survey) -> Iterator[Difference]:
+    """What an earlier deploy with the API or the dashboard left, once their containers are gone."""
+    if not site.bundle.api_in_container and survey.docker.network(stack.EDGE):
+        yield Difference(f"network {stack.EDGE} is not part of the stack", f"docker network rm {stack.EDGE} >/dev/null")
+    there = [f"{stack.FOLDER}/{name}" for name in COMPOSE_FILES if name not in stack.compose_files(site.bundle)]
+    there += [] if site.bundle.has_dashboard else [stack.DASHBOARD_FOLDER]
+    if there := [path for path in there if survey.file(path).kind]:
+        yield Difference(f"not part of the stack: {' '.join(there)}", f"rm -rf {' '.join(there)}")
+
+
+def start_script(site: Site, verb: str = "up -d --no-deps", *, service: str = SERVICE) -> str:
+    """Shell that has compose bring a service up and waits until it answers, or says its last words.
+
+    The server has answered when the operator gets a reply, the others when their own health check is content.
+    """
+    if service == SERVICE:
+        return f"""{compose(f"{verb} {service}")}
 i=0; while [ $i -lt 100 ]; do
     case "$(timeout 2 {CLI} PING 2>/dev/null)" in PONG) exit 0 ;; LOADING*) i=0 ;; esac
     i=$((i+1)); sleep 0.1
 done
-echo 'the server in its container does not answer; its log ends with:' >&2
-{compose(f"logs --tail 5 {SERVICE}")} >&2 || true; exit 1"""
+{_last_words(service)}"""
+    mine = f"--filter label=com.docker.compose.project={PROJECT} --filter label=com.docker.compose.service={service}"
+    return f"""{compose(f"{verb} {service}")}
+c=$(docker ps --all --quiet {mine})
+check=$(docker inspect --format '{{{{index .Config.Healthcheck.Test 3}}}}' "$c")
+end=$(( $(date +%s) + {PATIENCE_SECONDS} )); while [ "$(date +%s)" -lt $end ]; do
+    if docker exec "$c" python3 -c "$check" >/dev/null 2>&1; then exit 0; fi
+    sleep 0.2
+done
+{_last_words(service)}"""
+
+
+def _last_words(service: str) -> str:
+    return f"""echo 'the container {service} does not answer; its log ends with:' >&2
+{compose(f"logs --tail 5 {service}")} >&2 || true; exit 1"""
 
 
 def at_boot(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -138,9 +185,10 @@ def gone() -> str:
     """Shell that takes the stack away: containers, network, images, files. Users, certificates and data stay."""
     return f"""systemctl disable --now {UNIT} >/dev/null 2>&1 || true
 [ ! -x {LOADER} ] || {compose("down --remove-orphans")} || true
-docker image ls --quiet '{PROJECT}/*' 2>/dev/null | sort -u | xargs -r docker rmi --force >/dev/null 2>&1 || true
+docker image ls --format '{{{{.Repository}}}}:{{{{.Tag}}}}' '{PROJECT}/*' 2>/dev/null | grep -Ex '{app_images.OURS}' |
+    xargs -r docker rmi --force >/dev/null 2>&1 || true
 nft delete table bridge redkeep 2>/dev/null || true
-rm -rf {stack.FOLDER} {LOADER} {UNIT_FILE} {shlex.quote(VERSIONS)}
+rm -rf {stack.FOLDER} {stack.DASHBOARD_FOLDER} {LOADER} {UNIT_FILE} {shlex.quote(VERSIONS)}
 systemctl daemon-reload"""
 
 
@@ -152,7 +200,7 @@ def problem(site: Site, survey: Survey) -> str:
         return str(error)
     if not survey.has_systemd:
         return "it runs without systemd, which starts the firewall and the stack at boot: set redis_runtime to native."
-    return image.problem(site, survey)
+    return image.problem(site, survey) or app_images.problem(site, survey)
 
 
 @deploy("Runtime")
@@ -163,7 +211,8 @@ def runtime(site: Site) -> None:
 def stack_running(site: Site) -> None:
     """Everything about the stack, in the order in which it is brought up."""
     converge(site, stack_files, name="Write the stack")
-    converge(site, network, name="Set the stack's network right")
-    converge(site, containers, name="Start the server's container")
+    converge(site, network, name="Set the stack's networks right")
+    converge(site, containers, name="Start the containers")
+    converge(site, leftovers, name="Remove what the stack no longer has")
     converge(site, at_boot, name="Start the stack at boot")
-    converge(site, image.old_images, name="Remove images no longer in use")
+    converge(site, app_images.old_images, name="Remove images no longer in use")

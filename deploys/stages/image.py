@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from pyinfra.api import deploy
 
 from deploys.difference import Difference, encode
 from deploys.engine import Engine
-from deploys.facts.docker import PROJECT, VERSIONS
+from deploys.facts.docker import PROJECT
 from deploys.facts.survey import Survey
-from deploys.image_archive import ImageArchive, read_archive
 from deploys.operations.converge import converge
-from deploys.rendering import ROOT, render
+from deploys.rendering import render
 from deploys.server_settings import DATA
 from deploys.site import Site
+from deploys.stages import image_source
+from deploys.stages.image_source import BARE, ImageSource, note
 
 REPOSITORY = f"{PROJECT}/redis"
 
@@ -31,27 +29,18 @@ def binaries(engine: Engine) -> tuple[str, ...]:
     return (f"/usr/bin/{engine.name}-check-rdb", engine.cli, "/bin/dash")
 
 
-def archive(site: Site) -> ImageArchive | None:
-    """The operator's file that the image comes from, if it comes from one."""
-    wanted = site.bundle.knobs.container_image
-    return read_archive(ROOT / Path(wanted).expanduser()) if wanted and "@" not in wanted else None
+def source(site: Site) -> ImageSource:
+    return ImageSource(REPOSITORY, "container_image", site.bundle.knobs.container_image)
 
 
 def reference(site: Site, survey: Survey) -> str:
     """The image as compose.yaml names it, whatever it comes from: another content has another name."""
-    if wanted := site.bundle.knobs.container_image:
-        file = archive(site)
-        kind, digest = ("archive", file.id) if file else ("registry", wanted)
-        return f"{REPOSITORY}:{kind}-{digest.rpartition(':')[2][:16]}"
-    content = survey.docker.source.encode() + dockerfile(site.bundle.engine)
-    return f"{REPOSITORY}:debian-{hashlib.sha256(content).hexdigest()[:16]}"
+    return source(site).reference(survey.docker.source.encode() + dockerfile(site.bundle.engine))
 
 
 def identity(site: Site, survey: Survey) -> str:
     """The image's id; "" while the host does not have it, or has another one under its name."""
-    name = reference(site, survey)
-    found = survey.docker.images.get(name, "")
-    return found if found == survey.docker.noted.get(name, found) else ""
+    return image_source.identity(survey.docker, reference(site, survey))
 
 
 def dockerfile(engine: Engine) -> bytes:
@@ -72,28 +61,9 @@ def image(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def _way(site: Site, name: str) -> tuple[str, str | Callable[[], str]]:
     """Shell that brings the image under its name, and its standard input."""
-    wanted = site.bundle.knobs.container_image
-    if not wanted:
+    if not site.bundle.knobs.container_image:
         return _build(site.bundle.engine, name), encode(dockerfile(site.bundle.engine))
-    if (file := archive(site)) is not None:
-        return _load(file, name), lambda: encode(file.path.read_bytes())
-    return _pull(wanted, name), ""
-
-
-def _load(file: ImageArchive, name: str) -> str:
-    """Shell that loads the image from standard input and keeps it under our name alone."""
-    return f"""loaded=$(base64 -d | docker load --quiet 2>&1) || {{ echo "the image of {file.path.name} cannot be loaded: $loaded" >&2; exit 1; }}
-docker tag {file.id} {name} || {{ echo "{file.path.name} held another image than {file.id}" >&2; exit 1; }}
-was=$(echo "$loaded" | sed -n 's/^Loaded image: //p')
-[ -z "$was" ] || docker rmi "$was" >/dev/null 2>&1 || true"""
-
-
-def _pull(wanted: str, name: str) -> str:
-    """Shell that pulls the image by its digest and keeps it under our name alone."""
-    came = re.sub(r":[^:/@]+@", "@", wanted)
-    return f"""said=$(docker pull --quiet {wanted} 2>&1) || {{
-    echo "the image {wanted} cannot be pulled: $(echo "$said" | tail -1)" >&2; exit 1; }}
-docker tag {came} {name}; docker rmi {came} >/dev/null 2>&1 || true"""
+    return source(site).bring(name)
 
 
 def _build(engine: Engine, name: str) -> str:
@@ -111,14 +81,12 @@ DOCKER_BUILDKIT=0 docker build --quiet --network none --tag {name} "$t" >/dev/nu
 
 def told_version(engine: Engine, name: str) -> str:
     """Shell that runs the server of an image for a moment, in the way it will run, and notes its version."""
-    run = "docker run --rm --network none --read-only --cap-drop ALL --security-opt no-new-privileges --user 65534:65534"
-    return f"""said=$({run} --entrypoint {engine.package} {name} --version 2>&1) || {{
+    return f"""said=$(docker run {BARE} --entrypoint {engine.package} {name} --version 2>&1) || {{
     echo "the image {name} does not run {engine.package}: $(echo "$said" | tail -1)" >&2; exit 1; }}
 version=$(echo "$said" | sed -n 's/.* v=\\([0-9.]*\\) .*/\\1/p')
 [ -n "$version" ] || {{ echo "the image {name} holds no {engine.package}: $(echo "$said" | head -1)" >&2; exit 1; }}
 case $version in [0-6].*) echo "the image {name} holds {engine.package} $version: 7.0 or later is needed" >&2; exit 1;; esac
-id=$(docker image inspect --format '{{{{.Id}}}}' {name})
-{{ grep -v "^$id " {VERSIONS} 2>/dev/null || true; echo "$id $version {name}"; }} > {VERSIONS}.new; mv {VERSIONS}.new {VERSIONS}"""
+{note(name)}"""
 
 
 def try_container(name: str, engine: Engine, *, config: str, acl: str, user: str) -> str:
@@ -142,21 +110,7 @@ def problem(site: Site, survey: Survey) -> str:
     """Why the image cannot come to this host; "" when it can, or is there. Raises ConfigurationError for a bad archive."""
     if identity(site, survey):
         return ""
-    file = archive(site)
-    needed = ROOM_KIB + (3 * file.size // 1024 if file else 0)
-    if file and file.architecture != (own := survey.host.get("arch", file.architecture)):
-        return f"the image in {file.path} is for {file.architecture or 'an unknown architecture'}, this host is {own}: save one for {own}."
-    if 0 < survey.docker.room < needed:
-        return f"{survey.docker.room // 1024} MiB are free for images, {needed // 1024} are needed: make room in /var/lib/docker."
-    return ""
-
-
-def old_images(site: Site, survey: Survey) -> Iterator[Difference]:
-    """Images of ours that neither the deploy nor a container names any more."""
-    used = {c.image for c in survey.docker.containers} | {identity(site, survey)}
-    for name, found in survey.docker.images.items():
-        if name.startswith(f"{REPOSITORY}:") and found not in used:
-            yield Difference(f"image {name} is no longer in use", f"docker rmi {name} >/dev/null")
+    return source(site).problem(survey, ROOM_KIB)
 
 
 @deploy("Image")

@@ -50,6 +50,8 @@ def packages_wanted(site: Site) -> tuple[str, ...]:
             wanted.append("nftables")
     if site.bundle.is_app:
         wanted.append("python3-venv")
+    if site.bundle.api_in_container:
+        wanted.append("ca-certificates")
     return tuple(wanted)
 
 

@@ -12,7 +12,7 @@ from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
-from deploys.stack import BRIDGE, plan
+from deploys.stack import API_PORT, BRIDGE, DASHBOARD_PORT, EDGE_BRIDGE, plan
 
 RULES = "/etc/redkeep/firewall.nft"
 LOADER = "/usr/local/sbin/redkeep-firewall"
@@ -49,14 +49,20 @@ def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def rules(site: Site, survey: Survey) -> bytes:
     if site.bundle.in_container:
-        networks = plan(site.bundle, survey.docker)
+        networks, users = plan(site.bundle, survey.docker), ["root", *(site.bundle.knobs.app_users if site.bundle.is_app else ())]
+        reachable = [ipaddress.ip_network(address) for address in site.bundle.knobs.api_reachable]
         return render(
             "etc/redkeep/firewall-container.nft",
             address=networks.redis,
             subnet=str(networks.internal),
             bridge=BRIDGE,
             port=site.bundle.knobs.redis_tls_port,
-            users=["root", *(site.bundle.knobs.app_users if site.bundle.is_app else ())],
+            users=users,
+            edge=networks if site.bundle.api_in_container else None,
+            edge_bridge=EDGE_BRIDGE,
+            api_port=API_PORT,
+            dashboard_port=DASHBOARD_PORT if site.bundle.has_dashboard else 0,
+            reachable=[_text(network) for network in reachable if network.version == 4],
         )
     clients = [ipaddress.ip_network(address) for address in site.bundle.client_addresses]
     return render(

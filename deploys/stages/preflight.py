@@ -12,14 +12,14 @@ from deploys.engine import ENGINES
 from deploys.facts.survey import Question, Survey, certificates_of
 from deploys.migration.window import OPEN
 from deploys.site import Site
-from deploys.stages import api, application, container_engine, containers, machine, network, server, watch
+from deploys.stages import api, app_containers, application, container_engine, containers, machine, network, server, watch
 from deploys.stages import wanted as server_wanted
 from redkeep.errors import RedkeepError
 
 # Certificates are backdated by five minutes; a clock further off makes them invalid, or its own times worthless.
 CLOCK_SECONDS = 300
 
-STAGES = (machine, container_engine, containers, server, network, watch, application, api)
+STAGES = (machine, container_engine, containers, server, network, watch, application, api, app_containers)
 
 
 def question(site: Site) -> Question:

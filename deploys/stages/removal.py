@@ -75,8 +75,8 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
 
 
 def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
-    if survey.file(api.UNIT_FILE).kind:
-        yield Difference(f"unit {api.UNIT} is there", api.gone())
+    if survey.file(api.UNIT_FILE).kind or survey.file(api.FOLDER).kind:
+        yield Difference("the API is there", api.gone())
     paths = [
         *(machine.SYSCTL, machine.TMPFILES, CLI, "/etc/redkeep"),
         *(watch.SCRIPT, f"{watch.UNITS}/{watch.SERVICE}", f"{watch.UNITS}/{watch.TIMER}"),

@@ -33,7 +33,7 @@ from redkeep.stack.compose import openssl_policy, text
 
 OPERATOR_FILES = ("password", "ca.crt", "client.crt", "client.key")
 HEALTH_FILES = (*OPERATOR_FILES, "check")
-HEALTH_USER = "health_service"
+HEALTH_USER = "health_check"
 
 
 def question(site: Site) -> Question:

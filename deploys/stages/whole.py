@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from deploys.site import Site
 from deploys.stages.api import api
+from deploys.stages.app_containers import app_containers
+from deploys.stages.app_images import app_images
 from deploys.stages.application import application
 from deploys.stages.container_engine import container_engine
 from deploys.stages.containers import runtime
@@ -22,8 +24,12 @@ def whole(site: Site) -> None:
         if site.bundle.in_container:
             container_engine(site=site)
             server_image(site=site)
+            if site.bundle.api_in_container:
+                app_images(site=site)
         # After the image is there and has run: a host that cannot get it keeps the server that it has.
         runtime(site=site)
+        if site.bundle.api_in_container:
+            app_containers(site=site)
         server_files(site=site)
         network(site=site)
         server_running(site=site)

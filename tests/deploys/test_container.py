@@ -20,14 +20,19 @@ from tests.lab.lab import Lab
 
 CLI = "/usr/local/sbin/redkeep-cli"
 
-# Each host's release and knobs. The second has the newer engine with compose 2, the other server, and keeps its data.
+# Each host's release and knobs: an API beside Redis. The second has the newer engine with compose 2, the other server, keeps its
+# data, and has the dashboard as well.
 BOXES: dict[str, tuple[str, dict[str, object]]] = {
-    "box12": ("bookworm", {}),
-    "box13": ("trixie", {"redis_engine": "valkey", "redis_persistence": "aof"}),
+    "box12": ("bookworm", {"api_enabled": True}),
+    "box13": ("trixie", {"redis_engine": "valkey", "redis_persistence": "aof", "api_enabled": True, "dashboard_enabled": True}),
 }
-NETWORK = "redkeep_internal"
-ADDRESS = "sed -n 's/^REDIS_ADDRESS=//p' /etc/redkeep/stack/.env"
-GATEWAY = "sed -n 's/^INTERNAL_GATEWAY=//p' /etc/redkeep/stack/.env"
+NETWORK, EDGE = "redkeep_internal", "redkeep_edge"
+
+ASK = """import os, ssl, sys, urllib.error, urllib.request as r
+request = r.Request("https://127.0.0.1:8765" + sys.argv[1], headers={"X-API-Key": os.environ["KEY"]})
+try: answer = r.urlopen(request, timeout=20, context=ssl.create_default_context(cafile="/etc/redkeep/api/ca.crt"))
+except urllib.error.HTTPError as error: answer = error
+print(answer.status); print(answer.read().decode())"""
 
 # A container with bash, made of the host's own files: it tries a TCP connection and tells how that ended.
 PROBE = r"""docker image inspect probe >/dev/null 2>&1 || { t=$(mktemp -d)
@@ -42,7 +47,7 @@ pgrep -x docker-registry >/dev/null || {
 printf "version: 0.1\\nstorage: {filesystem: {rootdirectory: /var/lib/reg}}\\nhttp: {addr: 127.0.0.1:5000}\\n" > /root/reg.yml
 systemd-run --quiet --unit reg docker-registry serve /root/reg.yml; sleep 2; }"""
 
-CREDENTIALS = "grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt"
+CREDENTIALS = "grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt /etc/redkeep/api/key"
 
 
 @dataclass(frozen=True)
@@ -53,19 +58,35 @@ class Box:
     deployment: Deployment
     engine: str
     keeps: bool
+    services: tuple[str, ...]
 
-    def address(self) -> str:
-        return self.host.check(ADDRESS)
+    def address(self, name: str = "REDIS_ADDRESS") -> str:
+        """A variable of the stack."""
+        return self.host.check(f"sed -n 's/^{name}=//p' /etc/redkeep/stack/.env").strip()
 
-    def container(self) -> dict[str, object]:
-        ids = self.host.check("docker ps --all --quiet --filter label=com.docker.compose.service=redis").split()
+    def container(self, service: str = "redis") -> dict[str, object]:
+        ids = self.host.check(f"docker ps --all --quiet --filter label=com.docker.compose.service={service}").split()
         assert len(ids) == 1
         return dict(json.loads(self.host.check(f"docker inspect {ids[0]}"))[0])
 
-    def identity(self) -> tuple[object, object]:
+    def identity(self, service: str = "redis") -> tuple[object, object]:
         """Another one when the container was replaced or restarted."""
-        found = self.container()
+        found = self.container(service)
         return found["Id"], found["State"]["StartedAt"]  # type: ignore[index]
+
+    def identities(self) -> list[tuple[object, object]]:
+        return [self.identity(service) for service in self.services]
+
+    def opens(self, address: str, port: int, *, user: str = "") -> bool:
+        """Whether an account of the host, root unless named, gets a TCP connection."""
+        account = f"setpriv --reuid={user} --clear-groups " if user else ""
+        return self.host.run(f"{account}timeout 3 bash -c '</dev/tcp/{address}/{port}'").code == 0
+
+    def ask(self, path: str, *, key: str = "$(cat /etc/redkeep/api/key)") -> tuple[int, str]:
+        """Status and body of a route of the API, asked on the host by TLS against its own CA."""
+        said = self.host.run(f"KEY={key} python3 -c '{ASK}' {path}")
+        code, _, body = said.out.partition("\n")
+        return int(code or 0), body
 
     def reaches(self, network: str, address: str, port: int) -> bool:
         """Whether a container on a network gets a TCP connection."""
@@ -101,7 +122,8 @@ def box(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempP
     data = {name: {"package_source": "wheelhouse", "redis_runtime": "docker"} | knobs}
     path = write_inventory(folder / f"{name}.py", {"redis": [lab[name]], "app": [lab[name]]}, data=data)
     engine, keeps = str(knobs.get("redis_engine", "redis")), "redis_persistence" in knobs
-    made = Box(lab[name], Deployment(path, folder / "secrets"), engine, keeps)
+    services = ("redis", "api", *(["dashboard"] if "dashboard_enabled" in knobs else []))
+    made = Box(lab[name], Deployment(path, folder / "secrets"), engine, keeps, services)
     made.deployment.run().ok()
     made.host.check(PROBE)
     yield made
@@ -117,95 +139,159 @@ def test_the_app_proves_every_control(box: Box) -> None:
 
 
 def test_a_second_run_changes_nothing(box: Box) -> None:
-    """The second run mends nothing, and the container is the same and was not restarted."""
-    before = box.identity()
+    """The second run mends nothing, and the containers are the same and were not restarted."""
+    before = box.identities()
     run = box.deployment.run().ok()
     assert (run.changed_operations, run.mended) == (0, {})
-    assert before == box.identity()
+    assert before == box.identities()
     assert box.deployment.run("status").ok().drift == {}
 
 
 def test_compose_by_hand_changes_nothing(box: Box) -> None:
-    """The compose.yaml on the host alone describes the stack: compose's own `up -d` leaves the container as it is."""
-    before = box.identity()
+    """The compose files on the host alone describe the stack: compose's own `up -d` leaves the containers as they are."""
+    before = box.identities()
     box.host.check("redkeep-stack up -d")
-    assert before == box.identity()
+    assert before == box.identities()
+
+
+def test_the_api_says_that_all_is_safe(box: Box) -> None:
+    """From probes inside its container, for whoever has the key; a wrong key gets nothing."""
+    code, body = box.ask("/monitoring/security-status")
+    status = json.loads(body)
+    assert (200, "ok", True, True) == (code, status["state"], status["network_isolated"], status["encryption_enabled"])
+    assert 401 == box.ask("/monitoring/security-status", key="wrong")[0]
+
+
+def test_a_knob_of_the_api_replaces_its_container_alone(box: Box) -> None:
+    """Another port, another container of the API, the same of the others; and back."""
+    before = dict(zip(box.services, box.identities(), strict=True))
+    for arguments in (("--data", "api_port=8799"), ()):
+        box.deployment.run("secure_redis", *arguments).ok()
+        now = dict(zip(box.services, box.identities(), strict=True))
+        assert {"api"} == {name for name in box.services if before[name] != now[name]}
+        before = now
+    assert 200 == box.ask("/health/live")[0]
 
 
 def test_only_the_allowed_paths_are_open(box: Box) -> None:
     """From its network the server's port alone answers; other networks, the outside, other accounts and the way back do not."""
     box.host.check("docker network inspect other >/dev/null 2>&1 || docker network create other >/dev/null")
-    address, gateway = box.address(), box.host.check(GATEWAY)
-    stranger = "setpriv --reuid=65534 --clear-groups timeout 3"
+    address, gateway = box.address(), box.address("INTERNAL_GATEWAY")
     found = {
         "app's network": box.reaches(NETWORK, address, 6380),
-        "host's root": box.host.run(f"timeout 3 bash -c '</dev/tcp/{address}/6380'").code == 0,
+        "host's root": box.opens(address, 6380),
         "another network": box.reaches("other", address, 6380),
         "default network": box.reaches("bridge", address, 6380),
         "plaintext port": box.reaches(NETWORK, address, 6379),
-        "another account of the host": box.host.run(f"{stranger} bash -c '</dev/tcp/{address}/6380'").code == 0,
+        "another account of the host": box.opens(address, 6380, user="65534"),
         "the host's sshd": box.reaches(NETWORK, gateway, 22),
         "the outside": box.reaches(NETWORK, box.host.address, 22),
     }
     assert found == dict.fromkeys(found, False) | {"app's network": True, "host's root": True}
 
 
+def test_only_the_allowed_paths_of_the_edge_are_open(box: Box) -> None:
+    """The API answers everybody on the host and its own network, the dashboard root alone; neither other networks nor the way out."""
+    api, gateway = box.address("API_EDGE_ADDRESS"), box.address("EDGE_GATEWAY")
+    found = {
+        "host's root": box.opens("127.0.0.1", 8765),
+        "another account of the host": box.opens("127.0.0.1", 8765, user="65534"),
+        "the edge": box.reaches(EDGE, api, 8765),
+        "the host's own address": box.opens(box.host.address, 8765),
+        "another port of the API's container": box.opens(api, 22),
+        "default network": box.reaches("bridge", api, 8765),
+        "the server's network": box.reaches(NETWORK, api, 8765),
+        "the API inside the server's network": box.reaches(NETWORK, box.address("API_ADDRESS"), 8765),
+        "the server from the edge": box.reaches(EDGE, box.address(), 6380),
+        "the host's sshd": box.reaches(EDGE, gateway, 22),
+        "the outside": box.reaches(EDGE, box.host.address, 22),
+    }
+    wanted = {"host's root": True, "another account of the host": True, "the edge": True}
+    if "dashboard" in box.services:
+        page = box.address("DASHBOARD_EDGE_ADDRESS")
+        found |= {"dashboard: root": box.opens("127.0.0.1", 8501), "dashboard: another": box.opens("127.0.0.1", 8501, user="65534")}
+        found |= {"dashboard: the edge": box.reaches(EDGE, page, 8501), "dashboard: default": box.reaches("bridge", page, 8501)}
+        wanted |= {"dashboard: root": True}
+    assert found == dict.fromkeys(found, False) | wanted
+
+
+def test_the_api_reaches_the_server_and_what_is_listed(box: Box, lab: Lab) -> None:
+    """From inside its container: Redis' TLS port; neither the host's services nor the outside, until api_reachable lists it."""
+    peer = (lab["peer"] if "peer" in lab.hosts else lab.start("peer")).address
+    targets = {"server": ("redis", 6380), "plaintext": ("redis", 6379), "host": (box.address("EDGE_GATEWAY"), 22)}
+    targets |= {"host by its own address": (box.host.address, 22), "listed": (peer, 22)}
+
+    def found() -> dict[str, bool]:
+        script = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+        run = f"docker exec {box.container('api')['Id']} python3 -c '{script}'"
+        return {name: box.host.run(f"{run} {address} {port}").code == 0 for name, (address, port) in targets.items()}
+
+    assert {"server"} == {name for name, there in found().items() if there}
+    before = box.identities()
+    path = write_inventory(
+        box.deployment.inventory.with_name("listed.py"),
+        {"redis": [box.host], "app": [box.host]},
+        data={box.host.name: {"package_source": "wheelhouse", "redis_runtime": "docker", "api_reachable": [peer]} | BOXES[box.host.name][1]},
+    )
+    Deployment(path, box.deployment.secrets).run().ok()
+    assert {"server", "listed"} == {name for name, there in found().items() if there}
+    assert before == box.identities()
+    box.deployment.run().ok()
+
+
 def test_another_host_does_not_reach_it(box: Box, lab: Lab) -> None:
     """A neighbour that routes to the container by this host gets no connection."""
     neighbour = lab["peer"] if "peer" in lab.hosts else lab.start("peer")
     route = f"{box.address()}/32"
-    neighbour.check(f"ip route replace {route} via {box.host.address}")
-    assert neighbour.run(f"timeout 3 bash -c '</dev/tcp/{box.address()}/6380'").code != 0
-    neighbour.check(f"ip route del {route}")
+    edge = box.address("EDGE_SUBNET")
+    for one in (route, edge):
+        neighbour.check(f"ip route replace {one} via {box.host.address}")
+    for address, port in ((box.address(), 6380), (box.address("API_EDGE_ADDRESS"), 8765), (box.host.address, 8765)):
+        assert neighbour.run(f"timeout 3 bash -c '</dev/tcp/{address}/{port}'").code != 0
+    for one in (route, edge):
+        neighbour.check(f"ip route del {one}")
 
 
 def test_the_server_reaches_nothing(box: Box) -> None:
     """From inside the server's container neither the host, nor the lab's network, nor a resolver answers."""
     box.host.check("redkeep-stack exec -T redis true 2>/dev/null || true")
-    for target in (box.host.check(GATEWAY), box.host.address, "example.org"):
+    for target in (box.address("INTERNAL_GATEWAY"), box.host.address, "example.org"):
         said = box.host.run(f"timeout 6 docker exec {box.container()['Id']} {box.engine}-cli -h {target} -p 22 PING")
         assert "PONG" not in said.out
         assert said.code != 0
 
 
-def test_the_container_has_no_rights_it_does_not_need(box: Box) -> None:
-    """What the container checks of docker-bench-security ask: user, root, capabilities, limits, ports, health, restarts."""
-    found = box.container()
-    config, host = found["Config"], found["HostConfig"]
-    assert config["User"] not in ("", "0", "root")  # type: ignore[index]
-    assert config["Healthcheck"]["Test"][0] == "CMD"  # type: ignore[index]
-    expected = {"ReadonlyRootfs": True, "Privileged": False, "CapDrop": ["ALL"], "CapAdd": None, "PidsLimit": 64}
-    assert {key: host[key] for key in expected} == expected  # type: ignore[index]
-    assert host["SecurityOpt"] == ["no-new-privileges:true"]  # type: ignore[index]
-    assert host["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 5}  # type: ignore[index]
-    assert host["Memory"] == host["MemorySwap"] > 0  # type: ignore[index]
-    assert host["NanoCpus"] > 0 < host["CpuShares"]  # type: ignore[index]
-    assert not host["PortBindings"]  # type: ignore[index]
-    assert host["PidMode"] == host["UTSMode"] == host["UsernsMode"] == ""  # type: ignore[index]
-    assert host["IpcMode"] == "private"  # type: ignore[index]
-
-
 def test_the_health_check_holds(box: Box) -> None:
-    """The engine's own check finds the server well."""
+    """The engine's own check finds each container well."""
     deadline = time.monotonic() + 120
-    while (state := box.container()["State"]["Health"]["Status"]) == "starting" and time.monotonic() < deadline:  # type: ignore[index]
-        time.sleep(1)
-    assert state == "healthy"
+    for service in box.services:
+        while (state := box.container(service)["State"]["Health"]["Status"]) == "starting":  # type: ignore[index]
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        assert state == "healthy", service
 
 
 def test_no_secret_is_shown(box: Box) -> None:
-    """No password stands in docker inspect, the image's history, .env, compose.yaml or a process's arguments."""
+    """No password, key or token stands in docker inspect, an image, its history or layers, the compose files, their variables, a
+    container's log, or a process's arguments and environment."""
+    images = "$(docker image ls --quiet 'redkeep/*')"
     shown = box.host.check(
-        "docker inspect $(docker ps -aq); docker image inspect $(docker image ls -q redkeep/redis);"
-        " docker history --no-trunc $(docker image ls -q redkeep/redis); cat /etc/redkeep/stack/* /etc/redkeep/stack/.env;"
-        " cat /proc/[0-9]*/cmdline | tr '\\0' ' '"
+        f"docker inspect $(docker ps -aq); docker image inspect {images}; docker history --no-trunc {images};"
+        " cat /etc/redkeep/stack/* /etc/redkeep/stack/.env; for c in $(docker ps -q); do docker logs $c 2>&1; done;"
+        " cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' ' '"
     )
-    secrets = box.host.check(
-        f"cat /etc/redkeep/operator/password /etc/{box.engine}/health/password; echo;"
-        " grep -E 'PASSWORD|KEYS=' /etc/redkeep/cache.env | cut -d= -f2-"
-    ).split()
-    assert len(secrets) >= 4
+    listed = (
+        f"{{ cat /etc/redkeep/operator/password; echo; cat /etc/{box.engine}/health/password /etc/redkeep/api/key;"
+        " grep -hE 'PASSWORD=|KEYS=' /etc/redkeep/cache.env /etc/redkeep/api/cache.env | cut -d= -f2- | tr , '\\n';"
+        f" for k in /etc/{box.engine}/health /etc/redkeep/tls /etc/redkeep/api; do sed -n 3p $k/client.key; done;"
+        " sed -n 3p /etc/redkeep/api/server.key; } | sort -u"
+    )
+    secrets = box.host.check(listed).split()
+    assert len(secrets) >= 9
     assert [secret for secret in secrets if secret in shown] == []
+    box.host.check(f"{listed} > /run/words; chmod 600 /run/words")
+    assert "0" == box.host.check(f"docker save {images} | grep -acF -f /run/words || true").strip()
+    box.host.check("rm /run/words")
 
 
 # As a user's program does: its environment is the file that quickstart wrote.
@@ -248,6 +334,8 @@ def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
         ("docker network connect other $(docker ps -q --filter name=redis)", "is on the network other as well"),
         ("nft flush table inet redkeep", "the firewall's rules in the kernel"),
         ("docker stop $(docker ps -q --filter name=redis)", "wanted running"),
+        ("docker rm --force $(docker ps -q --filter name=redkeep.api)", "container api is not there"),
+        ("echo more >> /etc/redkeep/api/cache.env", "file /etc/redkeep/api/cache.env has other content"),
         (f"{CLI} CONFIG SET maxclients 20", "running setting maxclients"),
     ],
 )
@@ -275,6 +363,11 @@ def test_it_comes_back_without_hands(box: Box) -> None:
     box.host.reboot()
     assert box.answers()
     assert not box.reaches("bridge", box.address(), 6380)
+    assert not box.reaches("bridge", box.address("API_EDGE_ADDRESS"), 8765)
+    deadline = time.monotonic() + 120
+    while box.ask("/health/ready")[0] != 200:
+        assert time.monotonic() < deadline
+        time.sleep(1)
     assert box.deployment.run("status").ok().drift == {}
 
 
@@ -290,6 +383,7 @@ def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path
     box.deployment.run("secure_redis", "--data", "redis_runtime=native").ok()
     assert box.answers()
     assert box.host.check("docker ps --all --quiet --filter label=com.docker.compose.project=redkeep") == ""
+    assert box.host.check("systemctl is-active redkeep-api").strip() == "active"
     for wanted, says in (
         (f"127.0.0.1:5000/none@{'sha256:' + 'a1' * 32}", "cannot be pulled"),
         (no_server, f"does not run {box.engine}-server"),
@@ -303,7 +397,8 @@ def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path
     box.deployment.run("secure_redis", "--data", f"container_image={path}").ok()
     assert box.answers()
     assert ":archive-" in str(box.container()["Config"]["Image"])  # type: ignore[index]
-    assert box.host.run(f"systemctl is-active {box.engine}-server").out.strip() != "active"
+    assert "active" not in box.host.run(f"systemctl is-active {box.engine}-server redkeep-api").out.split()
+    assert 200 == box.ask("/health/live")[0]
     assert before == box.host.check(CREDENTIALS)
     assert box.host.check(f"{CLI} GET kept").strip() == ("here" if box.keeps else "")
 
@@ -369,5 +464,6 @@ def test_a_removal_leaves_no_stack(box: Box) -> None:
     """destroy takes containers, network, images, files and the engine that came with it."""
     name = box.deployment.inventory.stem
     box.deployment.run("destroy", "--data", f"confirm={name}").ok()
-    assert box.host.run(f"ls /etc/redkeep /etc/{box.engine} /var/lib/redkeep /etc/docker/daemon.json 2>/dev/null").out == ""
+    left = f"/etc/redkeep /etc/{box.engine} /var/lib/redkeep /var/lib/redkeep-api /etc/docker/daemon.json"
+    assert box.host.run(f"ls {left} 2>/dev/null; getent passwd redkeep-api").out == ""
     assert box.host.run("nft list tables 2>/dev/null | grep redkeep").out == ""

@@ -89,7 +89,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_the_api_says_that_all_is_safe(stack: Stack) -> None:
     """With its key, from probes inside the stack; a wrong key gets nothing."""
-    code, body = stack.ask("/monitoring/security-status", (stack.folder / "api/api-key").read_text().strip())
+    code, body = stack.ask("/monitoring/security-status", (stack.folder / "api/key").read_text().strip())
     found = json.loads(body)
     assert (200, "ok", True, True) == (code, found["state"], found["network_isolated"], found["encryption_enabled"])
     assert 401 == stack.ask("/monitoring/security-status", "x" * 43)[0]
@@ -119,5 +119,5 @@ def test_no_container_has_rights_or_shows_a_secret(stack: Stack, service: str) -
     shown = json.dumps(one) + shell(f"docker history --no-trunc {one['Image']}; docker top {one['Id']}; docker logs {one['Id']} 2>&1")
     store = SecretStore.open(stack.folder / "secrets")
     secrets = [*(store.password(user) for user in store.users()), *store.encryption_keys()]
-    assert len(secrets) == 7
+    assert len(secrets) == 8
     assert [] == [secret for secret in secrets if secret in shown]

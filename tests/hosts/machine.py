@@ -117,13 +117,22 @@ class Machine:
             "persistence": self.wanted["redis_persistence"],
             "runtime": self.wanted["redis_runtime"],
             "redis": "redis" in self.wanted.member.groups,
-            "api": self.serves_api,
+            "api": bool(self.api),
+            "api_runtime": self.api,
         }
 
     @property
-    def serves_api(self) -> bool:
-        """Whether the API is wanted here."""
-        return bool(self.wanted["api_enabled"]) and "app" in self.wanted.member.groups
+    def api(self) -> str:
+        """How the API is served here: "unit", "container" or not at all."""
+        if not self.wanted["api_enabled"] or "app" not in self.wanted.member.groups:
+            return ""
+        contained = self.wanted["redis_runtime"] == "docker" and "redis" in self.wanted.member.groups
+        return "container" if contained else "unit"
+
+    @property
+    def dashboard(self) -> bool:
+        """Whether the dashboard is wanted here."""
+        return self.api == "container" and bool(self.wanted["dashboard_enabled"])
 
     @property
     def engine(self) -> str:

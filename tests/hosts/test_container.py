@@ -53,11 +53,12 @@ def test_kernel_drops_what_is_not_allowed(redis_host: Machine) -> None:
     """Our tables hook input, output, forwarding and the bridge before others do, and each chain ends with a drop."""
     text = redis_host.out("nft -j list table inet redkeep; nft -j list table bridge redkeep")
     entries = [entry for line in text.splitlines() for entry in json.loads(line)["nftables"]]
-    chains = {e["chain"]["hook"]: e["chain"] for e in entries if "chain" in e and e["chain"]["family"] == "inet"}
-    assert set(chains) == {"input", "output", "forward"}
-    assert all(chain["prio"] < 0 for chain in chains.values())
+    chains = [e["chain"] for e in entries if "chain" in e and e["chain"]["family"] == "inet"]
+    parts = 2 if redis_host.api == "container" else 1
+    assert sorted(chain["hook"] for chain in chains) == sorted(["input", "output", "forward"] * parts)
+    assert all(chain["prio"] < 0 for chain in chains)
     last = {(e["rule"]["family"], e["rule"]["chain"]): e["rule"]["expr"][-1] for e in entries if "rule" in e}
-    assert len(last) == 4
+    assert len(last) == 3 * parts + 1
     assert set(map(str, last.values())) == {"{'drop': None}"}
 
 

@@ -52,7 +52,8 @@ def test_folder_of_redkeep_holds_what_is_managed(any_host: Machine) -> None:
     groups = any_host.wanted.member.groups
     wanted = {"operator"} if "redis" in groups else set()
     wanted |= {"cache.env", "tls"} if "app" in groups else set()
-    wanted |= {"api"} if any_host.serves_api else set()
+    wanted |= {"api"} if any_host.api else set()
+    wanted |= {"dashboard"} if any_host.dashboard else set()
     wanted |= {"firewall.nft"} if any_host.wanted.firewall else set()
     wanted |= {"stack"} if "redis" in groups and any_host.wanted["redis_runtime"] == "docker" else set()
     assert set(any_host.lines("ls -A /etc/redkeep")) == wanted

@@ -14,9 +14,10 @@ SECRETS = f"""secrets() {{ {{
 cat {OPERATOR}/password; echo
 sed -n -e 's/^REDIS_PASSWORD=//p' -e 's/^REDIS_HEALTH_PASSWORD=//p' {CACHE_ENV}
 cat {API}/key {API}/monitor-password
+sed -n 's/^REDIS_MONITOR_PASSWORD=//p' {API}/cache.env
 sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n'
 sed -n 's/^REDIS_ENCRYPTION_KEYS=//p' {CACHE_ENV} | tr ',' '\\n' | sed 's/^[^:]*://'
-for k in /etc/redkeep/*/client.key /etc/*/tls/*/server.key; do [ -e "$k" ] && sed -n 3p "$k"; done
+for k in /etc/redkeep/*/client.key {API}/server.key /etc/*/tls/*/server.key; do [ -e "$k" ] && sed -n 3p "$k"; done
 }} 2>/dev/null | grep -E '^.{{16,}}$' | sort -u; }}
 """
 # Everything that is small enough to have been written by hand or by us; no other file systems.
@@ -38,8 +39,11 @@ def _homes(machine: Machine) -> set[str]:
             homes.add(f"{machine.folder}/health/password")
     if "app" in machine.wanted.member.groups:
         homes |= {CACHE_ENV, "/etc/redkeep/tls/client.key"}
-    if machine.serves_api:
-        homes |= {f"{API}/{name}" for name in ("key", "monitor-password", "client.key")}
+    if machine.api:
+        own = ("monitor-password",) if machine.api == "unit" else ("cache.env", "server.key")
+        homes |= {f"{API}/{name}" for name in ("key", "client.key", *own)}
+    if machine.dashboard:
+        homes.add("/etc/redkeep/dashboard/key")
     return homes
 
 
@@ -67,7 +71,7 @@ def test_no_secret_is_an_argument(any_host: Machine) -> None:
 def test_no_secret_is_in_the_environment_of_others(any_host: Machine) -> None:
     """A process with a secret in its environment is root's, the API's, or of a user in the app's group."""
     group = any_host.wanted["app_group"]
-    known = f"root {API_USER}" if any_host.serves_api else "root"
+    known = f"root {API_USER}" if any_host.api else "root"
     script = f"""{SECRETS} members=$(getent group {group} | cut -d: -f4 | tr ',' ' ')
 secrets | grep -lsF -f - /proc/[0-9]*/environ | while read -r file; do
 owner=$(stat -c %U "${{file%/environ}}" 2>/dev/null) || continue

@@ -153,8 +153,8 @@ def test_a_service_that_does_not_start_ends_the_deploy(fails: bool, tmp_path: Pa
 
 def test_a_release_with_the_api_is_another() -> None:
     """Its list holds what serves the API, under the name that the install script reads."""
-    assert release.release_name("3.11.2") != release.release_name("3.11.2", api=True)
-    texts = [release.locked_for("3.11.2", "x86_64", api=api) for api in (False, True)]
+    assert release.release_name("3.11.2") != release.release_name("3.11.2", extra="api")
+    texts = [release.locked_for("3.11.2", "x86_64", extra=extra) for extra in ("", "api")]
     assert [False, True] == ["\nuvicorn==" in text for text in texts]
 
 

@@ -27,12 +27,15 @@ TEXTS: dict[str, Any] = {
     "container_memory": "4gb",
     "container_cpus": "1.5",
     "container_subnet": "10.9.8.0/28",
+    "container_edge_subnet": "10.9.8.16/28",
     "docker_engine": "hardened",
     "redis_address": "redis-1.example.com",
     "app_address": "app-1.example.com",
     "redis_bind": ["10.0.0.5"],
     "allowed_clients": ["10.0.0.0/24"],
     "api_reachable": ["10.0.0.0/24"],
+    "api_image": "images/api.tar",
+    "dashboard_image": "images/dashboard.tar",
     "tls_minimum_version": "1.3",
     "tls_client_certificates": "required",
     "tls_names": ["cache.example.com"],
@@ -52,7 +55,8 @@ TEXTS: dict[str, Any] = {
 
 MAY_BE_EMPTY = {
     *("environment", "redis_address", "app_address", "cache_namespace"),
-    *("container_image", "container_memory", "container_cpus", "container_subnet"),
+    *("container_image", "container_memory", "container_cpus", "container_subnet", "container_edge_subnet"),
+    *("api_image", "dashboard_image"),
 }
 
 ATTACKS = [
@@ -189,6 +193,7 @@ def test_no_refusal_shows_the_value() -> None:
 RANGES = {
     "redis_tls_port": (1, 65535),
     "api_port": (1024, 65535),
+    "dashboard_port": (1024, 65535),
     "tls_renew_days": (1, 80),
     "tls_alarm_days": (1, 80),
     "redis_maxclients": (10, 60000),

@@ -81,13 +81,13 @@ def test_a_port_comes_and_goes(tmp_path: Path) -> None:
 def test_the_api_and_the_dashboard_come_and_go(tmp_path: Path) -> None:
     """The dashboard brings the API; not asked for any more, neither leaves a key behind, and the store keeps it."""
     make(tmp_path / "dev", "--dashboard", DASHBOARD)
-    key = (tmp_path / "dev/dashboard/api-key").read_text()
+    key = (tmp_path / "dev/dashboard/key").read_text()
     names = env_values((tmp_path / "dev/.env").read_text())["COMPOSE_FILE"]
     assert "compose.yaml:compose.api.yaml:compose.dashboard.yaml" == names
     make(tmp_path / "dev")
     assert [] == [path for path in tree(tmp_path / "dev") if re.search("api|dashboard", path)]
     make(tmp_path / "dev", "--api", API)
-    assert key == (tmp_path / "dev/api/api-key").read_text()
+    assert key == (tmp_path / "dev/api/key").read_text()
 
 
 def test_the_app_reads_what_was_written(tmp_path: Path) -> None:

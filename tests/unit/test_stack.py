@@ -15,6 +15,7 @@ from redkeep.stack import compose
 from tests.unit.wanted import bundle, data
 
 MEMORY = 2**31
+SERVER_NETWORK: dict[str, Any] = {"subnet": "10.213.0.0/28", "bridge": stack.BRIDGE, "internal": True}
 
 
 def state(**changes: Any) -> DockerState:
@@ -60,9 +61,10 @@ def test_every_variable_of_compose_has_a_value() -> None:
     """compose.yaml names no variable that .env has not, and .env none that compose.yaml does not use."""
     import re
 
-    used = set(re.findall(r"\$\{(\w+):\?\}", compose.compose_text()))
+    text = compose.text("compose.yaml").decode()
+    used = set(re.findall(r"\$\{(\w+):\?\}", text))
     assert used == {name for name in variables() if name != "COMPOSE_PROJECT_NAME"}
-    assert "$" not in re.sub(r"\$\{\w+:\?\}", "", compose.compose_text())
+    assert "$" not in re.sub(r"\$\{\w+:\?\}", "", text)
 
 
 def test_the_container_has_room_beside_its_data() -> None:
@@ -83,7 +85,7 @@ def test_a_container_serves_its_own_host_alone() -> None:
 def test_a_network_with_a_way_out_is_at_fault() -> None:
     """Internal, subnet, bridge and options are compared."""
     raw = {"Name": stack.INTERNAL, "Internal": False, "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}
-    faults = list(stack.network_faults(Network(raw | {"Options": {"x.icc": "true"}}), variables()))
+    faults = list(stack.network_faults(Network(raw | {"Options": {"x.icc": "true"}}), **SERVER_NETWORK))
     assert ["way out", "10.1.0.0/24", "of no name", "x.icc"] == [
         next(word for word in ("way out", "10.1.0.0/24", "of no name", "x.icc") if word in fault) for fault in faults
     ]

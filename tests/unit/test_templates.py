@@ -18,7 +18,7 @@ from jinja2 import UndefinedError
 
 from deploys.bundle import Bundle, build
 from deploys.rendering import ROOT, render
-from deploys.stages import api, application, containers, image, machine, network, server, watch
+from deploys.stages import api, app_containers, application, containers, image, machine, network, server, watch
 from deploys.stages.wanted import CLI, users
 from redkeep.environment import read_env_file
 from tests.unit.wanted import FakeSite, authority, data, survey
@@ -32,7 +32,7 @@ CONCERNS: tuple[Callable[..., Any], ...] = (
 BOXED: tuple[Callable[..., Any], ...] = (server.health, containers.stack_files, image.image)
 
 # Secrets, certificates and the ACL file, where Redis takes no comment.
-BARE = re.compile(r".*(\.crt|\.key|/api/key|/(monitor-)?password|/users\.acl)")
+BARE = re.compile(r".*(\.crt|\.key|/(api|dashboard)/key|/(monitor-)?password|/users\.acl)")
 
 
 def _bundles() -> dict[str, Bundle]:
@@ -44,7 +44,9 @@ def _bundles() -> dict[str, Bundle]:
     alone = build([("@local", frozenset({"redis", "app"}), data())])["@local"]
     both = [("10.0.0.5", frozenset({"redis", "app"}), data(**other)), ("10.0.0.9", frozenset({"app"}), data(**other))]
     boxed = build([("@local", frozenset({"redis", "app"}), data(redis_runtime="docker"))])["@local"]
-    return {"alone": alone, "others": build(both)["10.0.0.5"], "boxed": boxed}
+    app = {"api_enabled": True, "dashboard_enabled": True, "api_reachable": ["10.9.0.0/16", "::1"], "app_users": ["daemon"]}
+    crowd = build([("@local", frozenset({"redis", "app"}), data(redis_runtime="docker", **app))])["@local"]
+    return {"alone": alone, "others": build(both)["10.0.0.5"], "boxed": boxed, "crowd": crowd}
 
 
 @cache
@@ -52,7 +54,8 @@ def files(kind: str) -> dict[str, bytes]:
     """All files of one host by path."""
     site = FakeSite(_bundles()[kind])
     found: dict[str, bytes] = {}
-    more = (*(BOXED if site.bundle.in_container else ()), *((api.files,) if site.bundle.knobs.api_enabled else ()))
+    more = (*(BOXED if site.bundle.in_container else ()), *((api.files,) if site.bundle.api_in_unit else ()))
+    more = (*more, *((app_containers.files,) if site.bundle.api_in_container else ()))
     for concern in (*CONCERNS, *more):
         for difference in concern(site, survey(addresses=("127.0.0.1", "::1", "10.0.0.5"))):
             if difference.what.startswith("file "):
@@ -70,7 +73,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, env=os.environ | environment)
 
 
-KINDS = ("alone", "others", "boxed")
+KINDS = ("alone", "others", "boxed", "crowd")
 HOSTED = [(kind, path) for kind in KINDS for path in files(kind)]
 
 
@@ -120,11 +123,11 @@ def test_a_script_is_valid_shell(kind: str, path: str, shell: str) -> None:
 
 def test_the_firewall_is_made_only_where_it_is_needed() -> None:
     """A Redis on loopback has none."""
-    assert [False, True, True] == ["/etc/redkeep/firewall.nft" in files(kind) for kind in KINDS]
+    assert [False, True, True, True] == ["/etc/redkeep/firewall.nft" in files(kind) for kind in KINDS]
 
 
 @pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
-@pytest.mark.parametrize("kind", ["others", "boxed"])
+@pytest.mark.parametrize("kind", ["others", "boxed", "crowd"])
 def test_nftables_takes_the_rules(kind: str, tmp_path: Path) -> None:
     """nft checks them in a network namespace of its own; overlapping networks and both families are in them."""
     path = tmp_path / "firewall.nft"
@@ -161,7 +164,7 @@ def test_systemd_takes_the_units(kind: str, tmp_path: Path) -> None:
     units = [str(path) for path in tmp_path.iterdir() if path.is_file()]
     done = run("systemd-analyze", "verify", "--man=no", *units, SYSTEMD_UNIT_PATH=f"{tmp_path}:/lib/systemd/system")
     complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "redkeep" in line or unit in line]
-    assert ({"alone": 2, "others": 4, "boxed": 4}[kind], []) == (len(units) - 1, complaints)
+    assert ({"alone": 2, "others": 4, "boxed": 4, "crowd": 4}[kind], []) == (len(units) - 1, complaints)
 
 
 def test_the_sandbox_lets_in_whom_the_firewall_lets_in() -> None:
@@ -186,7 +189,7 @@ def test_the_app_s_environment_reads_as_it_was_meant(kind: str, tmp_path: Path) 
     path = tmp_path / "cache.env"
     path.write_bytes(files(kind)["/etc/redkeep/cache.env"])
     assert application.values(FakeSite(_bundles()[kind]), survey()) == dict(read_env_file(path))  # type: ignore[arg-type]
-    address = "10.213.0.2" if kind == "boxed" else "127.0.0.1"
+    address = "10.213.0.2" if kind in ("boxed", "crowd") else "127.0.0.1"
     assert f"rediss://{address}:6380/0" == read_env_file(path)["REDIS_URL"]
 
 

@@ -80,6 +80,9 @@ class FakeCredentials:
     def server(self, host: str, names: Sequence[str]) -> Leaf:
         return authority().issue(list(names), use="server", days=60, common_name=host.lstrip("@"))
 
+    def api_server(self, host: str) -> Leaf:
+        return authority().issue(["api"], use="server", days=60, common_name="api-server")
+
     def client(self, service: str, host: str) -> Leaf:
         return authority().issue([], use="client", days=60, common_name=service)
 

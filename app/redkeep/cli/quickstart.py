@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from redkeep.cli.passphrase import passphrase_from_environment
     from redkeep.crypto.store import SecretStore
     from redkeep.stack.compose import env_values
-    from redkeep.stack.quickstart import Quickstart, free_subnet, own_networks, quickstart_files
+    from redkeep.stack.quickstart import Quickstart, free_subnet, own_networks, quickstart_files, writable_folders
 
     folder = _checked(arguments.folder)
     before = env_values((folder / ".env").read_text("utf-8")) if (folder / ".env").is_file() else {}
@@ -106,14 +106,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = SecretStore.open(folder / "secrets", passphrase=passphrase_from_environment(), create=True)
-    written = _write(folder, quickstart_files(wanted, store))
+    written = _write(folder, quickstart_files(wanted, store), writable_folders(wanted))
     shown = arguments.folder
     print(f"{shown}: {written} files written" if written else f"{shown}: everything was there already, nothing was changed")
     print(f"start    cd {shown} && docker compose up -d         (version 1: docker-compose up -d)")
     print(f"use      the variables of {shown}/cache.env; the server is {wanted.url}")
     print(f"check    redkeep status --env-file {shown}/cache.env")
     if wanted.api:
-        call = f'-H "X-API-Key: $(cat {shown}/api/api-key)" https://127.0.0.1:{wanted.api}/monitoring/security-status'
+        call = f'-H "X-API-Key: $(cat {shown}/api/key)" https://127.0.0.1:{wanted.api}/monitoring/security-status'
         print(f"ask      curl --cacert {shown}/client/ca.crt {call}")
     if wanted.dashboard:
         print(f"look     http://127.0.0.1:{wanted.dashboard}")
@@ -156,16 +156,16 @@ def _server_user() -> str:
     return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{SERVER_ID}:{SERVER_ID}"
 
 
-def _write(folder: Path, wanted: tuple[QuickFile, ...]) -> int:
+def _write(folder: Path, wanted: tuple[QuickFile, ...], writable: tuple[str, ...]) -> int:
     """Write what differs, and return how many files that were."""
     from redkeep.cli.files import write_file
 
     group = -1 if os.getuid() else SERVER_ID
-    for name in sorted({str(Path(file.path).parent) for file in wanted} - {"."} | {"data"}):
+    for name in sorted({str(Path(file.path).parent) for file in wanted} - {"."} | set(writable)):
         mounted = name != "client"
         (folder / name).mkdir(mode=0o750 if mounted else 0o700, exist_ok=True)
         if mounted and group != -1:
-            os.chown(folder / name, group if name == "data" else -1, group)
+            os.chown(folder / name, group if name in writable else -1, group)
     written = 0
     for file in wanted:
         path = folder / file.path
@@ -194,6 +194,6 @@ def _subnet(text: str) -> ipaddress.IPv4Network:
         network = ipaddress.IPv4Network(text)
     except ValueError:
         network = ipaddress.IPv4Network("0.0.0.0/0")
-    if not network.is_private or not 16 <= network.prefixlen <= 28:
-        raise argparse.ArgumentTypeError("give a private IPv4 network between /16 and /28, such as 10.9.8.0/27")
+    if not network.is_private or not 16 <= network.prefixlen <= 27:
+        raise argparse.ArgumentTypeError("give a private IPv4 network between /16 and /27, such as 10.9.8.0/27")
     return network

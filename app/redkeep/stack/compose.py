@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
@@ -17,15 +18,25 @@ SERVICE = "redis"
 OVERHEAD = 64 * 1024**2
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a container may take: bytes of memory, processors, processes."""
+
+    memory: int
+    cpus: float
+    processes: int
+
+
+SERVER_PROCESSES = 64
+
+LIMITS = {"api": Limits(256 * 1024**2, 1.0, 64), "dashboard": Limits(512 * 1024**2, 1.0, 128)}
+"""As their compose files say."""
+
+
 @cache
 def text(name: str) -> bytes:
     """A file of this package that stands in a container or beside one as it is."""
     return files("redkeep.stack").joinpath(name).read_bytes()
-
-
-def compose_text() -> str:
-    """compose.yaml: no value stands in it, only names of variables that must be set."""
-    return text("compose.yaml").decode()
 
 
 def openssl_policy(minimum_version: str) -> bytes:

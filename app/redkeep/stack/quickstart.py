@@ -18,8 +18,11 @@ from redkeep.errors import ConfigurationError
 from redkeep.stack import compose
 from redkeep.stack.server_settings import DATA, ServerPlan, line, server_sections
 
-USERS = ("operator", "cache_service", "cache_janitor", "health_service", "monitor")
+USERS = ("operator", "cache_service", "cache_janitor", "health_service", "health_check", "monitor")
 PORT = 6380
+
+# Folders that containers write to.
+DATA_FOLDER, STATE = "data", "state"
 
 # Another corner of 10.0.0.0/8 than the deploy's, for machines that have both.
 _POOL = ipaddress.IPv4Network("10.214.0.0/16")
@@ -54,8 +57,13 @@ class Quickstart:
 
     @property
     def door(self) -> ipaddress.IPv4Network:
-        """The network of the published port: the second half."""
-        return list(self.subnet.subnets(1))[1]
+        """The network of the published port: the third quarter."""
+        return list(self.subnet.subnets(2))[2]
+
+    @property
+    def edge(self) -> ipaddress.IPv4Network:
+        """The network of the API and the dashboard: the last quarter."""
+        return list(self.subnet.subnets(2))[3]
 
     @property
     def address(self) -> str:
@@ -117,6 +125,11 @@ def quickstart_files(wanted: Quickstart, store: SecretStore) -> tuple[QuickFile,
     )
 
 
+def writable_folders(wanted: Quickstart) -> tuple[str, ...]:
+    """What containers write to: Redis' data, and what the API remembers of events and alerts."""
+    return (DATA_FOLDER, STATE) if wanted.api else (DATA_FOLDER,)
+
+
 def compose_files(wanted: Quickstart) -> tuple[str, ...]:
     """What compose reads, in this order."""
     parts = {"port": wanted.published, "api": wanted.api, "dashboard": wanted.dashboard}
@@ -146,8 +159,8 @@ def _server_files(wanted: Quickstart, store: SecretStore) -> dict[str, bytes]:
         "redis/tls/server.crt": leaf.cert_pem,
         "redis/tls/server.key": leaf.key_pem,
         "redis/health/check": compose.text("health-check.sh"),
-        "redis/health/password": store.password("health_service").encode() + b"\n",
-        **{f"redis/health/{name}": content for name, content in _client_files(store, "health_service").items()},
+        "redis/health/password": store.password("health_check").encode() + b"\n",
+        **{f"redis/health/{name}": content for name, content in _client_files(store, "health_check").items()},
     }
 
 
@@ -157,7 +170,7 @@ def _api_files(wanted: Quickstart, store: SecretStore) -> dict[str, bytes]:
     settings = _settings(f"rediss://{compose.SERVICE}:{PORT}/0", Path("/etc/redkeep"), store)
     return {
         "api/cache.env": _environment(settings | {"REDIS_MONITOR_PASSWORD": store.password("monitor")}),
-        "api/api-key": store.password("api").encode() + b"\n",
+        "api/key": store.password("api").encode() + b"\n",
         "api/server.crt": leaf.cert_pem,
         "api/server.key": leaf.key_pem,
         **{f"api/{name}": content for name, content in _client_files(store, "api").items()},
@@ -166,7 +179,7 @@ def _api_files(wanted: Quickstart, store: SecretStore) -> dict[str, bytes]:
 
 def _dashboard_files(store: SecretStore) -> dict[str, bytes]:
     """What the dashboard's container reads: the key of the API and whose certificate to trust."""
-    return {"dashboard/api-key": store.password("api").encode() + b"\n", "dashboard/ca.crt": store.trust_bundle()}
+    return {"dashboard/key": store.password("api").encode() + b"\n", "dashboard/ca.crt": store.trust_bundle()}
 
 
 def _client_files(store: SecretStore, service: str) -> dict[str, bytes]:
@@ -192,12 +205,13 @@ def _settings(url: str, folder: Path, store: SecretStore) -> dict[str, str]:
 
 def _variables(wanted: Quickstart, server: dict[str, bytes], api: dict[str, bytes], dashboard: dict[str, bytes]) -> dict[str, str]:
     memory = str(compose.memory_limit(wanted.maxmemory_bytes))
+    # Bridges have at most 15 characters, as the kernel allows, and another one for each folder.
+    mark = hashlib.sha256(bytes(wanted.folder)).hexdigest()[:10]
     values = {
         "COMPOSE_FILE": ":".join(compose_files(wanted)),
         "COMPOSE_PROJECT_NAME": wanted.project,
         "INTERNAL": "true",
-        # At most 15 characters, as the kernel allows, and another one for each folder.
-        "INTERNAL_BRIDGE": f"rk-{hashlib.sha256(bytes(wanted.folder)).hexdigest()[:10]}",
+        "INTERNAL_BRIDGE": f"rk-{mark}",
         "INTERNAL_GATEWAY": str(wanted.internal[1]),
         "INTERNAL_SUBNET": str(wanted.internal),
         "REDIS_ADDRESS": wanted.address,
@@ -205,7 +219,7 @@ def _variables(wanted: Quickstart, server: dict[str, bytes], api: dict[str, byte
         "REDIS_CONFIG_FILE": "redis.conf",
         "REDIS_CONFIG_FOLDER": "./redis",
         "REDIS_CPUS": "1.0",
-        "REDIS_DATA_FOLDER": "./data",
+        "REDIS_DATA_FOLDER": f"./{DATA_FOLDER}",
         "REDIS_IMAGE": wanted.image,
         "REDIS_MEMORY": memory,
         "REDIS_OPEN_FILES": str(_MAX_CLIENTS + 1024),
@@ -216,10 +230,27 @@ def _variables(wanted: Quickstart, server: dict[str, bytes], api: dict[str, byte
     if wanted.published:
         values |= {"REDIS_PUBLISHED": str(wanted.published), "DOOR_ADDRESS": str(wanted.door[2]), "DOOR_SUBNET": str(wanted.door)}
     if wanted.api:
-        values |= {"API_IMAGE": wanted.api_image, "API_PUBLISHED": str(wanted.api), "API_USER": wanted.user}
+        values |= {
+            "API_ADDRESS": str(wanted.internal[-2]),
+            "API_EDGE_ADDRESS": str(wanted.edge[2]),
+            "API_FOLDER": "./api",
+            "API_GROUP": wanted.user.partition(":")[2],
+            "API_IMAGE": wanted.api_image,
+            "API_PUBLISHED": str(wanted.api),
+            "API_STATE_FOLDER": f"./{STATE}",
+            "API_USER": wanted.user,
+            "EDGE_BRIDGE": f"rk-{mark}-e",
+            "EDGE_GATEWAY": str(wanted.edge[1]),
+            "EDGE_SUBNET": str(wanted.edge),
+        }
         values["API_SPEC"] = compose.specification("api", values, *api.values(), source="compose.api.yaml")
     if wanted.dashboard:
-        values |= {"DASHBOARD_IMAGE": wanted.dashboard_image, "DASHBOARD_PUBLISHED": str(wanted.dashboard)}
+        values |= {
+            "DASHBOARD_EDGE_ADDRESS": str(wanted.edge[3]),
+            "DASHBOARD_FOLDER": "./dashboard",
+            "DASHBOARD_IMAGE": wanted.dashboard_image,
+            "DASHBOARD_PUBLISHED": str(wanted.dashboard),
+        }
         values["DASHBOARD_SPEC"] = compose.specification("dashboard", values, *dashboard.values(), source="compose.dashboard.yaml")
     # Files are read when a container starts: other files are another container, so that `up -d` is all there is to do.
     return values | {"REDIS_SPEC": compose.specification(compose.SERVICE, values, *server.values())}
