@@ -173,6 +173,22 @@ def test_a_knob_of_the_api_replaces_its_container_alone(box: Box) -> None:
     assert 200 == box.ask("/health/live")[0]
 
 
+@pytest.mark.soak
+def test_secrets_are_rotated_under_the_api(box: Box) -> None:
+    """Its key in the running container, which stays; a password by another container of the API, and the server's stays."""
+    old = box.host.check("cat /etc/redkeep/api/key")
+    before = dict(zip(box.services, box.identities(), strict=True))
+    box.deployment.run("rotate", "--data", "what=api-key", "--data", "quiet=0").ok()
+    assert (401, 200) == (box.ask("/metrics", key=old)[0], box.ask("/metrics")[0])
+    assert before["api"] == box.identity("api")
+    box.deployment.run("rotate", "--data", "what=passwords", "--data", "force=yes").ok()
+    assert before["redis"] == box.identity()
+    assert before["api"] != box.identity("api")
+    status = json.loads(box.ask("/monitoring/security-status")[1])
+    assert ("ok", True) == (status["state"], status["redis_authenticated"])
+    assert box.deployment.run("status").ok().drift == {}
+
+
 def test_only_the_allowed_paths_are_open(box: Box) -> None:
     """From its network the server's port alone answers; other networks, the outside, other accounts and the way back do not."""
     box.host.check("docker network inspect other >/dev/null 2>&1 || docker network create other >/dev/null")
