@@ -7,7 +7,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,13 @@ class Box:
         return True
 
 
+def together(probes: dict[str, Callable[[], bool]]) -> dict[str, bool]:
+    """What each probe says; side by side, for a closed path takes its time to say nothing."""
+    with ThreadPoolExecutor(6) as pool:
+        running = {name: pool.submit(probe) for name, probe in probes.items()}
+        return {name: one.result() for name, one in running.items()}
+
+
 # The short run has the older engine with compose 1; the long one has both.
 @pytest.fixture(scope="module", params=["box12", pytest.param("box13", marks=pytest.mark.soak)])
 def box(request: pytest.FixtureRequest, lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
@@ -162,6 +170,7 @@ def test_the_api_says_that_all_is_safe(box: Box) -> None:
     assert 401 == box.ask("/monitoring/security-status", key="wrong")[0]
 
 
+@pytest.mark.soak
 def test_a_knob_of_the_api_replaces_its_container_alone(box: Box) -> None:
     """Another port, another container of the API, the same of the others; and back."""
     before = dict(zip(box.services, box.identities(), strict=True))
@@ -193,44 +202,48 @@ def test_only_the_allowed_paths_are_open(box: Box) -> None:
     """From its network the server's port alone answers; other networks, the outside, other accounts and the way back do not."""
     box.host.check("docker network inspect other >/dev/null 2>&1 || docker network create other >/dev/null")
     address, gateway = box.address(), box.address("INTERNAL_GATEWAY")
-    found = {
-        "app's network": box.reaches(NETWORK, address, 6380),
-        "host's root": box.opens(address, 6380),
-        "another network": box.reaches("other", address, 6380),
-        "default network": box.reaches("bridge", address, 6380),
-        "plaintext port": box.reaches(NETWORK, address, 6379),
-        "another account of the host": box.opens(address, 6380, user="65534"),
-        "the host's sshd": box.reaches(NETWORK, gateway, 22),
-        "the outside": box.reaches(NETWORK, box.host.address, 22),
+    probes: dict[str, Callable[[], bool]] = {
+        "app's network": lambda: box.reaches(NETWORK, address, 6380),
+        "host's root": lambda: box.opens(address, 6380),
+        "another network": lambda: box.reaches("other", address, 6380),
+        "default network": lambda: box.reaches("bridge", address, 6380),
+        "plaintext port": lambda: box.reaches(NETWORK, address, 6379),
+        "another account of the host": lambda: box.opens(address, 6380, user="65534"),
+        "the host's sshd": lambda: box.reaches(NETWORK, gateway, 22),
+        "the outside": lambda: box.reaches(NETWORK, box.host.address, 22),
     }
+    found = together(probes)
     assert found == dict.fromkeys(found, False) | {"app's network": True, "host's root": True}
 
 
 def test_only_the_allowed_paths_of_the_edge_are_open(box: Box) -> None:
     """The API answers everybody on the host and its own network, the dashboard root alone; neither other networks nor the way out."""
     api, gateway = box.address("API_EDGE_ADDRESS"), box.address("EDGE_GATEWAY")
-    found = {
-        "host's root": box.opens("127.0.0.1", 8765),
-        "another account of the host": box.opens("127.0.0.1", 8765, user="65534"),
-        "the edge": box.reaches(EDGE, api, 8765),
-        "the host's own address": box.opens(box.host.address, 8765),
-        "another port of the API's container": box.opens(api, 22),
-        "default network": box.reaches("bridge", api, 8765),
-        "the server's network": box.reaches(NETWORK, api, 8765),
-        "the API inside the server's network": box.reaches(NETWORK, box.address("API_ADDRESS"), 8765),
-        "the server from the edge": box.reaches(EDGE, box.address(), 6380),
-        "the host's sshd": box.reaches(EDGE, gateway, 22),
-        "the outside": box.reaches(EDGE, box.host.address, 22),
+    probes: dict[str, Callable[[], bool]] = {
+        "host's root": lambda: box.opens("127.0.0.1", 8765),
+        "another account of the host": lambda: box.opens("127.0.0.1", 8765, user="65534"),
+        "the edge": lambda: box.reaches(EDGE, api, 8765),
+        "the host's own address": lambda: box.opens(box.host.address, 8765),
+        "another port of the API's container": lambda: box.opens(api, 22),
+        "default network": lambda: box.reaches("bridge", api, 8765),
+        "the server's network": lambda: box.reaches(NETWORK, api, 8765),
+        "the API inside the server's network": lambda: box.reaches(NETWORK, box.address("API_ADDRESS"), 8765),
+        "the server from the edge": lambda: box.reaches(EDGE, box.address(), 6380),
+        "the host's sshd": lambda: box.reaches(EDGE, gateway, 22),
+        "the outside": lambda: box.reaches(EDGE, box.host.address, 22),
     }
     wanted = {"host's root": True, "another account of the host": True, "the edge": True}
     if "dashboard" in box.services:
         page = box.address("DASHBOARD_EDGE_ADDRESS")
-        found |= {"dashboard: root": box.opens("127.0.0.1", 8501), "dashboard: another": box.opens("127.0.0.1", 8501, user="65534")}
-        found |= {"dashboard: the edge": box.reaches(EDGE, page, 8501), "dashboard: default": box.reaches("bridge", page, 8501)}
+        probes |= {"dashboard: root": lambda: box.opens("127.0.0.1", 8501)}
+        probes |= {"dashboard: another": lambda: box.opens("127.0.0.1", 8501, user="65534")}
+        probes |= {"dashboard: the edge": lambda: box.reaches(EDGE, page, 8501), "dashboard: default": lambda: box.reaches("bridge", page, 8501)}
         wanted |= {"dashboard: root": True}
+    found = together(probes)
     assert found == dict.fromkeys(found, False) | wanted
 
 
+@pytest.mark.soak
 def test_the_api_reaches_the_server_and_what_is_listed(box: Box, lab: Lab) -> None:
     """From inside its container: Redis' TLS port; neither the host's services nor the outside, until api_reachable lists it."""
     peer = (lab["peer"] if "peer" in lab.hosts else lab.start("peer")).address
