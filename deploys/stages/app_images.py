@@ -166,11 +166,13 @@ def problem(site: Site, survey: Survey) -> str:
 
 def old_images(site: Site, survey: Survey) -> Iterator[Difference]:
     """Images of ours that neither the deploy nor a container names any more."""
-    used = {c.image for c in survey.docker.containers} | {image.identity(site, survey)}
-    used |= {identity(site, survey, extra) for extra in wanted(site)}
-    kept = {base(survey)} if any(not source(site, extra).wanted for extra in wanted(site)) else set()
+    names = {image.reference(site, survey), *(reference(site, survey, extra) for extra in wanted(site))}
+    # A container that was not made anew yet needs its image, unless that has a wanted name as well.
+    busy = {c.image for c in survey.docker.containers} - {survey.docker.images.get(name, "") for name in names}
+    if any(not source(site, extra).wanted for extra in wanted(site)):
+        names.add(base(survey))
     for name, found in survey.docker.images.items():
-        if re.fullmatch(OURS, name) and found not in used and name not in kept:
+        if re.fullmatch(OURS, name) and found not in busy and name not in names:
             yield Difference(f"image {name} is no longer in use", f"docker rmi {name} >/dev/null")
 
 

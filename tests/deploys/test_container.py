@@ -409,7 +409,8 @@ def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path
     path = tmp_path / "redis.tar"
     path.write_bytes(base64.b64decode(box.host.check(f"docker save {name} | base64")))
     no_server = box.push("probe")
-    box.deployment.run("secure_redis", "--data", "redis_runtime=native").ok()
+    without = ("--data", "dashboard_enabled=false")  # which needs a container
+    box.deployment.run("secure_redis", "--data", "redis_runtime=native", *without).ok()
     assert box.answers()
     assert box.host.check("docker ps --all --quiet --filter label=com.docker.compose.project=redkeep") == ""
     assert box.host.check("systemctl is-active redkeep-api").strip() == "active"

@@ -213,7 +213,11 @@ def test_images_that_a_person_made_stay() -> None:
     assert ["redkeep/api:debian-" + "0" * 16, "redkeep/python:debian-" + "0" * 16] == [
         difference.what.split()[1] for difference in app_images.old_images(mine, state)
     ]
-    assert image.REPOSITORY == "redkeep/redis"
+    mine = site(container_image=f"registry.example/redis@sha256:{'a' * 64}")
+    twice = {f"{image.REPOSITORY}:registry-{'a' * 16}": "same", f"{image.REPOSITORY}:debian-{'b' * 16}": "same"}
+    assert [f"image {image.REPOSITORY}:debian-{'b' * 16} is no longer in use"] == [
+        difference.what for difference in app_images.old_images(mine, found(images=twice))
+    ]
 
 
 def test_room_for_every_image_is_asked_for_first() -> None:
