@@ -369,7 +369,7 @@ def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
     ],
 )
 def test_a_change_by_hand_is_named_and_mended(box: Box, change: str, named: str) -> None:
-    """The status names the change, the next run mends that one thing, and then all is as wanted."""
+    """The status names the change, the next run mends that one thing, and then all is as wanted, for compose as well."""
     box.host.check("docker network inspect other >/dev/null 2>&1 || docker network create other >/dev/null")
     box.host.check(change)
     status = box.deployment.run("status")
@@ -378,6 +378,9 @@ def test_a_change_by_hand_is_named_and_mended(box: Box, change: str, named: str)
     assert named in lines[0]
     assert box.deployment.run().ok().mended == status.drift
     assert box.deployment.run("status").ok().drift == {}
+    before = box.identities()
+    box.host.check("redkeep-stack up -d")
+    assert before == box.identities(), "what a deploy has made, compose leaves alone at the next boot"
 
 
 def test_it_comes_back_without_hands(box: Box) -> None:
