@@ -12,6 +12,7 @@ from .machine import API, API_USER, CACHE_ENV, MANAGED, OPERATOR, Machine
 # constant part. Short lines are dropped: an empty pattern would match everything.
 SECRETS = f"""secrets() {{ {{
 cat {OPERATOR}/password; echo
+cat /etc/redis/health/password /etc/valkey/health/password
 sed -n -e 's/^REDIS_PASSWORD=//p' -e 's/^REDIS_HEALTH_PASSWORD=//p' {CACHE_ENV}
 cat {API}/key {API}/monitor-password
 sed -n 's/^REDIS_MONITOR_PASSWORD=//p' {API}/cache.env
