@@ -108,7 +108,7 @@ class Seen:
 @contextmanager
 def running(host: Host, program: str, *arguments: str, clients: int = 1) -> Iterator[dict[str, str]]:
     """A program on the host while the block runs; what it printed is in the result's `out` afterwards."""
-    folder = f"/run/rotation-{time.monotonic_ns()}"
+    folder = f"/run/beside-{time.monotonic_ns()}"
     host.check(f"mkdir {folder}")
     host.put(f"{folder}/program.py", program)
     argv = ["docker", "exec", host.container, PYTHON, f"{folder}/program.py", folder, *arguments]

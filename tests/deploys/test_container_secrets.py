@@ -8,10 +8,10 @@ import pytest
 
 from deploys.credentials import USERS
 from redkeep.crypto.store import SecretStore
+from tests.deploys.box import Box
+from tests.deploys.box import box as box  # one of this file's own
 from tests.deploys.clients import answers, app, opens
 from tests.deploys.contents import CLI, KEYS, files, fill, run, seen, temporary
-from tests.deploys.test_container import Box
-from tests.deploys.test_container import box as box  # a box of this file's own
 
 pytestmark = pytest.mark.soak
 

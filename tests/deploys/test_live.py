@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ import pytest
 
 from deploys.credentials import label
 from redkeep.crypto.store import SecretStore
+from tests.deploys.clients import running
 from tests.deploys.conftest import KINDS
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host
@@ -77,21 +76,10 @@ class Load:
 @contextmanager
 def connected(host: Host) -> Iterator[Load]:
     """Clients that write and read all the time, from before the block to after it."""
-    folder = f"/run/live-{time.monotonic_ns()}"
-    host.check(f"mkdir {folder}")
-    host.put(f"{folder}/client.py", CLIENT)
-    argv = ["docker", "exec", host.container, "/opt/redkeep/current/bin/python", f"{folder}/client.py", folder, str(CLIENTS)]
     load = Load()
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        host.check(f"for i in $(seq 300); do [ $(ls {folder} | grep -c ready) = {CLIENTS} ] && exit 0; sleep 0.1; done; exit 1")
+    with running(host, CLIENT, str(CLIENTS), clients=CLIENTS) as printed:
         yield load
-    finally:
-        host.check(f"touch {folder}/stop")
-        out, errors = process.communicate(timeout=60)
-        host.check(f"rm -rf {folder}")
-    assert process.returncode == 0, errors
-    seen = json.loads(out)
+    seen = json.loads(printed["out"])
     load.commands = sum(client["commands"] for client in seen)
     load.failed = tuple(text for client in seen for text in client["failed"])
     load.dropped = sum(len(set(client["ids"])) != 1 for client in seen)

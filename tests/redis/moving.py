@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from redkeep.cache.secure import SecureAIResponseCache
 from redkeep.migration.counts import Counts
@@ -52,12 +52,61 @@ def read(server: Server, asked: list[Request], **changes: Any) -> list[Any]:
     return asyncio.run(work())
 
 
-def read_whole(server: Server, asked: list[Request]) -> list[Any]:
-    """All that was stored, not only what was asked for."""
+class Beside(NamedTuple):
+    """How a run ended, and what live traffic saw of it: names that were missed, the last answer written for each, rounds of all."""
 
-    async def work() -> list[Any]:
-        async with secure(server, options={"memory_cache_size": 0}) as cache:
-            return [await cache.get_cached_response(*each[:4]) for each in asked]
+    counts: Counts
+    missed: list[str]
+    latest: dict[str, dict[str, Any]]
+    rounds: int
+
+
+class Migration(Protocol):
+    """Of one server, or of a Cluster."""
+
+    async def run(self) -> Counts: ...
+
+
+def beside_traffic(moving: Migration, window: SecureAIResponseCache, asked: list[Request]) -> Beside:
+    """A run while a cache in the window reads all that was asked for again and again, and each time writes a third of it anew."""
+    latest = {each.name: each.answer for each in asked}
+    missed: list[str] = []
+    rounds = 0
+
+    async def traffic(done: asyncio.Event) -> None:
+        nonlocal rounds
+        while not done.is_set():
+            rounds += 1
+            for number, each in enumerate(asked):
+                if number % 3 == rounds % 3:
+                    latest[each.name] = {**each.answer, "round": rounds}
+                    await window.cache_response(*each[:3], latest[each.name], each.question)
+                    continue
+                found = await window.get_cached_response(*each[:4])
+                if found is None or {name: found[name] for name in latest[each.name]} != latest[each.name]:
+                    missed.append(each.name)
+
+    async def work() -> Counts:
+        async with window:
+            done = asyncio.Event()
+            live = asyncio.create_task(traffic(done))
+            await asyncio.sleep(0.05)
+            counts = await moving.run()
+            done.set()
+            await live
+            assert sum(window.error_counts.values()) == 0, window.last_error
+            return counts
+
+    return Beside(asyncio.run(work()), missed, latest, rounds)
+
+
+def held(cache: SecureAIResponseCache, asked: list[Request], latest: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What another cache finds for each request, of the fields that `latest` has."""
+
+    async def work() -> dict[str, Any]:
+        async with cache:
+            found = [(each, await cache.get_cached_response(*each[:4])) for each in asked]
+            return {each.name: {name: hit.get(name) for name in latest[each.name]} if hit else None for each, hit in found}
 
     return asyncio.run(work())
 

@@ -27,6 +27,7 @@ from redkeep.migration.reencrypt import DataMigration
 from redkeep.settings import Settings
 from redkeep.target import build_target
 from tests.redis.cluster import RIGHTS, Cluster, cluster_of
+from tests.redis.moving import answers, beside_traffic, held
 from tests.redis.old_application import Request, requests
 from tests.redis.server import Files, Server
 
@@ -61,11 +62,6 @@ def migration(cluster: Cluster, *, changes: dict[str, Any] | None = None, **opti
 
 def migrate(cluster: Cluster, **options: Any) -> Counts:
     return asyncio.run(migration(cluster, **options).run())
-
-
-async def answers(cache: SecureAIResponseCache, asked: list[Request]) -> list[Any]:
-    found = [await cache.get_cached_response(*each[:4]) for each in asked]
-    return [{name: hit[name] for name in each.answer} if hit else None for each, hit in zip(asked, found, strict=True)]
 
 
 def read(cluster: Cluster, asked: list[Request], **changes: Any) -> list[Any]:
@@ -155,40 +151,12 @@ def test_live_traffic_loses_nothing(cluster: Cluster) -> None:
     """While entries move between servers, a reader of all of them misses none, and the last write of each is what is there."""
     asked = list(requests(300))
     cluster.fill(asked)
-    latest = {each.name: each.answer for each in asked}
-    misses: list[str] = []
-    rounds = 0
-
-    async def traffic(window: SecureAIResponseCache, done: asyncio.Event) -> None:
-        nonlocal rounds
-        while not done.is_set():
-            rounds += 1
-            for number, each in enumerate(asked):
-                if number % 3 == rounds % 3:
-                    latest[each.name] = {**each.answer, "round": rounds}
-                    await window.cache_response(*each[:3], latest[each.name], each.question)
-                    continue
-                found = await window.get_cached_response(*each[:4])
-                if found is None or {name: found[name] for name in latest[each.name]} != latest[each.name]:
-                    misses.append(each.name)
-
-    async def work() -> Counts:
-        async with secure(cluster, redis_read_legacy=True) as window:
-            done = asyncio.Event()
-            live = asyncio.create_task(traffic(window, done))
-            await asyncio.sleep(0.05)
-            counts = await migration(cluster, rate=200).run()
-            done.set()
-            await live
-            assert sum(window.error_counts.values()) == 0, window.last_error
-            return counts
-
-    counts = asyncio.run(work())
-    assert misses == []
-    assert counts.left == 0
-    assert rounds > 1
+    beside = beside_traffic(migration(cluster, rate=200), secure(cluster, redis_read_legacy=True), asked)
+    assert beside.missed == []
+    assert beside.counts.left == 0
+    assert beside.rounds > 1
     assert not [name for name in cluster.entries() if "|h:" not in name]
-    assert None not in read(cluster, asked)
+    assert held(secure(cluster), asked, beside.latest) == beside.latest
 
 
 def test_a_value_that_moves_while_it_is_asked_for_is_found(cluster: Cluster) -> None:

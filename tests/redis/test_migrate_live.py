@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from redkeep.cache.secure import SecureAIResponseCache
 from redkeep.errors import ConfigurationError
 from redkeep.migration.counts import Counts
 from redkeep.migration.reencrypt import DataMigration
 from tests.redis.caches import empty, plant, secure, stored
-from tests.redis.moving import command, migration, read, read_whole
+from tests.redis.moving import beside_traffic, command, held, migration, read
 from tests.redis.old_application import fill, requests
 from tests.redis.server import Server
 
@@ -25,45 +24,13 @@ def test_live_writes_are_never_overwritten(server: Server) -> None:
     empty(server)
     asked = list(requests(300))
     fill(server, asked)
-    latest = {each.name: each.answer for each in asked}
-    misses: list[str] = []
-    rounds = 0
-
-    async def traffic(window: SecureAIResponseCache, done: asyncio.Event) -> None:
-        nonlocal rounds
-        while not done.is_set():
-            rounds += 1
-            for number, each in enumerate(asked):
-                if number % 3 == rounds % 3:
-                    latest[each.name] = {**each.answer, "round": rounds}
-                    await window.cache_response(each.text, each.operation, each.options, latest[each.name], each.question)
-                    continue
-                found = await window.get_cached_response(*each[:4])
-                if found is None or {name: found[name] for name in latest[each.name]} != latest[each.name]:
-                    misses.append(each.name)
-
-    async def work() -> Counts:
-        async with secure(server, redis_read_legacy=True, options={"memory_cache_size": 0}) as window:
-            done = asyncio.Event()
-            live = asyncio.create_task(traffic(window, done))
-            await asyncio.sleep(0.05)
-            counts = await migration(server, rate=400).run()
-            done.set()
-            await live
-            assert sum(window.error_counts.values()) == 0, window.last_error
-            return counts
-
-    counts = asyncio.run(work())
-    assert not misses
-    assert counts.left == 0
-    assert rounds > 1
+    alone = {"options": {"memory_cache_size": 0}}
+    beside = beside_traffic(migration(server, rate=400), secure(server, redis_read_legacy=True, **alone), asked)
+    assert beside.missed == []
+    assert beside.counts.left == 0
+    assert beside.rounds > 1
     assert not [name for name in stored(server) if "|h:" not in name]
-    found = read(server, asked)
-    assert [latest[each.name] for each in asked] == [
-        {name: hit.get(name) for name in latest[each.name]} if hit else None
-        for each, hit in zip(asked, read_whole(server, asked), strict=True)
-    ]
-    assert None not in found
+    assert held(secure(server, **alone), asked, beside.latest) == beside.latest
 
 
 def test_a_change_between_reading_and_writing(server: Server) -> None:
