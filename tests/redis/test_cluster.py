@@ -218,6 +218,36 @@ def test_a_write_between_reading_and_moving_is_what_counts(cluster: Cluster) -> 
     assert len(cluster.entries()) == 1
 
 
+def test_what_lies_at_the_new_place_counts_more(cluster: Cluster) -> None:
+    """An entry of an older key that an application writes anew, under the new one, between being read and being moved stays as written."""
+    old, new = generate_key(), generate_key()
+    ring = {"redis_encryption_key": None, "redis_encryption_keys": f"{new},{old}"}
+    interfered: list[int] = []
+
+    async def put(value: str, key: str) -> None:
+        async with secure(cluster, redis_encryption_key=key) as cache:
+            await cache.set("user:1", value)
+
+    class Interrupted(NodeMigration):
+        async def _write(self, moves: Any) -> set[bytes]:
+            if moves and not interfered:
+                interfered.append(len(moves))
+                await put("written since", new)
+            return await super()._write(moves)
+
+    async def work() -> None:
+        await put("of before", old)
+        async with ClusterClient(target_of(cluster, **ring)) as client:
+            for node in set((await client.primaries()).owners.values()):
+                await Interrupted(client.target_of(node), client, asyncio.Lock(), **migration(cluster, changes=ring)._options).run()
+        async with secure(cluster, redis_encryption_key=new) as cache:
+            assert await cache.get("user:1") == "written since"
+
+    asyncio.run(work())
+    assert interfered == [1]
+    assert len(cluster.entries()) == 1
+
+
 def test_a_moved_slot_is_followed(cluster: Cluster) -> None:
     """A slot that goes to another server, and one that is on its way there, with and without their keys, is read and written all
     the same: the client is redirected and knows better afterwards."""
