@@ -204,7 +204,7 @@ def gate(passage: Passage, check: Check) -> Generator[StringCommand, None, None]
     if state.current_stage != StateStage.Execute:
         passage.site.say(f"would stop: {sentence}")
         return
-    passage.site.run(locked(passage.entry("refused", sentence)))
+    passage.site.run(locked(f"{passage.guarded()}\n{passage.entry('refused', sentence)}"))
     yield fail(f"{passage.site.bundle.name}: {sentence}")
 
 
@@ -216,7 +216,7 @@ def conclude(passage: Passage, proof: Proof | None) -> Generator[StringCommand, 
     site = passage.site
     problem, evidence = proof(passage, site.survey()) if proof else ("", {})
     if problem:
-        site.run(locked(passage.entry("refused", problem)))
+        site.run(locked(f"{passage.guarded()}\n{passage.entry('refused', problem)}"))
         yield fail(
             f"{site.bundle.name}: {passage.stage.name} is not validated: {problem} Mend it and run again, or go back with "
             "deploys/rollback.py."

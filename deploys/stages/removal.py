@@ -20,7 +20,8 @@ _OPTIONS = "-o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::Reco
 PACKAGES_SCRIPT = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 if [ -s {machine.PACKAGES} ] && [ -s {machine.BEFORE} ]; then
     sort -u {machine.PACKAGES} | while read -r p; do
-        [ "$(dpkg-query -W -f '${{db:Status-Status}}' "$p" 2>/dev/null)" != installed ] || echo "$p"
+        # One word for each architecture that a package is there for.
+        case $(dpkg-query -W -f ' ${{db:Status-Status}} ' "$p" 2>/dev/null) in *' installed '*) echo "$p" ;; esac
     done | xargs -r apt-mark auto >/dev/null
     gone=$(apt-get -s {_OPTIONS} autoremove | awk '$1 == "Remv" {{print $2}}' | sort | comm -23 - {machine.BEFORE})
     [ -z "$gone" ] || apt-get -q -y -o DPkg::Lock::Timeout=300 purge $gone >/dev/null
