@@ -45,7 +45,7 @@ class Site:
     @property
     def sudo(self) -> bool:
         """Whether commands need sudo: the login is not root and pyinfra was not told to use it anyway."""
-        return bool(self._survey and self._survey.login.get("uid") != "0" and not state.config.SUDO)
+        return (self._survey or self.survey()).login.get("uid") != "0" and not state.config.SUDO
 
     def survey(self) -> Survey:
         """What is true on the host; read again when it is old or when this run has changed something.

@@ -134,9 +134,14 @@ def command(question: Question) -> str:
     """The shell that answers a question, section by section, as root: by sudo when the login is another user."""
     mark = f"@@redkeep-{secrets.token_hex(8)} "
     script = "\n".join(["export LC_ALL=C", WAIT, *_sections(question, mark), f"echo '{mark}end'"])
+    return f"echo '{mark}login'; echo \"uid $(id -u)\"; {as_root(script)}"
+
+
+def as_root(script: str) -> str:
+    """Shell that runs a script as root, whoever logs in; it fails with a sentence where that takes a password."""
     return (
-        f"S={shlex.quote(script)}; echo '{mark}login'; u=$(id -u); echo \"uid $u\"; "
-        'if [ "$u" = 0 ]; then sh -c "$S"; elif sudo -n true 2>/dev/null; then sudo -n sh -c "$S"; '
+        f"S={shlex.quote(script)}; "
+        'if [ "$(id -u)" = 0 ]; then sh -c "$S"; elif sudo -n true 2>/dev/null; then sudo -n sh -c "$S"; '
         'else echo "no root, and no sudo without a password" >&2; exit 1; fi'
     )
 

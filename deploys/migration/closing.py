@@ -9,7 +9,7 @@ from deploys.difference import Difference, ManagedFile, file_differences, folder
 from deploys.facts.survey import Survey, UnitState
 from deploys.migration.passage import Passage
 from deploys.migration.ways import TLS_SETTINGS, sessions_end
-from deploys.migration.window import BACKUP, BEFORE, STARTED, VERIFIED, include_file, pairs
+from deploys.migration.window import BACKUP, BEFORE, STARTED, VERIFIED, beside, include_file, pairs
 from deploys.server_settings import FIXED_AT_START
 from deploys.site import Concern
 from deploys.stages import application, machine, network, server, service, watch
@@ -124,7 +124,7 @@ def managed(passage: Passage, survey: Survey) -> Iterator[Difference]:
 
 
 def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
-    """Everything beside redis.conf as it was: the mark, the unit, log rotation, kernel settings, the folders' modes."""
+    """Everything beside redis.conf as it was: the mark, the unit, log rotation, the defaults of the init script, kernel settings, the folders' modes."""
     engine = passage.site.bundle.engine
     if survey.file(MANAGED).kind:
         yield Difference("the host is marked as managed", f"rm -f {MANAGED}")
@@ -137,10 +137,9 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if kernel := [path for path in (SYSCTL, TMPFILES) if survey.file(path).kind]:
         back = f'while read -r f v; do echo "$v" > "$f" || true; done < {BEFORE}/kernel 2>/dev/null'
         yield Difference(f"kernel settings are there: {' '.join(kernel)}", f"rm -f {' '.join(kernel)}\n{back}")
-    rotation = f"/etc/logrotate.d/{engine.package}"
-    put = f"if [ -e {BEFORE}/logrotate ]; then cp -a {BEFORE}/logrotate {rotation}; else rm -f {rotation}; fi"
-    if not passage.site.run(f"cmp -s {BEFORE}/logrotate {rotation}")[0] and survey.file(rotation).kind:
-        yield Difference(f"file {rotation} is not as it was", put)
+    for path, kept in beside(engine).items():
+        if survey.file(path).kind and not passage.site.run(f"cmp -s {kept} {path}")[0]:
+            yield Difference(f"file {path} is not as it was", f"if [ -e {kept} ]; then cp -a {kept} {path}; else rm -f {path}; fi")
     ours = [path for path in (engine.acl_file, f"{engine.folder}/openssl.cnf") if survey.file(path).kind]
     if ours:
         yield Difference(f"files are of no use before the close: {' '.join(ours)}", f"rm -f {' '.join(ours)}")

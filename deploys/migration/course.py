@@ -8,7 +8,7 @@ from typing import Any
 from pyinfra import host, inventory, state
 from pyinfra.api import DeployError, StringCommand
 
-from deploys.facts.survey import Question
+from deploys.facts.survey import Question, as_root
 from deploys.migration import apps, closing, legacy, preparation, proofs, ways
 from deploys.migration import window as windows
 from deploys.migration.passage import Check, Passage, Proof, Wish, conclude, gate, refuse, step, take
@@ -137,7 +137,7 @@ def window_of(site: Site) -> windows.Window:
         if server is None or not server.connected:
             return False, [], [f"{site.bundle.server}, which has it, is not part of this run"]
         sudo = bool(server.data.get("_sudo") or state.config.SUDO)
-        ok, output = server.run_shell_command(StringCommand(command), _sudo=sudo)
+        ok, output = server.run_shell_command(StringCommand(as_root(command)), _sudo=sudo)
         return ok, output.stdout_lines, output.stderr_lines
 
     return windows.read(run, site.bundle.engine)

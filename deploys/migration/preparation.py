@@ -10,7 +10,7 @@ from deploys.engine import Engine
 from deploys.facts.survey import Survey
 from deploys.migration.legacy import access
 from deploys.migration.passage import Passage
-from deploys.migration.window import BACKUP, BEFORE, FOLDER, PLAN, VERIFIED, original_file
+from deploys.migration.window import BACKUP, BEFORE, FOLDER, PLAN, VERIFIED, beside, original_file
 from deploys.server_settings import NEVER_ASKED
 from deploys.site import Site
 from deploys.stages import machine, removal
@@ -54,11 +54,11 @@ def _document(passage: Passage) -> str:
     engine, knobs = passage.site.bundle.engine, passage.site.bundle.knobs
     kernel = shlex.join([*(proc_path(name) for name in knobs.kernel_settings), THP])
     secret = "|".join(sorted(NEVER_ASKED))
-    rotation = f"/etc/logrotate.d/{engine.package}"
+    keep = "\n".join(f"[ ! -e {path} ] || cp -a {path} {kept}" for path, kept in beside(engine).items())
     return f"""umask 077; rm -rf {BEFORE}; install -d -m 0700 {BEFORE}
 {access(engine)}
 cp -a {engine.config} {original_file(engine)}
-[ ! -e {rotation} ] || cp -a {rotation} {BEFORE}/logrotate
+{keep}
 r CONFIG GET '*' | awk 'NR % 2 {{ name = $0; next }} name !~ /^({secret})$/ {{ print name; print }}' > {BEFORE}/config
 r ACL LIST > {BEFORE}/acl
 grep -q '^user default ' {BEFORE}/acl

@@ -65,6 +65,14 @@ def original_file(engine: Engine) -> str:
     return f"{BEFORE}/{engine.name}.conf"
 
 
+def beside(engine: Engine) -> dict[str, str]:
+    """The files of the distribution that our configuration replaces, and where each is kept as it was."""
+    return {
+        f"/etc/logrotate.d/{engine.package}": f"{BEFORE}/logrotate",
+        f"/etc/default/{engine.package}": f"{BEFORE}/default",
+    }
+
+
 def include_text(engine: Engine) -> str:
     """What is added to the end of the server's own configuration file; the rest stays as it was, byte for byte."""
     return (

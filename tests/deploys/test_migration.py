@@ -37,8 +37,8 @@ def size(request: pytest.FixtureRequest) -> Size:
 
 @pytest.fixture(scope="module")
 def site(single: Callable[..., Deployment]) -> Deployment:
-    """An inventory for one host, still bare."""
-    return single(NAME)
+    """An inventory for one host, still bare, by a user with sudo."""
+    return single(NAME, user="operator")
 
 
 @pytest.fixture(scope="module")
