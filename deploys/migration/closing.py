@@ -179,7 +179,9 @@ def snapshot(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if before.get("save") and before.get("appendonly") != "yes" and not survey.file(dump).kind and survey.server.reachable:
         told = f"{CLI} INFO persistence | tr -d '\\r'"
         script = f"""{CLI} BGSAVE >/dev/null
-while {told} | grep -q '^rdb_bgsave_in_progress:1'; do sleep 0.2; done
+i=0; while {told} | grep -q '^rdb_bgsave_in_progress:1'; do
+    i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the data are not written' >&2; exit 1; }}; sleep 0.1
+done
 [ -s {dump} ] || {{ echo "the data cannot be written to disk; the server's log ends with: $(tail -2 {engine.log_file})" >&2; exit 1; }}"""
         yield Difference("the data are not on disk", script)
 

@@ -130,7 +130,10 @@ _SHELL = """told() {{ r INFO persistence | tr -d '\\r' | sed -n "s/^$1://p"; }}
 keys_of() {{ yes RANDOMKEY | head -{samples} | r --no-raw -n "$1" | grep '^"' | LC_ALL=C sort -u; }}
 looked_at() {{
     while IFS= read -r k; do printf 'ECHO %s\\nTYPE %s\\nPEXPIRETIME %s\\nGET %s\\n' "$k" "$k" "$k" "$k"; done < "$w/keys$2" |
-        "$1" --no-raw -n "$2" | paste - - - - |
+        "$1" --no-raw -n "$2" > "$w/answers" || true
+    [ $(wc -l < "$w/answers") = $(($(wc -l < "$w/keys$2") * 4)) ] ||
+        {{ echo "a server did not answer in time when keys of database $2 were compared: run again" >&2; exit 1; }}
+    paste - - - - < "$w/answers" |
         awk -F '\\t' '$2 == "string" {{ print; next }} $2 != "none" {{ print $1 "\\t" $2 "\\t" $3 }}' | LC_ALL=C sort
 }}"""
 
