@@ -52,7 +52,7 @@ def test_the_command_is_valid_shell(shell: str, tmp_path: Path) -> None:
     """Outside and inside its quotes the command parses, with every section and with none."""
     for question in (full(tmp_path), Question()):
         text = command(question)
-        inner = shlex.split(text)[0].removeprefix("S=").removesuffix(";")
+        inner = next(word for word in shlex.split(text) if word.startswith("S=")).removeprefix("S=").removesuffix(";")
         assert inner.startswith("export LC_ALL=C\n")
         for script in (text, inner):
             done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=False)
