@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,51 @@ def test_live_traffic_loses_nothing(cluster: Cluster) -> None:
     assert beside.rounds > 1
     assert not [name for name in cluster.entries() if "|h:" not in name]
     assert held(secure(cluster), asked, beside.latest) == beside.latest
+
+
+def test_slots_that_change_servers_meanwhile_lose_nothing(cluster: Cluster) -> None:
+    """While entries are sealed and an application works, one server gives slots away, entry by entry, and gets others: none is
+    missed, none lies readable at the end, and the last write of each is what is there."""
+    asked = list(requests(300))
+    cluster.fill(asked)
+    places = sorted({slot_of(each.name) for each in asked})
+    given = {(source, target): [slot for slot in places if slot * 3 // 16384 == source][:10] for source, target in ((0, 1), (2, 0))}
+
+    def exchange() -> None:
+        while cluster.readable() == len(asked):
+            time.sleep(0.01)
+        for (source, target), slots in given.items():
+            cluster.move(slots, source=source, target=target)
+        assert cluster.readable() > 0
+
+    with ThreadPoolExecutor() as pool:
+        moving = pool.submit(exchange)
+        beside = beside_traffic(migration(cluster, rate=40), secure(cluster, redis_read_legacy=True), asked)
+        moving.result()
+        for (source, target), slots in given.items():
+            cluster.move(slots, source=target, target=source)
+    assert beside.missed == []
+    assert beside.counts.left == 0
+    assert cluster.readable() == 0
+    assert held(secure(cluster), asked, beside.latest) == beside.latest
+
+
+def test_a_cluster_that_does_not_come_to_rest_is_not_called_done(cluster: Cluster) -> None:
+    """When slots change servers in every sweep, the run says so and is to be repeated; nothing is lost."""
+    asked = list(requests(30))
+    cluster.fill(asked)
+    given: list[int] = []
+
+    def shown(_: object) -> None:
+        given.append(len(given))
+        cluster.move(given[-1:], source=0, target=1)
+
+    with pytest.raises(ConfigurationError, match="changed servers during each of 3 sweeps"):
+        migrate(cluster, show=shown)
+    cluster.move(given, source=1, target=0)
+    assert migrate(cluster).left == 0
+    assert cluster.readable() == 0
+    assert [each.answer for each in asked] == read(cluster, asked)
 
 
 def test_a_value_that_moves_while_it_is_asked_for_is_found(cluster: Cluster) -> None:

@@ -176,6 +176,11 @@ class ClusterMigration:
                 if after == before:
                     break
                 before = after  # what has changed servers meanwhile may have been seen on neither
+            else:
+                raise ConfigurationError(
+                    f"slots of the Cluster have changed servers during each of {ROUNDS} sweeps, so entries may have been seen on none; "
+                    "run again when that is over"
+                )
             if self._options.get("reverse") and not (self._options.get("dry_run") or total.left or total.without_old_name):
                 await _all([run.begin_anew() for run in runs])
         return total
