@@ -139,9 +139,8 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield Difference(f"kernel settings are there: {' '.join(kernel)}", f"rm -f {' '.join(kernel)}\n{back}")
     for path, kept in beside(engine).items():
         if survey.file(path).kind and not passage.site.run(f"cmp -s {kept} {path}")[0]:
-            yield Difference(
-                f"file {path} is not as it was", f"if [ -e {kept} ]; then cp -a {kept} {path}; else rm -f {path}; fi"
-            )
+            put = f"if [ -e {kept} ]; then cp -a {kept} {path}; else rm -f {path}; fi"
+            yield Difference(f"file {path} is not as it was", put)
     ours = [path for path in (engine.acl_file, f"{engine.folder}/openssl.cnf") if survey.file(path).kind]
     if ours:
         yield Difference(f"files are of no use before the close: {' '.join(ours)}", f"rm -f {' '.join(ours)}")

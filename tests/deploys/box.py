@@ -43,6 +43,7 @@ printf "version: 0.1\\nstorage: {filesystem: {rootdirectory: /var/lib/reg}}\\nht
 systemd-run --quiet --unit reg docker-registry serve /root/reg.yml; sleep 2; }"""
 
 
+
 @dataclass(frozen=True)
 class Box:
     """A host whose Redis runs in a container, and its deployment."""
@@ -84,7 +85,7 @@ class Box:
     def reaches(self, network: str, address: str, port: int) -> bool:
         """Whether a container on a network gets a TCP connection."""
         script = f"timeout 3 bash -c '</dev/tcp/{address}/{port}'"
-        return self.host.run(f'docker run --rm --network {network} probe /bin/bash -c "{script}"').code == 0
+        return self.host.run(f"docker run --rm --network {network} probe /bin/bash -c \"{script}\"").code == 0
 
     def push(self, image: str) -> str:
         """Put an image into a registry on the host itself, and return its reference by digest."""

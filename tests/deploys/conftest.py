@@ -48,7 +48,9 @@ def inventory_for(lab: Lab, kind: str, folder: Path, **knobs: object) -> Deploym
     data = {"package_source": "wheelhouse"} | plan["knobs"] | knobs  # type: ignore[operator]
     groups = {group: [lab[name] for name in names] for group, names in plan["groups"].items()}  # type: ignore[attr-defined]
     names = {name for members in plan["groups"].values() for name in members}  # type: ignore[attr-defined]
-    path = write_inventory(folder / f"{kind}.py", groups, user=str(plan["user"]), data=dict.fromkeys(names, data))
+    path = write_inventory(
+        folder / f"{kind}.py", groups, user=str(plan["user"]), data=dict.fromkeys(names, data)
+    )
     return Deployment(path, folder / "secrets")
 
 

@@ -71,9 +71,7 @@ class Deployment:
             "--data", f"secrets_folder={self.secrets}", *arguments,
         ]  # fmt: skip
 
-    def run(
-        self, verb: str = "secure_redis", *arguments: str, yes: bool = True, environment: dict[str, str] | None = None
-    ) -> Run:
+    def run(self, verb: str = "secure_redis", *arguments: str, yes: bool = True, environment: dict[str, str] | None = None) -> Run:
         """Run a verb and wait for it."""
         began = time.monotonic()
         done = subprocess.run(

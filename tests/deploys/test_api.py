@@ -90,9 +90,7 @@ def test_the_key_is_rotated_and_no_caller_is_refused(deployed: Callable[[str], D
         ended = deployment.run(*rotate, "--data", "quiet=0").ok()
         assert "one API key is left, the new one" in ended.output
     finally:
-        said = host.run(
-            "systemctl kill -s INT caller; sleep 0.5; journalctl -u caller -o cat --no-pager | grep answers; rm /run/ask.py"
-        ).out
+        said = host.run("systemctl kill -s INT caller; sleep 0.5; journalctl -u caller -o cat --no-pager | grep answers; rm /run/ask.py").out
     assert ("401", "200") == (asked(old), asked(new))
     assert said.strip().endswith("answers, 0 refused"), said
     assert process == host.check("systemctl show -p MainPID redkeep-api")

@@ -15,9 +15,7 @@ from tests.deploys.runner import Deployment
 from tests.lab.lab import Lab
 
 
-@pytest.fixture(
-    params=["redis70", pytest.param("redis80", marks=pytest.mark.soak), pytest.param("valkey81", marks=pytest.mark.soak)]
-)
+@pytest.fixture(params=["redis70", pytest.param("redis80", marks=pytest.mark.soak), pytest.param("valkey81", marks=pytest.mark.soak)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

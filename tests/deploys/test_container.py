@@ -121,10 +121,7 @@ def test_only_the_allowed_paths_of_the_edge_are_open(box: Box) -> None:
         page = box.address("DASHBOARD_EDGE_ADDRESS")
         probes |= {"dashboard: root": lambda: box.opens("127.0.0.1", 8501)}
         probes |= {"dashboard: another": lambda: box.opens("127.0.0.1", 8501, user="65534")}
-        probes |= {
-            "dashboard: the edge": lambda: box.reaches(EDGE, page, 8501),
-            "dashboard: default": lambda: box.reaches("bridge", page, 8501),
-        }
+        probes |= {"dashboard: the edge": lambda: box.reaches(EDGE, page, 8501), "dashboard: default": lambda: box.reaches("bridge", page, 8501)}
         wanted |= {"dashboard: root": True}
     found = together(probes)
     assert found == dict.fromkeys(found, False) | wanted
@@ -147,10 +144,7 @@ def test_the_api_reaches_the_server_and_what_is_listed(box: Box, lab: Lab) -> No
     path = write_inventory(
         box.deployment.inventory.with_name("listed.py"),
         {"redis": [box.host], "app": [box.host]},
-        data={
-            box.host.name: {"package_source": "wheelhouse", "redis_runtime": "docker", "api_reachable": [peer]}
-            | BOXES[box.host.name][1]
-        },
+        data={box.host.name: {"package_source": "wheelhouse", "redis_runtime": "docker", "api_reachable": [peer]} | BOXES[box.host.name][1]},
     )
     Deployment(path, box.deployment.secrets).run().ok()
     assert {"server", "listed"} == {name for name, there in found().items() if there}
@@ -232,7 +226,7 @@ def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
     for port, place in ((0, "10.214."), (16380, "127.0.0.1")):
         box.host.check(f"cd /root && redkeep quickstart dev --engine {box.engine} --image {image} --port {port}")
         box.host.check(f"cd /root/dev && {compose} up -d >/dev/null 2>&1")
-        said = box.host.check(f'cd /root && set -a && . ./dev/cache.env && /opt/redkeep/current/bin/python -c "{WRITE_AND_READ}"')
+        said = box.host.check(f"cd /root && set -a && . ./dev/cache.env && /opt/redkeep/current/bin/python -c \"{WRITE_AND_READ}\"")
         assert said.strip() == "42"
         assert place in box.host.check("grep REDIS_URL /root/dev/cache.env")
         listening = box.host.run("ss -Hltn 'sport = :16380 or sport = :6380'").out

@@ -68,9 +68,7 @@ DRIFTS = {
         "file /etc/redis/users.acl has other content",
     ),
     "users.acl gone": Drift("rm /etc/redis/users.acl", "file /etc/redis/users.acl is missing"),
-    "users.acl owned by the server": Drift(
-        "chown redis /etc/redis/users.acl", "file /etc/redis/users.acl belongs to redis:redis"
-    ),
+    "users.acl owned by the server": Drift("chown redis /etc/redis/users.acl", "file /etc/redis/users.acl belongs to redis:redis"),
     "a certificate file replaced": Drift("echo x > $(ls /etc/redis/tls/*/server.crt)", "server.crt has other content"),
     "a key readable by all": Drift("chmod 644 /etc/redis/tls/*/server.key", "server.key has mode 0644"),
     "the operator's folder open": Drift("chmod 755 /etc/redkeep/operator", "folder /etc/redkeep/operator has mode 0755"),
@@ -95,20 +93,14 @@ DRIFTS = {
     ),
     "the service stopped": Drift("systemctl stop redis-server", "service redis-server is not running", restart=True),
     "the service not enabled": Drift("systemctl disable -q redis-server 2>/dev/null", "unit redis-server.service is disabled"),
-    "the daily check off": Drift(
-        "systemctl disable -q --now redkeep-certificates.timer 2>/dev/null", "redkeep-certificates.timer"
-    ),
+    "the daily check off": Drift("systemctl disable -q --now redkeep-certificates.timer 2>/dev/null", "redkeep-certificates.timer"),
     # The allow-list
     "the firewall flushed": Drift("nft flush table inet redkeep", "rules in the kernel"),
     "a rule in the firewall": Drift("nft insert rule inet redkeep redis accept", "rules in the kernel"),
-    "the allow-list edited": Drift(
-        "sed -i 's/counter drop/counter accept/' /etc/redkeep/firewall.nft", "file /etc/redkeep/firewall.nft"
-    ),
+    "the allow-list edited": Drift("sed -i 's/counter drop/counter accept/' /etc/redkeep/firewall.nft", "file /etc/redkeep/firewall.nft"),
     # The app's host
     "the app's credentials readable": Drift("chmod 644 /etc/redkeep/cache.env", "cache.env has mode 0644", host="app13"),
-    "the app's credentials edited": Drift(
-        "echo REDIS_DEV_MODE=true >> /etc/redkeep/cache.env", "cache.env has other content", host="app13"
-    ),
+    "the app's credentials edited": Drift("echo REDIS_DEV_MODE=true >> /etc/redkeep/cache.env", "cache.env has other content", host="app13"),
     "the package's link moved": Drift("ln -sfn /tmp /opt/redkeep/current", "link /opt/redkeep/current", host="app13"),
     "a reader more": Drift("gpasswd -a nobody redkeep >/dev/null", "user nobody may read the app's credentials", host="app13"),
     "the client's key gone": Drift("rm /etc/redkeep/tls/client.key", "client.key is missing", host="app13"),

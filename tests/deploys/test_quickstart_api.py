@@ -116,9 +116,7 @@ def test_no_container_has_rights_or_shows_a_secret(stack: Stack, service: str) -
     expected = {"ReadonlyRootfs": True, "Privileged": False, "CapDrop": ["ALL"], "CapAdd": None}
     assert expected == {key: host[key] for key in expected}  # type: ignore[index]
     assert host["Memory"] == host["MemorySwap"] > 0 < host["PidsLimit"]  # type: ignore[index]
-    shown = json.dumps(one) + shell(
-        f"docker history --no-trunc {one['Image']}; docker top {one['Id']}; docker logs {one['Id']} 2>&1"
-    )
+    shown = json.dumps(one) + shell(f"docker history --no-trunc {one['Image']}; docker top {one['Id']}; docker logs {one['Id']} 2>&1")
     store = SecretStore.open(stack.folder / "secrets")
     secrets = [*(store.password(user) for user in store.users()), *store.encryption_keys()]
     assert len(secrets) == 8

@@ -33,9 +33,7 @@ def pid(host: Host) -> str:
     return host.check(f"{CLI} INFO server | grep -E 'process_id|run_id'")
 
 
-@pytest.fixture(
-    params=["redis70", pytest.param("redis80", marks=pytest.mark.soak), pytest.param("valkey81", marks=pytest.mark.soak)]
-)
+@pytest.fixture(params=["redis70", pytest.param("redis80", marks=pytest.mark.soak), pytest.param("valkey81", marks=pytest.mark.soak)])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -53,7 +51,9 @@ def rotate(deployment: Deployment, what: str, **data: str) -> tuple[str, ...]:
     return ("rotate", "--data", f"what={what}", *(w for name, value in data.items() for w in ("--data", f"{name}={value}")))
 
 
-def test_everything_is_rotated_under_load_and_nobody_notices(kind: str, deployment: Deployment, lab: Lab, soak: bool) -> None:
+def test_everything_is_rotated_under_load_and_nobody_notices(
+    kind: str, deployment: Deployment, lab: Lab, soak: bool
+) -> None:
     """While the app works on every host: a rotation of passwords stops for a client that cannot know the new one, naming it, and
     for one that comes back with the old, putting it back; a deploy in between keeps both; then it ends, the CA and the encryption
     key follow, and the app has lost no operation, no old password, certificate or key opens anything, every answer from before

@@ -59,9 +59,7 @@ def test_the_stock_configuration_never_ran(kind: str, deployed: Callable[[str], 
     """The server's log knows our port from its first start on, and never the stock port."""
     deployed(kind)
     host = lab[KINDS[kind]["groups"]["redis"][0]]  # type: ignore[index]
-    log = host.check(
-        "cat /var/log/redis/*.log /var/log/valkey/*.log 2>/dev/null; journalctl --no-pager -o cat 2>/dev/null || true"
-    )
+    log = host.check("cat /var/log/redis/*.log /var/log/valkey/*.log 2>/dev/null; journalctl --no-pager -o cat 2>/dev/null || true")
     assert "port=6380" in log
     assert "port=6379" not in log
 

@@ -68,17 +68,7 @@ def test_hadolint_finds_nothing(tools: Path, folder: Path) -> None:
 
 def test_checkov_finds_nothing(tools: Path, folder: Path) -> None:
     """Every check for Dockerfiles passes."""
-    done = run(
-        str(tools / "bin/checkov"),
-        "--framework",
-        "dockerfile",
-        "--skip-download",
-        "--output",
-        "json",
-        "-f",
-        "Dockerfile",
-        folder=folder,
-    )
+    done = run(str(tools / "bin/checkov"), "--framework", "dockerfile", "--skip-download", "--output", "json", "-f", "Dockerfile", folder=folder)
     found = json.loads(done.stdout)
     assert [] == [check["check_id"] for check in found["results"]["failed_checks"]]
     assert found["summary"]["passed"] > 0
