@@ -124,7 +124,7 @@ def managed(passage: Passage, survey: Survey) -> Iterator[Difference]:
 
 
 def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
-    """Everything beside redis.conf as it was: the mark, the unit, log rotation, the defaults of the init script, kernel settings, the folders' modes."""
+    """Everything beside redis.conf as it was: the mark, the unit, log rotation, the init script, kernel settings, folders' modes."""
     engine = passage.site.bundle.engine
     if survey.file(MANAGED).kind:
         yield Difference("the host is marked as managed", f"rm -f {MANAGED}")
