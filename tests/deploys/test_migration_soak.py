@@ -214,7 +214,7 @@ def test_a_run_that_was_silent_for_too_long_is_taken_over(way: Way, share: float
         os.killpg(sleeper.pid, signal.SIGSTOP)
         try:
             # What it had begun on the host ends by itself.
-            way.host.check(f"flock -w 120 {LOCK} touch -d '61 seconds ago' {HOLDER}")
+            way.host.check(f"flock -w 120 {LOCK} touch -c -d '61 seconds ago' {HOLDER}")
             way.run("migrate")
             way.run("rollback")
             process, state = run_id(way.host), found(way.host)
