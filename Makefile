@@ -60,7 +60,7 @@ soak: test-environment ## The long runs: fuzzing, a million seals, every fault, 
 	.venv/bin/python -m tests.soak.fuzz --seconds 600
 	.venv/bin/python -m tests.soak.seals
 	.venv/bin/python -m tests.soak.migrate_data
-	$(PYTEST) -q tests/unit tests/redis tests/deploys --soak $(ARGS)
+	$(PYTEST) -q tests/unit tests/redis tests/api tests/dashboard tests/deploys --soak $(ARGS)
 
 bench: test-environment ## Measure the cache beside redis-py, the PRD design and other caches (six minutes; ARGS=--quick: one)
 	@tests/performance/peers.sh

@@ -13,8 +13,14 @@ case "${1:-}" in
 esac
 began=$(date +%s)
 
-# Runs the folders of a tier that are there, together; the last line shown is pytest's own summary.
+# The last line shown is pytest's own summary.
 pytest_tier() {
+    name=$1
+    shift
+    tier "$name" .venv/bin/python -m pytest -q --durations=3 --durations-min=2 "$@"
+}
+
+tier() {
     name=$1
     shift
     for argument in "$@"; do
@@ -41,10 +47,10 @@ tier() {
 
 deploys/bootstrap.sh tests/requirements.lock git openssl redis-tools nftables
 tier lint tests/lint.sh
-pytest_tier unit tests/unit tests/templates
+pytest_tier unit tests/unit
 if [ "${1:-}" != fast ]; then
     pytest_tier redis tests/redis tests/api
-    [ ! -d tests/dashboard ] || deploys/bootstrap.sh tests/requirements.lock chromium chromium-driver
+    deploys/bootstrap.sh tests/requirements.lock chromium chromium-driver
     pytest_tier dashboard tests/dashboard
     # sslyze pins an older cryptography than the package ships: it has an environment of its own.
     if ! cmp -s tests/scanners/requirements.lock build/scanners/.lock; then

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from redkeep.access.acl_manager import BasicACLManager
+    from redkeep.access.secure_connection import SecureRedisAuth, TLSRedisConnection
     from redkeep.cache.interface import CacheInterface
     from redkeep.cache.keys import CacheKeyGenerator
     from redkeep.cache.layer import EncryptedCacheLayer
@@ -41,6 +43,7 @@ __all__ = [
     "AIResponseCacheSecurityMigration",
     "AlertError",
     "AuthenticationError",
+    "BasicACLManager",
     "CacheInterface",
     "CacheKeyGenerator",
     "CachePerformanceMonitor",
@@ -53,6 +56,7 @@ __all__ = [
     "RedkeepError",
     "SecretStoreError",
     "SecureAIResponseCache",
+    "SecureRedisAuth",
     "SecurityError",
     "SecurityMetricsCollector",
     "SecurityMonitor",
@@ -61,11 +65,15 @@ __all__ = [
     "Settings",
     "SimpleAlertManager",
     "TLSError",
+    "TLSRedisConnection",
     "get_security_status",
 ]
 
 # Loaded at first use: `import redkeep` costs a few milliseconds, Settings (pydantic) some 150.
 _HOMES = {
+    "BasicACLManager": "redkeep.access.acl_manager",
+    "SecureRedisAuth": "redkeep.access.secure_connection",
+    "TLSRedisConnection": "redkeep.access.secure_connection",
     "CacheInterface": "redkeep.cache.interface",
     "CacheKeyGenerator": "redkeep.cache.keys",
     "EncryptedCacheLayer": "redkeep.cache.layer",

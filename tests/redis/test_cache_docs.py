@@ -1,4 +1,4 @@
-"""docs/cache.md: its blocks run as they stand, and its table is the truth."""
+"""docs/cache.md and docs/connections.md: their blocks run as they stand, and the table is the truth."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.redis.server import Server
 from tests.unit.wanted import ROOT
 
 TEXT = (ROOT / "docs" / "cache.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+CONNECTIONS = (ROOT / "docs" / "connections.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT + CONNECTIONS, re.DOTALL | re.MULTILINE)
 
 
 def test_blocks_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +26,8 @@ def test_blocks_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     empty(server)
     for name, value in server.settings.items():
         monkeypatch.setenv(name.upper(), str(value))
+    monkeypatch.setenv("OPERATOR_PASSWORD", server.passwords["operator"])
+    monkeypatch.setenv("REDIS_HEALTH_PASSWORD", server.passwords["health_service"])
     names: dict[str, Any] = {}
 
     async def work() -> None:
@@ -34,7 +37,7 @@ def test_blocks_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
                 await done
 
     asyncio.run(work())
-    assert len(BLOCKS) >= 8
+    assert len(BLOCKS) >= 10
     with testing.TestClient(names["app"]) as client:
         assert 0.0 == client.get("/hits").json()
 

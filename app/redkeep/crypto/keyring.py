@@ -47,7 +47,7 @@ def decode_key(text: str, *, field: str = _DEFAULT_FIELD) -> bytes:
 
     Raises ConfigurationError when it is not that or plainly not random; names `field`, never the value.
     """
-    remedy = "make one with `redkeep secrets env`"
+    remedy = "make one with `redkeep keys generate`"
     try:
         key = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

@@ -78,7 +78,7 @@ def validate_password(password: str, *, field: str) -> None:
     """
     if len(password) < MIN_LENGTH:
         raise ConfigurationError(
-            f"{field} is shorter than {MIN_LENGTH} characters; use a random one of 43 (`redkeep secrets env`)"
+            f"{field} is shorter than {MIN_LENGTH} characters; use a random one of 43 (`redkeep secrets env --production`)"
         )
     _refuse_unrenderable(password, field)
     if len(password.encode("utf-8")) > MAX_LENGTH:
