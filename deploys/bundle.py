@@ -30,7 +30,7 @@ class Neighbour:
 class Bundle:
     """One host's part of the deploy. ``name`` is the inventory's; addresses are as the inventory gives them:
     ``server`` names the Redis host that the app uses, ``redis_address`` is how others reach the Redis,
-    ``app_redis_address`` how the app on this very host does."""
+    ``app_redis_address`` how the app on this very host does; ``apps`` are the app hosts that use this host's Redis."""
 
     name: str
     knobs: Knobs
@@ -40,6 +40,7 @@ class Bundle:
     redis_address: str
     app_redis_address: str
     client_addresses: tuple[str, ...]
+    apps: tuple[str, ...]
     listens_beyond_loopback: bool
 
     @property
@@ -155,6 +156,7 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
         server=server.name,
         redis_address=address,
         app_redis_address=_own_address(host.knobs) if server is host else address,
+        apps=tuple(app.name for app in apps if is_redis and _server_of(app, redis) is host),
         client_addresses=tuple(sorted({*clients, *map(_plain, host.knobs.allowed_clients)})),
         listens_beyond_loopback=beyond,
     )

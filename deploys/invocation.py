@@ -11,10 +11,12 @@ import click
 
 @dataclass(frozen=True)
 class Invocation:
-    """``inventory`` is the inventory's file name without its ending, links followed; empty when it is no file."""
+    """``inventory`` is the inventory's file name without its ending, links followed; empty when it is no file. ``apart`` says that
+    hosts do not wait for each other at each step (--serial, --no-wait)."""
 
     inventory: str = ""
     dry: bool = False
+    apart: bool = False
 
 
 @cache
@@ -27,4 +29,5 @@ def invocation() -> Invocation:
     return Invocation(
         inventory=Path(given).resolve().stem if given and Path(given).is_file() else "",
         dry=bool(context.params.get("dry")),
+        apart=bool(context.params.get("serial") or context.params.get("no_wait")),
     )

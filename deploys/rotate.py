@@ -40,6 +40,7 @@ if rotation.what == "encryption-key":
     rotating.settle(site=site, rotation=rotation, name="Rotation | Let every app use the new key")
     if site.bundle.is_app:
         rotating.reseal(site=site, rotation=rotation, name="Rotation | Seal every entry anew")
+        rotating.count(site=site, rotation=rotation, name="Rotation | Refuse while an entry needs the old key")
 elif rotation.ends_sessions and site.bundle.is_redis:
     rotating.gate(site=site, rotation=rotation, name="Rotation | Refuse while clients are connected that cannot know the new")
 if rotation.retires:

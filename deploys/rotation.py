@@ -6,12 +6,15 @@ Each kind says what it does to the secrets; the order of the steps is deploys/ro
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+from deploys.bundle import Bundle
 from deploys.credentials import USERS, label, open_store
 from redkeep.cli.secrets import API_NAME
 from redkeep.crypto.store import SecretStore
@@ -37,7 +40,8 @@ class Rotation:
     steps: set[str] = field(default_factory=set)
     begun_at: float = field(default_factory=time.monotonic)
     switched: dict[str, float] = field(default_factory=dict)
-    resealing: dict[str, str] = field(default_factory=dict)
+    asked: dict[tuple[str, ...], str] = field(default_factory=dict)
+    sweeping: dict[str, Lock] = field(default_factory=dict)
 
     @property
     def thing(self) -> str:
@@ -66,7 +70,8 @@ class Rotation:
         if self.what == "passwords":
             return f"the passwords of {', '.join(self.users)} are new, and the only ones"
         if self.what == "encryption-key":
-            return "one encryption key is left, the new one, and every entry is sealed with it"
+            given_up = ", and what it did not seal before this is given up" if self.force else ", and every entry is sealed with it"
+            return f"one encryption key is left, the new one{given_up}"
         if self.what == "api-key":
             return "one API key is left, the new one: `redkeep secrets show --reveal api` shows it"
         if self.what == "ca":
@@ -103,9 +108,41 @@ class Rotation:
             f"older{' (not: force=yes)' if self.force else ''}; then trust it alone and end what is left"
         )
 
-    def reseals(self, host: str, redis: str) -> bool:
-        """Whether this app host is the one of this run that seals the entries of that Redis anew: the first to ask."""
-        return self.resealing.setdefault(redis, host) == host
+    def refusal(self, *, concerned: Sequence[str], left_out: Sequence[str], together: bool) -> str:
+        """Why a run must not do this, in a sentence: what goes is every host's, so that all of them take each step before the next.
+        ``concerned`` are the inventory's hosts, ``left_out`` those that are not part of the run; ``together`` says whether its
+        hosts wait for each other, and it ends when one fails."""
+        if not self.retires:
+            return ""
+        if left_out:
+            return (
+                f"All hosts share the {self.thing}, and what is old opens nothing afterwards, but this run leaves out "
+                f"{', '.join(left_out)}: run it without --limit and --exclude."
+            )
+        if len(concerned) > 1 and not together:
+            return (
+                "All hosts take each step of a rotation before the next, and none goes on when one fails: run it without --serial, "
+                "--no-wait and --fail-percent."
+            )
+        return ""
+
+    def reseals(self, app: Bundle) -> bool:
+        """Whether this app host is the one that seals the entries of its namespace on its Redis anew: the first of this run to ask.
+        By the server's name, as each pair of a Redis and an app on one host has the same address, 127.0.0.1."""
+        return self._first(app, "seal", app.knobs.cache_namespace)
+
+    def counts(self, app: Bundle) -> bool:
+        """Whether this app host is the one that counts what an old key still seals on its Redis, in whichever namespace."""
+        return self._first(app, "count")
+
+    def _first(self, app: Bundle, *what: str) -> bool:
+        return self.asked.setdefault((app.server, *what), app.name) == app.name
+
+    @contextmanager
+    def alone_on(self, server: str) -> Iterator[None]:
+        """One app host at a time works on the entries of a Redis: each keeps the rate that others there do not feel."""
+        with self.sweeping.setdefault(server, Lock()):
+            yield
 
     def begin(self, hosts: frozenset[str]) -> None:
         """Put the new beside the old in the secrets; what an earlier run has begun is left as it is."""
@@ -215,5 +252,4 @@ def _two_authorities(store: SecretStore) -> bool:
 
 
 def _leaves_of(store: SecretStore, hosts: frozenset[str]) -> list[str]:
-    ends = {label("x", host).removeprefix("x") for host in hosts}
-    return [name for name in store.leaves() if any(name.endswith(end) for end in ends)]
+    return [name for name in store.leaves() if name in {label(name.partition("@")[0], host) for host in hosts}]

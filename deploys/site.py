@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paramiko import SSHException
 from pyinfra import host, inventory, logger, state
-from pyinfra.api import DeployError, StringCommand
+from pyinfra.api import DeployError, Host, StringCommand
 
 from deploys import pace
 from deploys.bundle import Bundle, build
@@ -105,6 +105,11 @@ class Site:
 
     def say(self, text: str) -> None:
         logger.info(f"{host.print_prefix}{text}")
+
+
+def hosts_of_run() -> list[Host]:
+    """The inventory's hosts without those that --limit and --exclude leave out."""
+    return [each for each in inventory if state.is_host_in_limit(each)]
 
 
 def open_site(question: Callable[[Site], Question], *, reporting: bool = False) -> Site:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyinfra import host, inventory, state
+from pyinfra import host, state
 from pyinfra.api import DeployError, StringCommand, operation
 from pyinfra.api.state import StateStage
 
@@ -16,7 +16,7 @@ from deploys.backups import Backup
 from deploys.credentials import key_ids, open_store
 from deploys.difference import locked
 from deploys.operations.converge import fail
-from deploys.site import Site
+from deploys.site import Site, hosts_of_run
 from deploys.stack import SERVICE
 from deploys.stages import backing_up, containers, snapshot
 from deploys.stages.comparison import compare, keys_of
@@ -44,7 +44,7 @@ def asked(site: Site) -> Plan:
     Raises DeployError: bad input, a host that is not ready, a backup that cannot be used.
     """
     data = {name: host.data.get(name) for name in ARGUMENTS}
-    others = [other for other in inventory if "redis" in other.groups and other.name != site.bundle.name]
+    others = [other for other in hosts_of_run() if "redis" in other.groups and other.name != site.bundle.name]
     if others:
         raise DeployError(f"A backup is one host's, and here are {len(others) + 1} with a Redis: name one with --limit.")
     survey = site.survey()

@@ -13,10 +13,12 @@ from pyinfra.api.state import StateStage
 
 from deploys import sessions
 from deploys.credentials import key_ids
+from deploys.invocation import invocation
 from deploys.operations.converge import differences_of, fail, scripts
 from deploys.rotation import Rotation, open_rotation
-from deploys.site import Site
+from deploys.site import Site, hosts_of_run
 from deploys.stages import api, application, server, service
+from deploys.stages.comparison import keys_of
 from deploys.stages.machine import MANAGED
 from redkeep.cache.secure import KEYS_SECONDS
 from redkeep.errors import RedkeepError
@@ -43,7 +45,8 @@ BACK = (
 
 
 def asked(site: Site) -> Rotation:
-    """The rotation that was asked for. Raises DeployError: bad input, no secrets, a host that was never deployed to."""
+    """The rotation that was asked for. Raises DeployError: bad input, no secrets, a host that was never deployed to, a run
+    that would take away what others need."""
     try:
         data = tuple((name, str(value)) for name in ARGUMENTS if (value := host.data.get(name)) is not None)
         rotation = open_rotation(site.secrets, data)
@@ -53,9 +56,28 @@ def asked(site: Site) -> Rotation:
         raise DeployError(
             f"{site.bundle.name}: it was never deployed to, there is nothing to rotate: run deploys/secure_redis.py."
         )
+    part = {each.name for each in hosts_of_run()}
+    concerned = [other.name for other in inventory if {"redis", "app"} & {*other.groups}]
+    sentence = rotation.refusal(
+        concerned=concerned,
+        left_out=[name for name in concerned if name not in part],
+        together=not invocation().apart and not state.config.FAIL_PERCENT,
+    ) or _nobody_seals(site, rotation)
+    if sentence:
+        raise DeployError(sentence)
     if rotation.what == "api-key" and not any(other.data.get("api_enabled") for other in inventory):
         raise DeployError("No host here serves the API: api_enabled is off; `redkeep secrets renew-api-key` makes a new key.")
     return rotation
+
+
+def _nobody_seals(site: Site, rotation: Rotation) -> str:
+    """Why the entries of this host's Redis would be lost: no app host is there to seal them anew."""
+    if rotation.what != "encryption-key" or rotation.force or not site.bundle.is_redis or site.bundle.apps or not sum(keys_of(site)):
+        return ""
+    return (
+        f"{site.bundle.name}: no app host of the inventory uses this Redis, so that nobody would seal its entries anew: put the host of an "
+        "application into the group app; or --data force=yes gives these entries up."
+    )
 
 
 def _executing() -> bool:
@@ -69,7 +91,7 @@ def begin(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None
         site.say(f"would {rotation.plan()}")
         yield StringCommand("true")
         return
-    hosts = frozenset(other.name for other in inventory)
+    hosts = frozenset(each.name for each in hosts_of_run())
     yield from _with_secrets(site, lambda: rotation.begin(hosts))
 
 
@@ -155,31 +177,52 @@ def settle(site: Site, rotation: Rotation) -> Generator[StringCommand, None, Non
 
 @operation()
 def reseal(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
-    """Seal every entry of this app's Redis anew with the new key, and fail the host while one needs an old."""
-    if not _executing() or not rotation.reseals(site.bundle.name, site.bundle.redis_address):
+    """Seal the entries of this app's namespace on its Redis anew with the new key. What is left is judged once all have done so."""
+    if not _executing() or not rotation.reseals(site.bundle):
         return
-    janitor = site.credentials.password("cache_janitor") + "\n"
-    script = "IFS= read -r REDIS_JANITOR_PASSWORD; export REDIS_JANITOR_PASSWORD; " + application.COMMAND
-    ok, lines, errors = site.run(f"{script} migrate-data", stdin=janitor)
+    try:
+        with rotation.alone_on(site.bundle.server):
+            ok, lines, errors = _migrate_data(site)
+    except DeployError as error:
+        yield fail(str(error))
+        return
     for line in lines:
         site.say(line)
-    counted, counts, more = site.run(f"{script} migrate-data --count --json", stdin=janitor)
+    if not ok and not lines:
+        site.say("migrate-data: " + next((line.strip() for line in reversed(errors) if line.strip()), "no answer"))
+
+
+@operation()
+def count(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
+    """Fail the host while an entry of its Redis, in whichever namespace, needs an old key. Changes nothing."""
+    if not _executing() or not rotation.counts(site.bundle):
+        return
     try:
+        counted, counts, errors = _migrate_data(site, "--count --json")
         if not counted:
-            raise ValueError(" ".join(more))
+            raise ValueError(" ".join(errors)[:200])
         left = Census.parse(json.loads("\n".join(counts))).refusal(key_ids(site.credentials.encryption_keys[1:]))
     except (ValueError, RedkeepError) as error:
-        yield fail(
-            f"{site.bundle.name}: what is still sealed with the old key cannot be told ({error} {' '.join(errors)[:200]}): run again."
-        )
+        yield fail(f"{site.bundle.name}: what is still sealed with the old key cannot be told ({error}): run again.")
         return
-    if left and not rotation.force:
+    except DeployError as error:
+        yield fail(str(error))
+        return
+    if not left:
+        site.say(f"nothing on {site.bundle.server} is sealed with an old key")
+    elif rotation.force:
+        site.say(f"given up on {site.bundle.server}: {left}")
+    else:
         yield fail(
-            f"{site.bundle.name}: {left}. Old and new open: see what redkeep migrate-data says above, then run the same command again; "
-            "--data force=yes gives these entries up."
+            f"{site.bundle.name}: on {site.bundle.server} {left}. Old and new open: see what redkeep migrate-data says above, then run the "
+            "same command again; --data force=yes gives these entries up."
         )
-    elif not ok and not left:
-        site.say("what is left above is not sealed with the old key")
+
+
+def _migrate_data(site: Site, arguments: str = "") -> tuple[bool, list[str], list[str]]:
+    """Run it with the janitor's password, which no host keeps. Raises DeployError when the connection broke."""
+    script = "IFS= read -r REDIS_JANITOR_PASSWORD; export REDIS_JANITOR_PASSWORD; " + application.COMMAND
+    return site.run(f"{script} migrate-data {arguments}", stdin=site.credentials.password("cache_janitor") + "\n")
 
 
 @operation()

@@ -13,14 +13,15 @@ from tests.lab.hosts import Spec
 from tests.lab.inventory import write_inventory
 from tests.lab.lab import Lab
 
-# What each deployment is: its hosts, their groups, and the knobs that differ from the defaults.
+# What each deployment is: its hosts, their groups, and the knobs that differ from the defaults; `own` are one host's alone.
 KINDS: dict[str, dict[str, object]] = {
-    # Redis 7.0, and an app on another host with another release of Debian: allow-list, SANs, two Pythons.
+    # Redis 7.0, and an app on another host with another release of Debian and a namespace of its own: allow-list, SANs, two Pythons.
     "redis70": {
         "hosts": [Spec("redis70"), Spec("app13", "trixie")],
         "groups": {"redis": ["redis70"], "app": ["redis70", "app13"]},
         "user": "root",
         "knobs": {},
+        "own": {"app13": {"cache_namespace": "tenant"}},
     },
     # Redis 8.0, by a user with sudo.
     "redis80": {
@@ -48,8 +49,9 @@ def inventory_for(lab: Lab, kind: str, folder: Path, **knobs: object) -> Deploym
     data = {"package_source": "wheelhouse"} | plan["knobs"] | knobs  # type: ignore[operator]
     groups = {group: [lab[name] for name in names] for group, names in plan["groups"].items()}  # type: ignore[attr-defined]
     names = {name for members in plan["groups"].values() for name in members}  # type: ignore[attr-defined]
+    own: dict[str, dict[str, object]] = plan.get("own", {})  # type: ignore[assignment]
     path = write_inventory(
-        folder / f"{kind}.py", groups, user=str(plan["user"]), data=dict.fromkeys(names, data)
+        folder / f"{kind}.py", groups, user=str(plan["user"]), data={name: data | own.get(name, {}) for name in names}
     )
     return Deployment(path, folder / "secrets")
 

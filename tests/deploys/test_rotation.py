@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,12 @@ from deploys.credentials import USERS
 from redkeep.crypto.store import SecretStore
 from tests.deploys.clients import COMMAND_LINE, STALE, answers, app, opens, running
 from tests.deploys.conftest import KINDS
+from tests.deploys.contents import files
+from tests.deploys.contents import run as run_with
 from tests.deploys.crash import Kill, run_and_kill
 from tests.deploys.runner import Deployment
-from tests.lab.hosts import Host
+from tests.lab.hosts import Host, Spec
+from tests.lab.inventory import write_inventory
 from tests.lab.lab import Lab
 
 CLI = "/usr/local/sbin/redkeep-cli"
@@ -57,7 +61,7 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
     """While the app works on every host: a rotation of passwords stops for a client that cannot know the new one, naming it, and
     for one that comes back with the old, putting it back; a deploy in between keeps both; then it ends, the CA and the encryption
     key follow, and the app has lost no operation, no old password, certificate or key opens anything, every answer from before
-    is still one, and the server is the same process."""
+    is still one, in the other host's namespace, too, and the server is the same process."""
     names = [*dict.fromkeys([KINDS[kind]["groups"]["redis"][0], *KINDS[kind]["groups"]["app"]])]  # type: ignore[index]
     server = lab[names[0]]
     store = SecretStore.open(deployment.secrets)
@@ -101,17 +105,62 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
         assert "NOAUTH" not in shows(server, ca, current.cert_pem, current.key_pem)
         assert "NOAUTH" in shows(server, fresh.trust_bundle(), current.cert_pem, current.key_pem)
 
-        answers(server, "write")
+        for name in names:
+            answers(lab[name], "write")
         sealed = deployment.run(*rotate(deployment, "encryption-key")).ok()
-        assert "200 of older keys" in sealed.output
+        assert f"nothing on {server.name} is sealed with an old key" in sealed.output
         assert not set(SecretStore.open(deployment.secrets).encryption_keys()) & set(keys)
-        assert answers(server, "read") == "200"
+        assert [answers(lab[name], "read") for name in names] == ["200"] * len(names)
     assert seen.wrong == []
     assert sum(seen.errors.values()) - seen.errors["server_unavailable"] == 0, seen.errors
     assert seen.operations > 100
     assert pid(server) == before
     assert deployment.run("status").ok().drift == {}
     print(f"{kind}: {seen.operations} operations, 0 lost, the slowest pair {seen.slowest:.2f} s")
+
+
+PAIRS = ("pair12", "pair13")
+
+
+@pytest.fixture
+def pairs(lab: Lab, tmp_path: Path) -> Iterator[Deployment]:
+    """Two hosts of one inventory, each with a Redis and an app of its own."""
+    lab.ensure([Spec(PAIRS[0]), Spec(PAIRS[1], "trixie")])
+    members = [lab[name] for name in PAIRS]
+    knobs = dict.fromkeys(PAIRS, {"package_source": "wheelhouse"})
+    path = write_inventory(tmp_path / "pairs.py", {"redis": members, "app": members}, data=knobs)
+    made = Deployment(path, tmp_path / "secrets")
+    made.run().ok()
+    yield made
+    for name in PAIRS:
+        lab.remove(name)
+
+
+def test_every_pair_keeps_its_entries(pairs: Deployment, lab: Lab) -> None:
+    """Each app reaches its Redis at 127.0.0.1: after a rotation of the encryption key both read all they had, from one new key.
+    A run that leaves one of them out is refused before it changes anything; a restore of one is not."""
+    hosts = [lab[name] for name in PAIRS]
+    for host in hosts:
+        answers(host, "write")
+    (old,) = SecretStore.open(pairs.secrets).encryption_keys()
+    refused = pairs.run(*rotate(pairs, "encryption-key"), "--limit", PAIRS[0])
+    assert refused.code != 0
+    assert f"this run leaves out {PAIRS[1]}: run it without --limit and --exclude." in refused.output
+    assert SecretStore.open(pairs.secrets).encryption_keys() == (old,)
+
+    sealed = pairs.run(*rotate(pairs, "encryption-key")).ok()
+    assert sealed.output.count("200 of older keys") == 2
+    (new,) = SecretStore.open(pairs.secrets).encryption_keys()
+    assert new != old
+    assert [answers(host, "read") for host in hosts] == ["200", "200"]
+    assert pairs.run("status").ok().drift == {}
+
+    folder = pairs.inventory.parent / "backups"
+    run_with(pairs, "backup", folder).ok()
+    backup = next(path for path in files(folder) if path.name.startswith(PAIRS[0]))
+    assert "name one with --limit" in run_with(pairs, "restore", folder, file=backup).output
+    limited = pairs.run("restore", "--data", f"file={backup}", "--limit", PAIRS[0], "--dry").ok()
+    assert f"would load {backup.name}" in limited.output
 
 
 # Not the last one, "Forget the old": it is over in a moment, and then the same command is another rotation.

@@ -45,3 +45,9 @@ def test_a_link_gives_the_name_of_its_target(tmp_path: Path) -> None:
 def test_a_dry_run_is_known(given: dict[str, bool], expected: bool) -> None:
     """--dry keeps new secrets from being written."""
     assert expected == called(**given).dry
+
+
+@pytest.mark.parametrize(("given", "expected"), [({"serial": True}, True), ({"no_wait": True}, True), ({"serial": False}, False), ({}, False)])
+def test_hosts_that_do_not_wait_for_each_other_are_known(given: dict[str, bool], expected: bool) -> None:
+    """A rotation takes each step on all hosts before the next."""
+    assert expected == called(**given).apart

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
-from deploys.credentials import USERS, Credentials
+from deploys.bundle import Bundle, build
+from deploys.credentials import USERS, Credentials, label
 from deploys.rotation import Rotation, choose
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
+from tests.unit.wanted import data
 
 
 @pytest.fixture
@@ -99,11 +103,107 @@ def test_a_key_opens_then_seals_then_is_alone(store: SecretStore) -> None:
     assert again(store).encryption_keys() == (second,)
 
 
-def test_one_app_host_seals_the_entries_of_a_redis(store: SecretStore) -> None:
-    """The first of a run that asks; each Redis has its own."""
+PAIR = ("redis", "app")
+
+
+def hosts(*wanted: tuple[str, tuple[str, ...], dict[str, Any]]) -> list[Bundle]:
+    """The hosts (name, groups, data) of an inventory that have an app, in its order."""
+    made = build([(name, frozenset(groups), data(**more)) for name, groups, more in wanted])
+    return [bundle for bundle in made.values() if bundle.is_app]
+
+
+@pytest.mark.parametrize("runtime", ["native", "docker"])
+def test_each_pair_seals_its_own_entries(store: SecretStore, runtime: str) -> None:
+    """Two hosts with a Redis and an app each, which both apps reach at 127.0.0.1: neither is passed over, neither uncounted."""
+    pairs = hosts(*((name, PAIR, {"redis_runtime": runtime}) for name in ("10.0.0.1", "10.0.0.2")))
+    assert [app.redis_address for app in pairs] == ["127.0.0.1"] * 2
     run = rotation(store, what="encryption-key")
-    asked = [("app1", "r1"), ("app2", "r1"), ("app3", "r2"), ("app1", "r1")]
-    assert [run.reseals(*who) for who in asked] == [True, False, True, True]
+    assert [(run.reseals(app), run.counts(app)) for app in pairs] == [(True, True)] * 2
+
+
+def test_each_namespace_of_a_redis_is_sealed_by_one_app_host(store: SecretStore) -> None:
+    """Of three app hosts, two share a namespace: the first of each namespace seals, as often as it asks, and one counts them all."""
+    apps = hosts(
+        ("10.0.0.1", PAIR, {}),
+        ("10.0.0.2", ("app",), {"cache_namespace": "tenant"}),
+        ("10.0.0.3", ("app",), {"cache_namespace": "tenant"}),
+        ("10.0.0.4", ("app",), {}),
+    )
+    run = rotation(store, what="encryption-key")
+    for _ in range(2):
+        assert [run.reseals(app) for app in apps] == [True, True, False, False]
+        assert [run.counts(app) for app in apps] == [True, False, False, False]
+
+
+def test_one_at_a_time_works_on_a_redis(store: SecretStore) -> None:
+    """Two namespaces of one Redis wait for each other, another Redis does not wait for them."""
+    run, seen = rotation(store, what="encryption-key"), []
+
+    def work(server: str) -> None:
+        with run.alone_on(server):
+            seen.append(server)
+
+    with run.alone_on("r1"):
+        threads = [Thread(target=work, args=(server,)) for server in ("r1", "r2")]
+        for thread in threads:
+            thread.start()
+        threads[1].join()
+        assert seen == ["r2"]
+    threads[0].join()
+    assert seen == ["r2", "r1"]
+
+
+def test_a_redis_knows_its_app_hosts() -> None:
+    """Those that use it, its own among them; a Redis that only hosts outside the inventory use has none."""
+    made = build(
+        [
+            ("10.0.0.1", frozenset(PAIR), data()),
+            ("10.0.0.2", frozenset({"redis"}), data(allowed_clients=["10.9.0.1"])),
+            ("10.0.0.3", frozenset({"app"}), data(redis_address="10.0.0.1")),
+        ]
+    )
+    assert [made[name].apps for name in made] == [("10.0.0.1", "10.0.0.3"), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("what", "left_out", "together", "sentence"),
+    [
+        ("encryption-key", ["r2"], True, "what is old opens nothing afterwards, but this run leaves out r2:"),
+        ("passwords", ["r2"], True, "All hosts share the password"),
+        ("ca", [], False, "run it without --serial, --no-wait and --fail-percent."),
+        ("encryption-key", [], True, ""),
+        ("certificates", ["r2"], False, ""),
+    ],
+)
+def test_a_run_without_all_hosts_takes_nothing_away(
+    store: SecretStore, what: str, left_out: list[str], together: bool, sentence: str
+) -> None:
+    """With --limit or --serial, hosts would still need what the run forgets. Certificates expire, nothing takes them away."""
+    said = rotation(store, what=what).refusal(concerned=["r1", "r2"], left_out=left_out, together=together)
+    assert sentence in said
+    assert bool(sentence) == bool(said)
+
+
+def test_one_host_takes_its_steps_in_any_way(store: SecretStore) -> None:
+    """Alone in its inventory it waits for nobody."""
+    assert rotation(store, what="ca").refusal(concerned=["r1"], left_out=[], together=False) == ""
+
+
+def test_what_was_given_up_is_not_called_sealed(store: SecretStore) -> None:
+    """With force=yes entries may be left behind: the last sentence says so."""
+    assert "every entry is sealed with it" in rotation(store, what="encryption-key").done()
+    assert "given up" in (said := rotation(store, what="encryption-key", force="yes").done())
+    assert "every entry" not in said
+
+
+def test_certificates_of_a_long_name_are_issued_again(store: SecretStore) -> None:
+    """X.509 allows 64 characters, so that the store has a shortened name for them."""
+    host = "ec2-203-0-113-125.ap-southeast-1.compute.amazonaws.com"
+    name = label("cache_service", host)
+    assert host not in name
+    before = store.leaf(name, ["r.internal"], use="client").cert_pem
+    rotation(store, what="certificates").begin(frozenset({host}))
+    assert again(store).leaves()[name].cert_pem != before
 
 
 def test_a_step_is_taken_once_a_run(store: SecretStore) -> None:
