@@ -70,8 +70,8 @@ class Rotation:
         if self.what == "passwords":
             return f"the passwords of {', '.join(self.users)} are new, and the only ones"
         if self.what == "encryption-key":
-            given_up = ", and what it did not seal before this is given up" if self.force else ", and every entry is sealed with it"
-            return f"one encryption key is left, the new one{given_up}"
+            rest = "what is not sealed with it is given up" if self.force else "every entry is sealed with it"
+            return f"one encryption key is left, the new one, and {rest}"
         if self.what == "api-key":
             return "one API key is left, the new one: `redkeep secrets show --reveal api` shows it"
         if self.what == "ca":

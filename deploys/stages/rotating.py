@@ -72,7 +72,9 @@ def asked(site: Site) -> Rotation:
 
 def _nobody_seals(site: Site, rotation: Rotation) -> str:
     """Why the entries of this host's Redis would be lost: no app host is there to seal them anew."""
-    if rotation.what != "encryption-key" or rotation.force or not site.bundle.is_redis or site.bundle.apps or not sum(keys_of(site)):
+    if rotation.what != "encryption-key" or rotation.force or not site.bundle.is_redis or site.bundle.apps:
+        return ""
+    if not sum(keys_of(site)):
         return ""
     return (
         f"{site.bundle.name}: no app host of the inventory uses this Redis, so that nobody would seal its entries anew: put the host of an "
