@@ -21,13 +21,14 @@ FLAGS: Final = frozenset(
 SECRETS: Final = frozenset(
     {
         "redis_password", "redis_cache_password", "redis_health_password", "redis_janitor_password", "redis_monitor_password",
-        "redis_encryption_key", "redis_encryption_keys",
+        "redis_encryption_key", "redis_encryption_keys", "redis_sentinel_password",
     }
 )
 _TEXTS: Final = frozenset(
     {
         "environment", "redis_url", "redis_username", "redis_tls_ca_file", "redis_tls_cert_file", "redis_tls_key_file",
         "redis_tls_min_version", "redis_namespace", "redis_compression", "redis_client",
+        "redis_sentinels", "redis_sentinel_name", "redis_sentinel_username",
     }
 )
 VARIABLES: Final = {field.upper(): field for field in sorted(FLAGS | SECRETS | _TEXTS)}

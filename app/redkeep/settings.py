@@ -54,7 +54,13 @@ class Settings(BaseSettings):
     )
     redis_namespace: str = Field(default="", description="Separates tenants; part of every key and sealed value")
     redis_compression: Literal["none", "lz4", "zstd"] = Field(default="none", description="Before sealing")
-    redis_client: Literal["redis-py", "transport", "cluster"] = Field(default=DEFAULT_CLIENT, description="What carries the commands")
+    redis_client: Literal["redis-py", "transport", "sentinel", "cluster"] = Field(
+        default=DEFAULT_CLIENT, description="What carries the commands"
+    )
+    redis_sentinels: str = Field(default="", description="host:port of each Sentinel, comma separated; with the client sentinel")
+    redis_sentinel_name: str = Field(default="mymaster", description="What the Sentinels call the primary")
+    redis_sentinel_username: str | None = Field(default=None, description="User at the Sentinels, which have users of their own")
+    redis_sentinel_password: SecretStr | None = Field(default=None, description="Password at the Sentinels")
     redis_client_tracking: bool = Field(default=False, description="Keep what was read in memory until the server says it changed")
     redis_read_legacy: bool = Field(default=False, description="Read unencrypted entries: migration windows only")
     redis_protected_mode: bool = Field(default=True, description="Redis protected mode; production refuses false")
@@ -128,6 +134,11 @@ class Settings(BaseSettings):
     def target(self) -> Target:
         """What a connection needs: the settings after every check, in plain types."""
         return self._target
+
+    @property
+    def for_the_cache(self) -> dict[str, Any]:
+        """What says how the cache works, in plain types."""
+        return {name: _plain(getattr(self, name)) for name in FOR_THE_CACHE}
 
     def reread(self) -> Self:
         """The settings as their sources are now: environment, env file, secret files; the file that REDIS_SETTINGS_FILE names

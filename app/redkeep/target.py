@@ -34,9 +34,14 @@ OPTIONS: Final = frozenset(
 """What the query of a Redis URL may set (the names are redis-py's); TLS and credentials have settings of their own."""
 
 DEFAULT_CLIENT: Final = "transport"
-"""What carries the commands when REDIS_CLIENT does not say; the others are redis-py, and cluster for a Redis Cluster."""
+"""What carries the commands when REDIS_CLIENT does not say; the others are redis-py, sentinel, and cluster for a Redis Cluster."""
 
-FOR_THE_CACHE: Final = frozenset({"redis_client", "redis_client_tracking", "redis_compression", "redis_read_legacy"})
+FOR_THE_CACHE: Final = frozenset(
+    {
+        *("redis_client", "redis_client_tracking", "redis_compression", "redis_read_legacy"),
+        *("redis_sentinels", "redis_sentinel_name", "redis_sentinel_username", "redis_sentinel_password"),
+    }
+)
 """Settings that say how the cache works, and nothing about the way to Redis."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -131,7 +131,8 @@ def classify(error: Exception, target: Target) -> RedkeepError:
     if any(isinstance(cause, TimeoutError | refused.TimeoutError) for cause in causes):
         return ServerUnavailableError(f"{where}: no answer in time; see that Redis runs and that no firewall is between")
     if isinstance(error, refused.ResponseError):
-        return ServerUnavailableError(f"{where}: the server cannot serve now ({text.partition(' ')[0]})")
+        word = "READONLY" if isinstance(error, refused.ReadOnlyError) else text.partition(" ")[0]  # redis-py takes that word away
+        return ServerUnavailableError(f"{where}: the server cannot serve now ({word})")
     return ServerUnavailableError(f"{where}: no connection; see that Redis runs and listens there")
 
 

@@ -19,6 +19,7 @@ import redis.exceptions as refused
 from redkeep.access.client import Argument, Command
 from redkeep.access.connection import TIMEOUT_SECONDS, classify, explain, new_client
 from redkeep.access.dial import Credentials, credentials_of
+from redkeep.access.sentinel import Primary
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
 from redkeep.settings import Settings
 from redkeep.target import Target
@@ -39,9 +40,11 @@ class RedisPyClient:
         max_connections: int = MAX_CONNECTIONS,
         max_age: float = 0,
         credentials: Credentials | None = None,
+        primary: Primary | None = None,
     ) -> None:
         """Connects to nothing yet. `timeout` in seconds for connecting and for each reply; connections older than `max_age`
-        seconds are replaced (0: never). `credentials` is asked at each connect instead of the settings.
+        seconds are replaced (0: never). `credentials` is asked at each connect instead of the settings, and so is `primary` for
+        the server's address.
 
         Raises ConfigurationError and CertificateError for settings and files that cannot be used.
         """
@@ -51,6 +54,7 @@ class RedisPyClient:
         self._timeout = float(said) if said else timeout  # new_client has refused what is no number
         self._max_age = max_age
         self._credentials = credentials or credentials_of(self._target)
+        self._primary = primary
         self._idle: list[Any] = []
         self._max_connections = self._free = max_connections
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -112,7 +116,7 @@ class RedisPyClient:
             await self._lose(connection)
             raise classify(error, self._target) from error
         except refused.ResponseError as error:
-            self._idle.append(connection)
+            await self._give_back(connection, error)
             raise self._reply_error(error) from None
         except (UnicodeEncodeError, refused.DataError):
             await self._discard(connection)
@@ -126,12 +130,14 @@ class RedisPyClient:
     async def _run_many(self, commands: Sequence[Command]) -> list[Any]:
         connection = await self._take()
         replies: list[Any] = []
+        last: refused.ResponseError | None = None
         try:
             await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             for _ in commands:
                 try:
                     replies.append(await connection.read_response(disconnect_on_error=False))
                 except refused.ResponseError as error:
+                    last = error
                     replies.append(self._reply_error(error))
         except refused.ConnectionError as error:
             await self._lose(connection)
@@ -142,8 +148,15 @@ class RedisPyClient:
         except BaseException:
             await self._discard(connection)
             raise
-        self._idle.append(connection)
+        await self._give_back(connection, last)
         return replies
+
+    async def _give_back(self, connection: Any, error: refused.ResponseError | None) -> None:
+        """A whole connection, unless its server is no primary any more and another one is to be found."""
+        if self._primary is not None and isinstance(error, refused.ReadOnlyError):
+            await self._lose(connection)
+        else:
+            self._idle.append(connection)
 
     async def _enter(self) -> None:
         if self._closed:
@@ -189,11 +202,15 @@ class RedisPyClient:
             await self._discard(connection)
         pool = self._client.connection_pool
         pool.connection_kwargs["username"], pool.connection_kwargs["password"] = self._credentials()
+        if self._primary is not None:
+            pool.connection_kwargs["host"], pool.connection_kwargs["port"] = await self._primary.find()
         fresh: Any = pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await fresh.connect()
         except Exception as error:
             await fresh.disconnect(nowait=True)
+            if self._primary is not None:
+                self._primary.forget()
             raise await explain(error, self._target, timeout=self._timeout) from error
         except BaseException:
             await fresh.disconnect(nowait=True)
@@ -204,6 +221,8 @@ class RedisPyClient:
 
     async def _lose(self, connection: Any) -> None:
         """Drop `connection` and the idle ones: they were made to the server that has just gone."""
+        if self._primary is not None:
+            self._primary.forget()
         idle, self._idle = self._idle, []
         for each in (connection, *idle):
             await self._discard(each)

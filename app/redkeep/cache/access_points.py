@@ -10,14 +10,19 @@ from urllib.parse import parse_qsl
 
 from redkeep.access.tls import stamp
 from redkeep.cache.plain_target import tls_files
+from redkeep.environment import collect
 from redkeep.errors import ConfigurationError
-from redkeep.target import DEFAULT_CLIENT, DEFAULT_USERNAME, Target, build_target
+from redkeep.target import DEFAULT_CLIENT, DEFAULT_USERNAME, FOR_THE_CACHE, Target, build_target
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from redkeep.access.client import CacheClient
+    from redkeep.access.sentinel import Primary
     from redkeep.optimization import SecurityOptimizationConfig
     from redkeep.settings import Settings
 
+CLIENTS = ("transport", "redis-py", "sentinel", "cluster")
 JANITOR = "cache_janitor"
 REPORTER = "health_service"
 
@@ -26,13 +31,18 @@ class Access:
     """One validated configuration, and the clients that it allows."""
 
     def __init__(
-        self, target: Target, *, client: str, tracking: bool, tuned: SecurityOptimizationConfig, settings: Settings | None
+        self, target: Target, *, fields: Mapping[str, Any], tuned: SecurityOptimizationConfig, settings: Settings | None
     ) -> None:
-        if tracking and client != "transport":
-            raise ConfigurationError("REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport; no other hears of changes")
+        """`fields` are the settings of FOR_THE_CACHE. Raises ConfigurationError."""
         self.target = target
-        self.tracking = tracking
-        self._client = client
+        self.tracking = bool(fields.get("redis_client_tracking"))
+        self._fields = fields
+        self._client = str(fields.get("redis_client", DEFAULT_CLIENT))
+        if self._client not in CLIENTS:
+            raise ConfigurationError(f"REDIS_CLIENT must be one of {', '.join(CLIENTS)}")
+        if self.tracking and self._client != "transport":
+            raise ConfigurationError("REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport; no other hears of changes")
+        self._primary()  # what is wrong with its settings is said now
         self._tuned = tuned
         self._settings = settings
         self._keys = target.keys
@@ -56,8 +66,7 @@ class Access:
         """
         if settings is not None:
             _check_dev_mode(settings, tuned)
-            tracking = settings.redis_client_tracking
-            return cls(settings.target, client=settings.redis_client, tracking=tracking, tuned=tuned, settings=settings)
+            return cls(settings.target, fields=settings.for_the_cache, tuned=tuned, settings=settings)
         _refuse_downgrade(tls=redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://"), encrypted=encrypted)
         given = {name: value for name, value in fields.items() if value is not None}
         files = [name for name in given if name.endswith("_file")]
@@ -74,9 +83,9 @@ class Access:
             redis_namespace=namespace,
             environment="development" if os.environ.get("ENVIRONMENT", "").strip().lower() == "development" else "production",
         )
-        client = os.environ.get("REDIS_CLIENT", DEFAULT_CLIENT)
-        tracking = _flag("REDIS_CLIENT_TRACKING")
-        return cls(target, client=client, tracking=tracking, tuned=tuned, settings=None)
+        wanted = {"environment", *FOR_THE_CACHE}
+        ambient = collect({name: value for name, value in os.environ.items() if name.removesuffix("_FILE").lower() in wanted})
+        return cls(target, fields=ambient, tuned=tuned, settings=None)
 
     @property
     def _in_a_cluster(self) -> bool:
@@ -95,7 +104,7 @@ class Access:
     def client(self, *, timeout: float) -> CacheClient:
         """The cache's own client, connected to nothing yet. Its credentials are read again at each connect."""
         query = dict(parse_qsl(self.target.address.query))  # what the URL says comes first, as with redis-py
-        if self._client != "redis-py":
+        if self._client not in ("redis-py", "sentinel"):
             from redkeep.access.cluster import ClusterClient
             from redkeep.access.limits import limits_of
             from redkeep.access.transport import Transport
@@ -114,7 +123,16 @@ class Access:
             max_connections=self._tuned.connection_pool_size,
             max_age=self._tuned.connection_max_age,
             credentials=self._credentials,
+            primary=self._primary(),
         )
+
+    def _primary(self) -> Primary | None:
+        """What finds the server, where Sentinels say which it is."""
+        if self._client != "sentinel":
+            return None
+        from redkeep.access.sentinel import Primary, Sentinels
+
+        return Primary(self.target, Sentinels.of(self._fields))
 
     def janitor(self, *, timeout: float) -> CacheClient | None:
         """A client that may scan; None when the cache's own user is asked instead. Raises ConfigurationError when nobody may."""
@@ -137,7 +155,7 @@ class Access:
 
         known = getattr(self._now(), password) or getattr(self.target, password)
         target = self.target._replace(username=user, password=known, env_file=None)
-        return RedisPyClient(target, timeout=timeout, max_connections=1)
+        return RedisPyClient(target, timeout=timeout, max_connections=1, primary=self._primary())
 
     def _credentials(self) -> tuple[str | None, str | None]:
         now = self._now()

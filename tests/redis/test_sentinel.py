@@ -1,0 +1,130 @@
+"""A primary behind a Sentinel: the cache follows a failover, and says what is wrong when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from redkeep.access.redis_py import RedisPyClient
+from redkeep.access.sentinel import Primary, Sentinels
+from redkeep.cache.secure import SecureAIResponseCache
+from redkeep.errors import ConfigurationError, ServerUnavailableError
+from redkeep.settings import Settings
+from tests.redis.sentinel import NAME, Watched, watched
+from tests.redis.server import Files
+
+
+@pytest.fixture(scope="module")
+def site(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with watched(files, tmp_path_factory.mktemp("sentinel")) as made:
+        yield made
+
+
+def secure(site: Watched, **changes: Any) -> SecureAIResponseCache:
+    return SecureAIResponseCache.from_settings(Settings(**{**site.settings, **changes}), memory_cache_size=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"redis_sentinel_name": "other"}, "none names a primary that is up"),
+        ({"redis_sentinel_password": "x7" * 20}, "none names a primary that is up"),
+        ({"redis_sentinels": "127.0.0.1:1"}, "none names a primary that is up"),
+    ],
+)
+def test_without_a_primary_every_call_is_a_miss(site: Watched, changes: dict[str, str], says: str) -> None:
+    """Another name, a wrong password, no Sentinel that is up: the reason is there, and no secret in it."""
+
+    async def work() -> None:
+        async with secure(site, **changes) as cache:
+            assert await cache.get("key") is None
+            assert says in str(cache.last_error)
+            assert site.password not in str(cache.last_error)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"redis_sentinels": ""}, "needs REDIS_SENTINELS"),
+        ({"redis_sentinels": "user:secret@127.0.0.1:26379"}, "and no login"),
+        ({"redis_sentinels": "127.0.0.1:99999"}, "host:port of each"),
+        ({"redis_client": "sentinels"}, "REDIS_CLIENT is wrong"),
+        ({"redis_client_tracking": True}, "needs REDIS_CLIENT=transport"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(site: Watched, changes: dict[str, Any], says: str) -> None:
+    """When the cache is made, in a sentence."""
+    with pytest.raises(ConfigurationError, match=says) as refused:
+        secure(site, **changes)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_that_is_no_primary_any_more_is_left(site: Watched) -> None:
+    """A write that a replica refuses fails, and the next one finds the primary."""
+    target = Settings(**site.settings).target
+    replica = site.servers[1].port
+
+    class Late(Primary):
+        first = True
+
+        async def find(self) -> tuple[str, int]:
+            found = ("127.0.0.1", replica) if self.first else await super().find()
+            self.first = False
+            return found
+
+    write = ("SET", "ai_cache:a", "1")
+
+    async def one(client: RedisPyClient) -> Any:
+        return await client.execute(*write)
+
+    async def many(client: RedisPyClient) -> Any:
+        (reply,) = await client.execute_many([write])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def work() -> None:
+        for way in (one, many):
+            client = RedisPyClient(target, primary=Late(target, Sentinels.of(site.settings)))
+            with pytest.raises(ServerUnavailableError, match="READONLY"):
+                await way(client)
+            assert await way(client) == b"OK"
+            await client.close()
+
+    asyncio.run(work())
+
+
+def test_a_failover_is_followed(site: Watched) -> None:
+    """The primary dies under load: within seconds the same cache reads what it wrote before, and writes, on the promoted replica;
+    the old one comes back and still takes itself for the primary, and nobody believes it."""
+
+    async def work() -> None:
+        async with secure(site) as cache:
+            await cache.set("before", {"a": 1}, 600)
+            with site.servers[0].log_in() as operator:
+                assert operator.ask(("SET", "written", "1"), ("WAIT", "1", "2500"))[1] == 1
+            site.servers[0].process.kill()
+            site.servers[0].process.wait()
+            end = time.monotonic() + 30
+            while await cache.get("before") != {"a": 1}:
+                assert time.monotonic() < end, cache.last_error
+                await asyncio.sleep(0.05)
+            while site.primary() is not site.servers[1]:
+                assert time.monotonic() < end
+                await asyncio.sleep(0.05)
+            await cache.set("after", {"b": 2}, 600)
+            site.servers[0].start_again()
+            async with secure(site) as another:
+                assert await another.get("after") == {"b": 2}
+                await another.set("last", {"c": 3}, 600)
+            assert await cache.get("last") == {"c": 3}
+
+    asyncio.run(work())
+    assert Sentinels.of(site.settings).name == NAME
+    assert site.password not in repr(Sentinels.of(site.settings))
