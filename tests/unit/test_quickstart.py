@@ -155,6 +155,14 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not (tmp_path / "dev").exists()
 
 
+def test_a_tag_is_called_one(tmp_path: Path, capsys: Captured) -> None:
+    """Who takes an image by its tag is told how to pin it; who has pinned it is not."""
+    assert make(tmp_path / "a") == 0
+    assert "pin      redis:7-alpine may become another image" in capsys.readouterr().out
+    assert make(tmp_path / "b", "--image", f"redis@sha256:{'a1' * 32}") == 0
+    assert "pin " not in capsys.readouterr().out
+
+
 def test_a_port_in_use_is_refused(tmp_path: Path, capsys: Captured) -> None:
     """The sentence names the port; the one that the stack has already is no obstacle."""
     with socket.create_server(("127.0.0.1", 0)) as busy:

@@ -112,6 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"start    cd {shown} && docker compose up -d         (version 1: docker-compose up -d)")
     print(f"use      the variables of {shown}/cache.env; the server is {wanted.url}")
     print(f"check    redkeep status --env-file {shown}/cache.env")
+    if "@sha256:" not in image:
+        digest = f"$(docker image inspect --format '{{{{index .RepoDigests 0}}}}' {image})"
+        print(f'pin      {image} may become another image: docker pull {image}, then add --image "{digest}" to this command')
     if wanted.api:
         call = f'-H "X-API-Key: $(cat {shown}/api/key)" https://127.0.0.1:{wanted.api}/monitoring/security-status'
         print(f"ask      curl --cacert {shown}/client/ca.crt {call}")
