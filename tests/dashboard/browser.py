@@ -13,7 +13,10 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 
+from redkeep.cli.dashboard import streamlit
 from tests.api.service import Api, command
 from tests.redis.server import free_port
 
@@ -22,12 +25,13 @@ PHONE, DESK = (390, 844), (1280, 900)
 
 
 @contextmanager
-def showing(variables: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """A running dashboard with these variables; yields its address."""
+def showing(variables: Mapping[str, str], folder: Path, page: Path | None = None) -> Iterator[str]:
+    """A running dashboard with these variables, or another page with the dashboard's settings; yields its address."""
     port = free_port()
+    words = streamlit(page, "127.0.0.1", port) if page else command("dashboard", "--port", str(port))
     log = folder / f"dashboard-{port}.log"
     with log.open("wb") as written:
-        process = subprocess.Popen(command("dashboard", "--port", str(port)), env=dict(variables), stdout=written, stderr=written, cwd=folder)
+        process = subprocess.Popen(words, env=dict(variables), stdout=written, stderr=written, cwd=folder)
     url = f"http://127.0.0.1:{port}"
     try:
         end = time.monotonic() + START_SECONDS
@@ -100,6 +104,23 @@ class Page:
         """Choose one of the tabs."""
         (chosen,) = [tab for tab in self.driver.find_elements(By.CSS_SELECTOR, '[role="tab"]') if tab.text == name]
         chosen.click()
+
+    def choose(self, field: str, option: str) -> None:
+        """Choose an option of the select box with this label."""
+        self._soon(f'[data-testid="stSelectbox"] input[aria-label*="{field}"]').send_keys(option, Keys.ENTER)
+
+    def press(self, name: str) -> None:
+        """Click the button with this text."""
+        self._soon('[data-testid="stButton"] button', name).click()
+
+    def _soon(self, selector: str, text: str = "") -> WebElement:
+        """The first element with this text, once it is drawn: Streamlit fetches the code of a field when it meets the first."""
+
+        def found() -> list[WebElement]:
+            return [each for each in self.driver.find_elements(By.CSS_SELECTOR, selector) if not text or each.text == text]
+
+        assert self.until(lambda: bool(found())), self.body()
+        return found()[0]
 
     def rows(self) -> dict[str, tuple[str, str]]:
         """The rows of the chosen tab: name -> class and everything it says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import time
@@ -10,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 
+from redkeep.dashboard.words import days
 from tests.api.service import Api, environment, serving
 from tests.api.test_routes import guess
 from tests.dashboard.browser import PHONE, Page, showing
 from tests.dashboard.stack import dashboard_environment
 from tests.redis.server import Server
+from tests.unit.test_dashboard_client import Answers, answering
 
 TITLES = {"ok": "Redis is secured", "weak": "Security issues", "unknown": "Not everything can be told"}
 HOSTILE = '<img src=x onerror="window.hacked=1">', "**bold** [x](javascript:window.hacked=1)", "\x1b[31m\r\nred", "A" * 10_000
@@ -38,8 +39,25 @@ def test_the_answer_is_the_apis(page: Page, api: Api) -> None:
         assert control["evidence"].split()[0] in words
     assert {"server", "client", "CA"} <= set(rows)
     (key,) = status["key_ages"]
-    assert "seals and opens" in rows[key["key_id"]][1]
+    age = f"seals and opens, seen here since {key['first_seen'][:10]}", f"{days(key['age_days'])} old"
+    assert ("rk-ok", True) == (rows[key["key_id"]][0], all(words in rows[key["key_id"]][1] for words in age))
+    for each in status["certificates"]:
+        assert f"{days(each['days_left'])} left" in rows[each["whose"]][1]
 
+
+def test_how_old_the_answer_is(page: Page, api: Api) -> None:
+    """The head says how many seconds ago the API looked, anew with each look; the sidebar says how often who is asked."""
+    page.open()
+    assert f"Asks {api.url} every 4 seconds" in " ".join(page.text('[data-testid="stSidebar"]').split())
+    ages = set()
+
+    def looked_again() -> bool:
+        found = re.search(r" · checked (\d+) s ago$", page.text(".rk-hero p"))
+        ages.update([int(found[1])] if found else [])
+        return len(ages) > 1
+
+    assert page.until(looked_again), page.text(".rk-hero p")
+    assert max(ages) < 60
 
 def test_a_weakness_turns_red_with_its_remedy_and_green_again(page: Page, redis: Server) -> None:
     """Without a reload."""
@@ -96,6 +114,8 @@ def test_an_alert_that_lasts_stands_in_the_head(page: Page, redis: Server) -> No
     assert page.until(lambda: title in page.body())
     page.tab("Alerts")
     assert page.until(lambda: page.rows().get(title, ("",))[0] == "rk-weak")
+    recent = page.api.get("/internal/monitoring/alerts").json()["recent"]
+    assert [title] == [each["title"] for each in recent if each["state"] == "firing" and each["message"] in page.rows()[title][1]]
 
 
 def test_how_soon_an_attack_is_seen(page: Page, redis: Server, soak: bool, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,8 +149,7 @@ def test_a_filter_leaves_one_kind(page: Page, redis: Server) -> None:
     page.open()
     page.tab("Events")
     assert page.until(lambda: {"login refused", "new client"} <= set(page.rows()))
-    field = page.driver.find_element(By.CSS_SELECTOR, '[data-testid="stSelectbox"] input')
-    field.send_keys("new client", Keys.ENTER)
+    page.choose("Kind", "new client")
     assert page.until(lambda: set(page.rows()) == {"new client"})
 
 
@@ -140,7 +159,7 @@ def test_a_filter_by_severity(page: Page, redis: Server) -> None:
     page.open()
     page.tab("Events")
     assert page.until(lambda: {"login refused", "new client"} <= set(page.rows()))
-    page.driver.find_elements(By.CSS_SELECTOR, '[data-testid="stSelectbox"] input')[1].send_keys("info", Keys.ENTER)
+    page.choose("Severity", "info")
     assert page.until(lambda: "login refused" not in page.rows() and "new client" in page.rows())
     assert {"rk-ok"} == {kind for kind, _ in page.rows().values()}
 
@@ -160,15 +179,11 @@ def test_the_test_alert(page: Page) -> None:
     page.open()
     page.tab("Alerts")
     assert page.until(lambda: "not configured" in page.rows().get("email", ("", ""))[1])
-
-    def click() -> None:
-        next(button for button in page.driver.find_elements(By.TAG_NAME, "button") if button.text == "Send a test alert").click()
-
-    click()
+    page.press("Send a test alert")
     assert page.until(lambda: "delivered" in page.rows().get("log", ("", ""))[1] and "test" in page.body())
     while page.api.ask("POST", "/internal/monitoring/alerts/test").status_code != 429:
         continue
-    click()
+    page.press("Send a test alert")
     assert page.until(lambda: page.rows().get("test", ("", ""))[0] == "rk-weak")
     assert "asks for a pause of" in page.rows()["test"][1]
 
@@ -182,8 +197,12 @@ def test_on_a_phone(page: Page) -> None:
         assert page.width() <= PHONE[0]
         widths = "return [...document.querySelectorAll('[role=tabpanel] .rk-body')].filter(e => e.offsetParent).map(e => e.clientWidth)"
         assert min(page.driver.execute_script(widths)) > 250, "what a row says has the whole width"
-    top = page.driver.execute_script("return document.querySelector('.rk-hero').getBoundingClientRect().top")
-    assert 0 <= top < 200
+    edges = """const box = selector => document.querySelector(selector).getBoundingClientRect();
+        return [box('[data-testid=stExpandSidebarButton]').bottom, box('.rk-hero').top]"""
+    button, top = page.driver.execute_script(edges)
+    assert button <= top < 200, "the way to the sidebar does not cover the answer"
+    lefts = "return new Set([...document.querySelectorAll('.rk-tile')].map(e => e.getBoundingClientRect().left)).size"
+    assert 2 == page.driver.execute_script(lefts), "figures stand in two columns"
 
 
 def test_light_and_dark_follow_the_browser(page: Page) -> None:
@@ -205,7 +224,8 @@ def test_an_api_that_is_away(page: Page, api: Api) -> None:
     try:
         assert page.until(lambda: page.text(".rk-hero h1") == "The API does not answer")
         assert "did not answer within 5 s" in page.text(".rk-hero p")
-        assert page.until(lambda: "Not known" in page.text('[data-testid="stSidebar"]'))
+        assert page.until(lambda: "Not known: the API does not answer" in page.text('[data-testid="stSidebar"]'))
+        assert "Authentication" not in page.text('[data-testid="stSidebar"]')
         assert page.until(lambda: not page.rows())
     finally:
         os.kill(api.process.pid, signal.SIGCONT)
@@ -219,7 +239,35 @@ def test_a_wrong_key_is_said(api: Api, driver: Chrome, tmp_path: Path) -> None:
         page = Page(driver, url, api)
         page.open()
         assert page.until(lambda: "refuses this dashboard's key" in page.text(".rk-hero p"))
+        assert "The API gives no status" == page.text(".rk-hero h1")
+        assert page.until(lambda: "Not known: the API gives no status" in page.text('[data-testid="stSidebar"]'))
         assert api.key not in driver.page_source
+
+
+def test_a_stranger_in_the_apis_place(driver: Chrome, api: Api, tmp_path: Path) -> None:
+    """Documents of another shape are no status: head, sidebar and tabs say so, and nothing is green."""
+    stranger = Answers(200, b'{"state": "ok", "summary": "", "checked_at": ""}')
+    with answering(stranger) as port, showing(dashboard_environment(api, tmp_path, REDKEEP_API_URL=f"http://127.0.0.1:{port}"), tmp_path) as url:
+        page = Page(driver, url, api)
+        page.open()
+        said = f"What answers at http://127.0.0.1:{port} is not the API of this version of Redkeep."
+        assert page.until(lambda: ("The API gives no status", said) == (page.text(".rk-hero h1"), page.text(".rk-hero p")))
+        assert page.until(lambda: "Not known" in page.text('[data-testid="stSidebar"]'))
+        assert page.until(lambda: f"Not shown. {said}" in page.body())
+        assert 0 == page.driver.execute_script("return document.querySelectorAll('.rk-ok').length")
+
+
+def test_a_fault_of_the_page_shows_nothing_of_its_inside(driver: Chrome, api: Api, tmp_path: Path) -> None:
+    """Neither what it held nor where: with the dashboard's settings a reader learns that the log has more, and is sent nowhere."""
+    faulty = tmp_path / "faulty.py"
+    faulty.write_text('import streamlit\nstreamlit.html("<p>begun</p>")\nraise ValueError("what it held")\n')
+    with showing({"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, tmp_path, faulty) as url:
+        driver.get(url)
+        shown = "return document.querySelector('[data-testid=stException]')?.innerText ?? ''"
+        page = Page(driver, url, api)
+        assert page.until(lambda: "recorded in the logs" in driver.execute_script(shown))
+        for inside in ("what it held", "ValueError", "faulty.py", "Traceback", "Google", "ChatGPT"):
+            assert inside not in page.body()
 
 
 def test_without_the_monitors_password_nothing_is_green_that_nobody_watches(redis: Server, driver: Chrome, tmp_path: Path) -> None:

@@ -106,6 +106,23 @@ def test_no_value_becomes_markup() -> None:
         assert "&lt;" in html
 
 
+def test_what_stands_in_backticks_is_code() -> None:
+    """In sentences of the API, and still no markup."""
+    assert "<p>say <code>redkeep &lt;b&gt;</code>, it&#x27;s `one</p>" in pieces.hero("weak", "say `redkeep <b>`, it's `one")
+    finding = {"name": "n", "group": "g", "state": "weak", "evidence": "`a` is on", "remedy": "set `b`"}
+    assert "<code>a</code> is on<mark>set <code>b</code></mark>" in pieces.posture([finding])
+
+
+def test_a_change_of_the_posture_reads_as_one() -> None:
+    """Which control, from what to what, what was found, and what to do; a control that is new was nothing before."""
+    details = {"control": NASTY, "state": "weak", "before": "ok", "evidence": "found", "remedy": "do"}
+    event = {**EVENT, "type": "posture_changed", "timestamp": None, "details": details}
+    assert "</b>: holds → weak · found<mark>do</mark>" in pieces.events([event])
+    assert "<script" not in pieces.events([event])
+    assert "</b>: weak · found" in pieces.events([{**event, "details": {**details, "before": ""}}])
+    assert "</b>: holds · found</div>" in pieces.events([{**event, "details": {**details, "before": "", "state": "ok", "remedy": ""}}])
+
+
 def test_the_weak_come_first() -> None:
     """Then what cannot be told, what holds, and what does not apply."""
     states = ("ok", "not applicable", "weak", "unknown")
@@ -182,6 +199,7 @@ def test_amounts_are_short() -> None:
     assert ["–", "0", "9999", "12.3 k", "1.5 M"] == [words.amount(n) for n in (None, 0, 9_999, 12_345, 1_500_000)]
     assert ["–", "12 B", "1.5 KiB", "3.0 GiB"] == [words.size(n) for n in (None, 12, 1_536, 3 * 2**30)]
     assert ["1 s", "119 s", "2 min", "119 min", "2 h", "3 d"] == [words.span(n) for n in (1, 119, 120, 7_199, 7_200, 259_200)]
+    assert ["0 days", "1 day", "2 days"] == [words.days(n) for n in (0, 1, 2)]
     now = datetime.now(UTC)
     assert ("5 h ago", "", "0 s ago") == (
         words.ago((now - timedelta(hours=5)).isoformat(), now=now), words.ago(None), words.ago((now + timedelta(hours=1)).isoformat(), now=now)

@@ -23,6 +23,7 @@ PAGE_OPTIONS: Final = {
     "browser.gatherUsageStats": "false",  # speaks to nobody but the API
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
+    "client.showErrorLinks": "false",  # they would send what went wrong to search engines
     "theme.light.primaryColor": "#0f766e",
     "theme.dark.primaryColor": "#2dd4bf",
     "theme.baseRadius": "0.5rem",
@@ -62,8 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
         Client.from_environment()
     except SettingsWrong as error:
         raise ConfigurationError(str(error)) from None
-    page = Path(__file__).parents[1] / "dashboard" / "app.py"
-    options = {"server.address": arguments.host, "server.port": str(arguments.port), **PAGE_OPTIONS}
-    words = [sys.executable, "-m", "streamlit", "run", str(page), *(f"--{name}={value}" for name, value in options.items())]
     sys.stdout.flush()
+    words = streamlit(Path(__file__).parents[1] / "dashboard" / "app.py", arguments.host, arguments.port)
     os.execv(sys.executable, words)  # noqa: S606  # nosec B606 - our own interpreter and our own words
+
+
+def streamlit(page: Path, host: str, port: int) -> list[str]:
+    """The command that serves a page with the settings of this one."""
+    options = {"server.address": host, "server.port": str(port), **PAGE_OPTIONS}
+    return [sys.executable, "-m", "streamlit", "run", str(page), *(f"--{name}={value}" for name, value in options.items())]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +16,7 @@ from redkeep.dashboard.client import ApiAway, Client, SettingsWrong
 REFRESH_SECONDS: Final = 4
 STATUS: Final = "/monitoring/security-status"
 INTERNAL: Final = "/internal/monitoring"
+_log = logging.getLogger(__name__)
 _ALL: Final = "all"
 _SHOWN: Final = 50
 _HOLDS: Final = ":green[:material/check_circle:]"
@@ -39,7 +43,7 @@ def page() -> None:
     try:
         client()
     except SettingsWrong as error:
-        st.html(pieces.hero("away", str(error)))
+        st.html(pieces.hero("unset", str(error)))
         return
     with st.sidebar:
         st.markdown("### Redkeep")
@@ -57,45 +61,77 @@ def page() -> None:
         telling()
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
+def part(otherwise: Callable[[ApiAway], None]) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """A part of the page, drawn anew every few seconds; `otherwise` is drawn when the API has not said what belongs there.
+
+    What answers may be another version of the API, or a stranger: a document of another shape is no status either. So a part reads all
+    of it before it draws anything.
+    """
+
+    def made(draw: Callable[[], None]) -> Callable[[], None]:
+        @st.fragment(run_every=REFRESH_SECONDS)
+        @wraps(draw)
+        def drawn() -> None:
+            try:
+                draw()
+            except ApiAway as error:
+                otherwise(error)
+            except (LookupError, TypeError, ValueError, AttributeError):
+                _log.exception("dashboard_part_failed part=%s", draw.__name__)
+                otherwise(ApiAway(f"What answers at {client().url} is not the API of this version of Redkeep.", answered=True))
+
+        return drawn
+
+    return made
+
+
+def unknown(error: ApiAway) -> None:
+    """The sidebar without a status."""
+    st.error(f"Not known: the API {'gives no status' if error.answered else 'does not answer'}", icon=":material/cloud_off:")
+
+
+def headless(error: ApiAway) -> None:
+    """The head without a status: why, and the next step."""
+    st.html(pieces.hero("mute" if error.answered else "away", str(error)))
+
+
+def missing(error: ApiAway) -> None:
+    """A tab without its content."""
+    st.html(pieces.away(error))
+
+
+@part(unknown)
 def indicator() -> None:
     """The sidebar: secured or not, and why."""
-    try:
-        status = ask(STATUS)
-    except ApiAway:
-        st.error("Not known: the API does not answer", icon=":material/cloud_off:")
-        return
+    status = ask(STATUS)
     fields = {
         "Authentication": status["redis_authenticated"],
         "TLS encryption": status["tls_enabled"],
         "Data encryption": status["encryption_enabled"],
         "Network isolation": status["network_isolated"],
     }
-    if all(fields.values()) and status["state"] == "ok":
+    state, failures = status["state"], status["recent_auth_failures"]
+    if all(fields.values()) and state == "ok":
         st.success("Redis Secured", icon=":material/lock:")
     else:
         st.warning("Security Issues", icon=":material/warning:")
     with st.expander("Security Details", expanded=True):
         for name, holds in fields.items():
             st.markdown(f"{_HOLDS if holds else _HOLDS_NOT} {name}")
-        failures = status["recent_auth_failures"]
         st.write(f"Refused logins in 24 h: {'not watched' if failures is None else failures}")
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
+@part(headless)
 def answer() -> None:
     """The one answer, what lasts, and the figures that a glance is for."""
-    try:
-        status, figures = ask(STATUS), ask(f"{INTERNAL}/metrics")
-        servers, alerts = ask(f"{INTERNAL}/nodes")["nodes"], ask(f"{INTERNAL}/alerts")
-    except ApiAway as error:
-        st.html(pieces.hero("away", str(error)))
-        return
+    status, figures = ask(STATUS), ask(f"{INTERNAL}/metrics")
+    servers, alerts = ask(f"{INTERNAL}/nodes")["nodes"], ask(f"{INTERNAL}/alerts")
     summary = str(status["summary"]).removeprefix("redkeep: ")
-    st.html(pieces.hero(status["state"], f"{summary} · checked {words.ago(status['checked_at'])}"))
-    if alerts["active"]:
-        st.html(pieces.alerts(alerts["active"], ""))
-    st.html(pieces.tiles(glance(status, figures, servers)))
+    head = pieces.hero(status["state"], f"{summary} · checked {words.ago(status['checked_at'])}")
+    lasting = pieces.alerts(alerts["active"], "") if alerts["active"] else ""
+    tiles = pieces.tiles(glance(status, figures, servers))
+    for html in filter(None, (head, lasting, tiles)):
+        st.html(html)
 
 
 def glance(status: dict[str, Any], figures: dict[str, Any], servers: list[dict[str, Any]]) -> list[pieces.Tile]:
@@ -120,66 +156,53 @@ def glance(status: dict[str, Any], figures: dict[str, Any], servers: list[dict[s
     ]  # fmt: skip
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
+@part(missing)
 def safety() -> None:
     """The posture, and what will end."""
-    try:
-        status = ask(STATUS)
-    except ApiAway as error:
-        st.html(pieces.away(error))
-        return
-    st.html(pieces.posture(status["posture"]))
+    status = ask(STATUS)
+    controls, ends = pieces.posture(status["posture"]), pieces.ends(status["certificates"], status["key_ages"])
+    st.html(controls)
     st.markdown("##### Certificates and keys")
-    st.html(pieces.ends(status["certificates"], status["key_ages"]))
+    st.html(ends)
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
+@part(missing)
 def activity() -> None:
     """The servers, and plots of what they refused and how fast they were."""
-    try:
-        history, servers = ask(f"{INTERNAL}/metrics")["history"], ask(f"{INTERNAL}/nodes")["nodes"]
-    except ApiAway as error:
-        st.html(pieces.away(error))
-        return
-    st.html(pieces.nodes(servers))
+    history, servers = ask(f"{INTERNAL}/metrics")["history"], ask(f"{INTERNAL}/nodes")["nodes"]
+    rows, refused, latencies = pieces.nodes(servers), plots.refusals(history), plots.latencies(history["latency"])
+    st.html(rows)
     left, right = st.columns(2)
     with left:
-        st.markdown("##### Refused in five minutes")
-        st.vega_lite_chart(None, plots.refusals(history), width="stretch")
+        st.markdown("##### Refused in each five minutes")
+        st.vega_lite_chart(None, refused, width="stretch")
     with right:
         st.markdown("##### Answer time, ms")
         if history["latency"]:
-            st.vega_lite_chart(None, plots.latencies(history["latency"]), width="stretch")
+            st.vega_lite_chart(None, latencies, width="stretch")
         else:
             st.caption("Nobody watches: the API has no REDIS_MONITOR_PASSWORD.")
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
+@part(missing)
 def happenings() -> None:
     """The last events, with filters."""
     left, right = st.columns(2)
     kind = left.selectbox("Kind", [_ALL, *words.KINDS], format_func=lambda name: words.KINDS.get(name, "all kinds"))
     severity = right.selectbox("Severity", [_ALL, "error", "warning", "info"], format_func=lambda name: "all" if name == _ALL else name)
     query = {name: value for name, value in (("kind", kind), ("severity", severity)) if value != _ALL}
-    try:
-        found = ask(f"{INTERNAL}/events", limit=_SHOWN, **query)["events"]
-    except ApiAway as error:
-        st.html(pieces.away(error))
-        return
+    found = ask(f"{INTERNAL}/events", limit=_SHOWN, **query)["events"]
     st.html(pieces.events(found))
     if len(found) == _SHOWN:
         st.caption(f"The last {_SHOWN}. `redkeep watch` and the API have more.")
 
 
-@st.fragment(run_every=REFRESH_SECONDS)
+@part(missing)
 def telling() -> None:
     """Whom alerts reach, the last ones, and a test."""
-    try:
-        alerts = ask(f"{INTERNAL}/alerts")
-    except ApiAway as error:
-        st.html(pieces.away(error))
-        return
-    st.html(pieces.channels(alerts["channels"]))
+    alerts = ask(f"{INTERNAL}/alerts")
+    channels, recent = pieces.channels(alerts["channels"]), pieces.alerts(alerts["recent"], "None since the API started.")
+    st.html(channels)
     if st.button("Send a test alert", help="Through every channel that is configured"):
         try:
             st.session_state.deliveries = client().post(f"{INTERNAL}/alerts/test")["channels"]
@@ -188,7 +211,7 @@ def telling() -> None:
     if "deliveries" in st.session_state:
         st.html(pieces.deliveries(st.session_state.deliveries))
     st.markdown("##### Last alerts")
-    st.html(pieces.alerts(alerts["recent"], "None since the API started."))
+    st.html(recent)
 
 
 def _good(holds: bool, *, known: bool = True) -> str:

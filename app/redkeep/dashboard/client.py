@@ -28,7 +28,14 @@ class SettingsWrong(Exception):
 
 
 class ApiAway(Exception):
-    """The API did not answer, or not with what was asked; the text says why, and the next step."""
+    """The API did not answer, or not with what was asked; the text says why, and the next step.
+
+    `answered` is whether something came back at all.
+    """
+
+    def __init__(self, sentence: str, *, answered: bool = False) -> None:
+        super().__init__(sentence)
+        self.answered = answered
 
 
 class Client:
@@ -78,15 +85,15 @@ class Client:
             self._silent = (time.monotonic() + PAUSE_SECONDS, why)
             raise ApiAway(why) from None
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise ApiAway(f"The API at {self.url} refuses this dashboard's key; give both the same REDKEEP_API_KEY.")
+            raise ApiAway(f"The API at {self.url} refuses this dashboard's key; give both the same REDKEEP_API_KEY.", answered=True)
         if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise ApiAway(f"The API asks for a pause of {answer.headers.get('Retry-After', 'some')} s: too many requests.")
+            raise ApiAway(f"The API asks for a pause of {answer.headers.get('Retry-After', 'some')} s: too many requests.", answered=True)
         if answer.status_code != httpx.codes.OK:
-            raise ApiAway(f"The API at {self.url} answered {answer.status_code} to {path}; its log says why.")
+            raise ApiAway(f"The API at {self.url} answered {answer.status_code} to {path}; its log says why.", answered=True)
         try:
             return answer.json()
         except ValueError:
-            raise ApiAway(f"What answers at {self.url} is not the API of Redkeep.") from None
+            raise ApiAway(f"What answers at {self.url} is not the API of Redkeep; see REDKEEP_API_URL.", answered=True) from None
 
     def _reason(self, error: httpx.HTTPError) -> str:
         if isinstance(error, httpx.TimeoutException):

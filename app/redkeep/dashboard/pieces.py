@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -18,7 +19,10 @@ _HEROES: Final = {
     "weak": ("!", "Security issues"),
     "unknown": ("?", "Not everything can be told"),
     "away": ("×", "The API does not answer"),
+    "mute": ("×", "The API gives no status"),
+    "unset": ("×", "The dashboard cannot ask the API"),
 }
+_QUOTED: Final = re.compile(r"`([^`]+)`")
 _SEVERITIES: Final = {"error": "weak", "warning": "unknown", "info": "ok"}
 
 
@@ -27,18 +31,23 @@ def text(value: object) -> str:
     return escape(str(value), quote=True)
 
 
+def prose(value: object) -> str:
+    """A sentence as text that cannot be markup, with what it has in backticks as code."""
+    return _QUOTED.sub(r"<code>\1</code>", text(value))
+
+
 def hero(state: str, line: str) -> str:
     """The answer in large letters, and one line below it."""
     sign, title = _HEROES.get(state, _HEROES["unknown"])
     return (
         f'<section class="rk-hero rk-{text(state)}" role="status"><span class="rk-sign" aria-hidden="true">{sign}</span>'
-        f"<div><h1>{title}</h1><p>{text(line)}</p></div></section>"
+        f"<div><h1>{title}</h1><p>{prose(line)}</p></div></section>"
     )
 
 
 def away(error: Exception) -> str:
     """Instead of what cannot be shown; the page's head says more."""
-    return f'<p class="rk-none" role="alert">Not shown: {text(error)}</p>'
+    return f'<p class="rk-none" role="alert">Not shown. {prose(error)}</p>'
 
 
 def tiles(figures: Iterable[Tile]) -> str:
@@ -57,7 +66,7 @@ def posture(controls: Sequence[Document]) -> str:
         (
             control["state"],
             f"<b>{text(control['name'])}</b><em>{text(control['group'])}</em>",
-            text(control["evidence"]) + (f"<mark>{text(control['remedy'])}</mark>" if control["remedy"] else ""),
+            _finding(control),
             words.STATES.get(control["state"], str(control["state"])),
         )
         for control in rows
@@ -72,7 +81,7 @@ def events(found: Sequence[Document]) -> str:
         (
             _SEVERITIES.get(event["severity"], "unknown"),
             f"<b>{text(words.kind(dict(event)))}</b>" + (f"<em>× {event['count']}</em>" if event["count"] > 1 else ""),
-            " · ".join(_event_details(event)),
+            _change(event["details"]) if event["type"] == "posture_changed" else " · ".join(_event_details(event)),
             words.ago(event["timestamp"]),
         )
         for event in found
@@ -99,7 +108,7 @@ def ends(certificates: Sequence[Document], keys: Sequence[Document]) -> str:
             each["state"],
             f"<b>{text(each['whose'])}</b><em>certificate</em>",
             f"ends {text(str(each['ends'])[:10])}",
-            f"{each['days_left']} days left",
+            f"{words.days(each['days_left'])} left",
         )
         for each in certificates
     ]
@@ -108,7 +117,7 @@ def ends(certificates: Sequence[Document], keys: Sequence[Document]) -> str:
             "ok",
             f"<b>{text(key['key_id'])}</b><em>key</em>",
             f"{'seals and opens' if key['primary'] else 'only opens'}, seen here since {text(str(key['first_seen'])[:10])}",
-            f"{key['age_days']} days",
+            f"{words.days(key['age_days'])} old",
         )
         for key in keys
     ]
@@ -124,7 +133,7 @@ def alerts(found: Sequence[Document], none: str) -> str:
         (
             states.get(alert["state"], "unknown"),
             f"<b>{text(alert['title'])}</b><em>{text(alert['state'])}</em>",
-            text(alert["message"]),
+            prose(alert["message"]),
             words.ago(alert["timestamp"]),
         )
         for alert in found
@@ -150,6 +159,18 @@ def deliveries(found: Mapping[str, Document]) -> str:
         ("ok" if each["ok"] else "weak", f"<b>{text(name)}</b>", text(each["detail"]), "delivered" if each["ok"] else "failed")
         for name, each in found.items()
     )
+
+
+def _finding(control: Document) -> str:
+    """What was found, and below it what to do."""
+    remedy = control.get("remedy")
+    return prose(control.get("evidence", "")) + (f"<mark>{prose(remedy)}</mark>" if remedy else "")
+
+
+def _change(details: Document) -> str:
+    """Which control changed, from what to what, and what was found then; `before` is empty for a control that is new."""
+    states = (words.STATES.get(details[name], str(details[name])) for name in ("before", "state") if details.get(name))
+    return f"<b>{text(details['control'])}</b>: {text(' → '.join(states))} · {_finding(details)}"
 
 
 def _event_details(event: Document) -> Iterable[str]:

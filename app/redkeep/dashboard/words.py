@@ -52,6 +52,11 @@ def ago(moment: str | None, *, now: datetime | None = None) -> str:
     return f"{span(((now or datetime.now(UTC)) - datetime.fromisoformat(moment)).total_seconds())} ago"
 
 
+def days(number: int) -> str:
+    """`1 day`, `59 days`."""
+    return f"{number} day{'' if number == 1 else 's'}"
+
+
 def amount(number: float | None) -> str:
     """`1.3 k`, `18 M`; a dash when nobody knows."""
     if number is None:
