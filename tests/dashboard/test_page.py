@@ -188,15 +188,21 @@ def test_the_test_alert(page: Page) -> None:
     assert "asks for a pause of" in page.rows()["test"][1]
 
 
-def test_on_a_phone(page: Page) -> None:
-    """Nothing is wider than the screen, and the answer is the first thing there."""
+def test_on_a_phone(page: Page, redis: Server) -> None:
+    """Nothing is wider than the screen, a stranger's long name neither, and the answer is the first thing there."""
+    guess(redis, "W" * 200)
     page.open(size=PHONE)
     for tab in ("Posture", "Activity", "Events", "Alerts"):
         page.tab(tab)
         assert page.until(lambda: bool(page.rows()))
+        assert tab != "Events" or page.until(lambda: "WWW" in page.body())
         assert page.width() <= PHONE[0]
-        widths = "return [...document.querySelectorAll('[role=tabpanel] .rk-body')].filter(e => e.offsetParent).map(e => e.clientWidth)"
-        assert min(page.driver.execute_script(widths)) > 250, "what a row says has the whole width"
+        shapes = """const right = element => element.getBoundingClientRect().right;
+            return [...document.querySelectorAll('[role=tabpanel] .rk-list li')].filter(e => e.offsetParent).map(row =>
+                [row.querySelector('.rk-body').clientWidth, right(row) - right(row.querySelector('.rk-note'))])"""
+        for body, gap in page.driver.execute_script(shapes):
+            assert body > 290, "what a row says has the whole width"
+            assert gap < 20, "a row's note stands at its end"
     edges = """const box = selector => document.querySelector(selector).getBoundingClientRect();
         return [box('[data-testid=stExpandSidebarButton]').bottom, box('.rk-hero').top]"""
     button, top = page.driver.execute_script(edges)
