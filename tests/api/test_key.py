@@ -205,7 +205,7 @@ def test_a_port_in_use(server: Server, api: Api) -> None:
     port = api.url.rpartition(":")[2]
     ended = subprocess.run(command("serve", "--port", port), env=environment(server), capture_output=True, text=True, timeout=60)
     assert (2, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines())), ended.stderr
-    assert f"--port {port} cannot be listened on" in ended.stderr
+    assert f"redkeep: --host 127.0.0.1 --port {port} cannot be listened on: Address already in use; give another\n" == ended.stderr
 
 
 def test_tls(server: Server, start: Callable[..., Server], tmp_path: Path) -> None:

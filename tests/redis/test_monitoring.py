@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import hmac
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -239,8 +241,12 @@ def test_the_command_watches(server: Server, tmp_path: Path, capsys: pytest.Capt
     """`redkeep watch` shows the refused login of a stranger; without the monitor's password it says what is missing."""
     path = env_file(server, tmp_path)
     guess(server, times=1, user="stranger")
-    assert main(["watch", "--env-file", str(path), "--seconds", "1.5"]) == 0
-    assert "auth_attempt  user=stranger  address=127.0.0.1" in capsys.readouterr().out
+    watching = [sys.executable, "-m", "redkeep.cli", "watch", "--env-file", str(path), "--seconds", "1.5"]
+    ended = subprocess.run(watching, capture_output=True, text=True, timeout=60)
+    assert (0, "") == (ended.returncode, ended.stderr), "each event is said once"
+    assert "login refused  user=stranger  address=127.0.0.1" in ended.stdout
+    assert main(["watch", "--env-file", str(path), "--seconds", "0"]) == 2
+    assert "--seconds must be more than 0" in capsys.readouterr().err
     assert main(["watch", "--json", "--env-file", str(path), "--seconds", "1"]) == 0
     assert any(json.loads(each)["username"] == "stranger" for each in capsys.readouterr().out.splitlines())
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "MONITOR_PASSWORD" not in line))

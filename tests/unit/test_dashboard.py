@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -85,6 +86,18 @@ def test_wrong_words_stop_the_start(arguments: list[str], said: str) -> None:
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (2, 1) == (ended.returncode, len(ended.stderr.splitlines()))
     assert said in ended.stderr
+
+
+@pytest.mark.parametrize(("host", "reason"), [("127.0.0.1", "Address already in use"), ("nowhere.invalid", "")])
+def test_where_nobody_can_listen(host: str, reason: str) -> None:
+    """A port in use, a name that does not resolve: `redkeep dashboard` says so in one sentence before it becomes Streamlit."""
+    environment = {**os.environ, "REDKEEP_API_KEY": "k"}  # pragma: allowlist secret - opens nothing
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "redkeep.cli", "dashboard", "--host", host, "--port", port, "--insecure-open"]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (2, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines()))
+    assert ended.stderr.startswith(f"redkeep: --host {host} --port {port} cannot be listened on: {reason}")
 
 
 def test_no_value_becomes_markup() -> None:

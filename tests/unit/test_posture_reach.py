@@ -27,6 +27,14 @@ def test_what_listens_here_is_read_from_the_kernel(bound: str, state: str, words
     assert (state, True) == (control.state, words in control.evidence)
 
 
+def test_nothing_listens_here() -> None:
+    """Where a Redis that is down would listen, nobody can tell."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (control,) = probe_reach(target("127.0.0.1", port))
+    assert ("unknown", f"nothing is seen to listen on port {port} of this machine") == (control.state, control.evidence)
+
+
 @pytest.mark.parametrize(("host", "state"), [("10.9.8.7", "ok"), ("8.8.8.8", "not applicable"), ("redis.invalid", "unknown")])
 def test_another_machine_is_judged_by_its_address(host: str, state: str) -> None:
     """Private is ok, public cannot be told from here, a name that does not resolve is unknown."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from redkeep.cli.listening import listen
 from redkeep.dashboard.address import is_loopback
 from redkeep.errors import ConfigurationError
 
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         Client.from_environment()
     except SettingsWrong as error:
         raise ConfigurationError(str(error)) from None
+    listen(arguments.host, arguments.port).close()  # Streamlit would say it in thirty lines
     sys.stdout.flush()
     words = streamlit(Path(__file__).parents[1] / "dashboard" / "app.py", arguments.host, arguments.port)
     os.execv(sys.executable, words)  # noqa: S606  # nosec B606 - our own interpreter and our own words

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from redkeep.cli.listening import listen
 from redkeep.dashboard.address import is_loopback
 from redkeep.errors import ConfigurationError
 from redkeep.monitoring.json_lines import log_json_lines
@@ -54,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it. Raises ConfigurationError, before anything listens, for what cannot work."""
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
         raise ConfigurationError("--tls-cert and --tls-key belong together; give both or none")
+    if not 0 <= arguments.port <= 65535:
+        raise ConfigurationError("--port must be 0 to 65535; 0 takes a free one")
     if arguments.interval is not None and not LEAST_INTERVAL <= arguments.interval <= 3600:
         raise ConfigurationError(f"--interval must be {LEAST_INTERVAL} to 3600 seconds")
     tls = arguments.tls_cert is not None
@@ -92,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
     _load(config)
-    listening = _listen(arguments.host, arguments.port)
+    listening = listen(arguments.host, arguments.port)
     where = f"http{'s' if tls else ''}://{_shown(arguments.host)}:{listening.getsockname()[1]}"
     log_json_lines()
     server = _announcing(uvicorn.Server, f"redkeep: the API listens on {where}")(config)
@@ -130,17 +133,6 @@ def _load(config: uvicorn.Config) -> None:
         raise ConfigurationError(f"--tls-cert and --tls-key cannot be used: {reason}") from None
     if config.ssl is not None:
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigurationError when the address or port cannot be had."""
-    if not 0 <= port <= 65535:
-        raise ConfigurationError("--port must be 0 to 65535; 0 takes a free one")
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address, family=family)
-    except OSError as error:
-        raise ConfigurationError(f"--host {host} --port {port} cannot be listened on: {error.strerror or error}") from None
 
 
 def _shown(host: str) -> str:

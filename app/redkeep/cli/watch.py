@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from redkeep.cli.status import DEFAULT_ENV_FILE
+from redkeep.dashboard.words import kind
 from redkeep.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,9 +36,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print events until the time is over. Raises ConfigurationError when there is no password to watch with."""
+    """Print events until the time is over. Raises ConfigurationError for a time that is none, and without a password to watch with."""
     import asyncio
 
+    if arguments.seconds is not None and not arguments.seconds > 0:
+        raise ConfigurationError("--seconds must be more than 0; leave it out to watch until Ctrl-C")
+    logging.getLogger("redkeep").addHandler(logging.NullHandler())  # what happens is printed here; nobody reads it twice
     asyncio.run(_watch(arguments.env_file, arguments.seconds, _document if arguments.json else line))
     return 0
 
@@ -65,7 +70,7 @@ def line(event: SecurityEvent) -> str:
     who = f"  user={event.username}" if event.username is not None else ""
     times = f"  x{event.count}" if event.count > 1 else ""
     details = "".join(f"  {name}={value}" for name, value in event.details.items() if value not in (None, ""))
-    return f"{event.timestamp.astimezone():%H:%M:%S}  {_MARKS[event.severity]}{event.type}{times}{who}{details}"
+    return f"{event.timestamp.astimezone():%H:%M:%S}  {_MARKS[event.severity]}{kind(event.as_dict())}{times}{who}{details}"
 
 
 def _document(event: SecurityEvent) -> str:

@@ -25,8 +25,11 @@ def probe_reach(target: Target, *, proc: Path = Path("/proc")) -> Iterator[Contr
         return
     where = f"{target.host} is" if target.host in map(str, found) else f"{target.host} resolves to"
     if is_here(target.host):
-        found = set(listening(proc / "self", target.port)) or found
+        found = set(listening(proc / "self", target.port))
         where = "Redis listens on"
+        if not found:
+            yield Control(NAME, "unknown", f"nothing is seen to listen on port {target.port} of this machine")
+            return
     shown = ", ".join(sorted(map(str, found))[:4])
     unseen = "whether a firewall keeps others out cannot be seen from here"
     if any(address.is_unspecified for address in found):
