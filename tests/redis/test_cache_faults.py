@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -219,3 +220,57 @@ def test_many_callers_before_the_first_connection(server: Server) -> None:
         await cache.close()
 
     asyncio.run(work())
+
+
+def sessions(server: Server) -> int:
+    """How many of the cache user's connections the server has."""
+    with server.log_in() as operator:
+        (text,) = operator.ask(("CLIENT", "LIST"))
+    return str(text, "utf-8").count(" user=cache_service ")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_callers_cancelled_while_connecting(start: Callable[..., Server], client: str) -> None:
+    """However many give up before the first login is over, there is one connection, and the next caller finds it; one login, no
+    failure. With its event loop, and with `close`, an attempt ends and leaves none; who waited for it gets a miss."""
+    server = start()
+
+    async def impatient(cache: Any) -> None:
+        for _ in range(5):
+            caller = asyncio.create_task(cache.get("k"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            caller.cancel()
+            await asyncio.wait((caller,))
+
+    async def work() -> None:
+        cache = secure(server, redis_client=client)
+        await impatient(cache)
+        end = time.monotonic() + 5
+        while cache.redis is None and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        assert cache.redis is not None
+        await asyncio.sleep(0.1)
+        assert sessions(server) == 1
+        await cache.set("k", 1)
+        assert await cache.get("k") == 1
+        assert cache.security_monitor.count("auth_attempt", success=True) == 1
+        assert sum(cache.error_counts.values()) == 0
+        await cache.close()
+
+        waiting = asyncio.create_task(cache.get("k"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await cache.close()
+        assert await waiting is None
+        assert cache.redis is None
+        assert sum(cache.error_counts.values()) == 0
+        assert await cache.get("k") == 1
+        await cache.close()
+        await impatient(cache)
+
+    asyncio.run(work())
+    end = time.monotonic() + 5
+    while sessions(server) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert sessions(server) == 0

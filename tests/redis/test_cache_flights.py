@@ -69,6 +69,54 @@ def test_one_computation_across_caches(server: Server) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("take", [1, 2], ids=["first", "after-waiting"])
+def test_a_value_stored_between_the_miss_and_the_lock(server: Server, take: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process stored it and gave the lock back just before ours was taken: it is read, not computed again, and the second
+    look counts as a hit alone."""
+
+    async def work() -> None:
+        empty(server)
+        faster, slower = secure(server), secure(server)
+        go, computing, before, stored = (asyncio.Event() for _ in range(4))
+        ask, takes, runs = slower._execute, 0, 0
+
+        async def held(*command: Any) -> Any:
+            nonlocal takes
+            if command[0] == "SET":
+                takes += 1
+                if takes == take:
+                    before.set()
+                    await stored.wait()
+            return await ask(*command)
+
+        async def compute() -> str:
+            nonlocal runs
+            runs += 1
+            computing.set()
+            await go.wait()
+            return "value"
+
+        monkeypatch.setattr(slower._flights, "_ask", held)
+        first = asyncio.create_task(faster.get_or_set("k", compute))
+        await computing.wait()
+        second = asyncio.create_task(slower.get_or_set("k", compute))
+        await before.wait()
+        go.set()
+        assert await first == "value"
+        with server.log_in() as operator:
+            assert operator.ask(("KEYS", "ai_cache:lock:*")) == [[]]
+            stored.set()
+            assert await second == "value"
+            assert operator.ask(("KEYS", "ai_cache:lock:*")) == [[]]
+        assert runs == 1
+        assert (slower.performance_monitor.cache_hits, slower.performance_monitor.cache_misses) == (1, take)
+        assert faster.performance_monitor.cache_misses == 1
+        await faster.close()
+        await slower.close()
+
+    asyncio.run(work())
+
+
 SCRIPT = """
 import asyncio, pathlib, sys, time
 from redkeep import SecureAIResponseCache, Settings

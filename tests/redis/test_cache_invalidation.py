@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -133,3 +134,33 @@ def test_patterns_of_readable_names_need_the_janitor(server: Server, caplog: pyt
 
     asyncio.run(work())
     assert any("REDIS_JANITOR_PASSWORD" in str(getattr(record, "reason", "")) for record in caplog.records)
+
+
+def test_an_invalidation_in_the_window_leaves_others_alone(server: Server) -> None:
+    """While readable names are still read, invalidating everything, an operation or a pattern removes readable entries alone: what
+    is sealed in another namespace stays a hit, and our own is a miss by its epoch, under aliases too."""
+    readable = {f"ai_cache:op:{verb}|txt:t": b'raw:{"n": 1}' for verb in ("qa", "summarize")}
+    window: dict[str, Any] = {"redis_janitor_password": server.passwords["cache_janitor"], "redis_read_legacy": True}
+
+    async def work() -> None:
+        async with opened(server, redis_namespace="ours", **window) as ours, secure(server, redis_namespace="theirs") as theirs:
+            for invalidate, removed in (
+                (ours.invalidate_all, 2), (lambda: ours.invalidate_by_operation("qa"), 1),
+                (lambda: ours.invalidate_pattern("qa"), 1), (lambda: ours.invalidate_pattern("epoch"), 0),
+            ):  # fmt: skip
+                plant(server, readable)
+                for cache in (ours, theirs):
+                    await cache.cache_response("long " * 200, "qa", {}, {"n": 2})
+                assert await ours.get_cached_response("long " * 200, "qa", {})
+                ours.memory_cache.clear()
+                assert await invalidate() == removed
+                found = await theirs.get_cached_response("long " * 200, "qa", {})
+                assert found is not None, invalidate
+                assert found["n"] == 2
+                with server.log_in() as operator:
+                    (words,) = operator.ask(("KEYS", "ai_cache:epoch:*"))
+                assert len(words) >= 4  # type: ignore[arg-type]
+            await ours.invalidate_all()
+            assert await ours.get_cached_response("long " * 200, "qa", {}) is None
+
+    asyncio.run(work())

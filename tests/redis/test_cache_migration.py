@@ -102,6 +102,36 @@ def test_a_step_that_fails_undoes_what_was_done(window: Server, monkeypatch: pyt
     assert names == set(stored(window))
 
 
+def test_a_check_that_fails_unseals_nothing_of_others(window: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two workers that migrate at start, the second fails before it moves anything: what the first sealed stays sealed. Its own
+    `rollback()`, asked for by name, still takes everything back."""
+    fill(window, list(requests(12)))
+    names = set(stored(window))
+
+    async def work() -> None:
+        first, second = begun(window), begun(window)
+        cache = await first.migrate_to_secure_cache()
+        sealed = set(stored(window))
+        assert not sealed & names
+        with monkeypatch.context() as broken:
+            broken.setattr("redkeep.migration.cache_migration.is_envelope", lambda _: False)
+            with pytest.raises(ConfigurationError, match="does not seal what it stores"):
+                await second.migrate_to_secure_cache()
+        assert len(second.results) == 3
+        assert second.secure_cache is None
+        assert set(stored(window)) == sealed
+        for step in second.steps[:3]:
+            await second.execute_step(step)
+        counts = await second.rollback()
+        assert counts is not None
+        assert counts.returned == 12
+        assert set(stored(window)) == names
+        await cache.close()
+        await second.current_cache.close()
+
+    asyncio.run(work())
+
+
 def test_steps_are_refused_with_a_reason(window: Server, start: Callable[..., Server]) -> None:
     """Unknown and premature steps, settings that are not secure or name another server, a dead server: a sentence each."""
     another = start(port=str(free_port()))

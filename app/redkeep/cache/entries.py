@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from redkeep.cache import arguments
 from redkeep.cache.base import GONE, MISS, NOT_FOUND, CacheBase, OlderName, logger, wire_name
 from redkeep.cache.flight import Flights
-from redkeep.cache.keys import ENTRY_OPERATION
+from redkeep.cache.keys import ENTRY_OPERATION, LOCK_PREFIX, PREFIX
 from redkeep.cache.link import reason_of
 from redkeep.errors import DecryptionError, RedkeepError
 
@@ -260,10 +260,13 @@ class Entries(CacheBase):
         async def read() -> Any:
             return await self._get(key)
 
+        async def there() -> bool:
+            return await self._lies_at(self._entry_name(key))
+
         found = await read()
         lock = self._lock_name(self._entry_name(key))
         if found is MISS:
-            result: Value = await self._flights.run(lock, work, read, miss=MISS, lock_seconds=lock_seconds)
+            result: Value = await self._flights.run(lock, work, read, there=there, miss=MISS, lock_seconds=lock_seconds)
             return result
         if early and await self._is_near_its_end(self._entry_name(key), seconds * early):
             self._flights.run_in_background(lock, work, lock_seconds=lock_seconds or 10.0)
@@ -298,8 +301,14 @@ class Entries(CacheBase):
             return False
         return 0 <= left < seconds * 1000
 
+    async def _lies_at(self, name: str) -> bool:
+        try:
+            return await self._execute("GET", wire_name(name)) is not None
+        except RedkeepError:
+            return False
+
     def _lock_name(self, name: str) -> str:
-        return f"ai_cache:lock:{name.removeprefix('ai_cache:')}"
+        return LOCK_PREFIX + name.removeprefix(PREFIX)
 
     def _done(self, operation: str, start: float, reason: str) -> None:
         if reason:

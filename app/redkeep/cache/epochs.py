@@ -23,11 +23,13 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from redkeep.cache.keys import operation_label
+from redkeep.cache.keys import LOCK_PREFIX, PREFIX, operation_label
 from redkeep.errors import RedkeepError, ServerUnavailableError
 
 REFRESH_SECONDS: Final = 1.0
-EPOCH_PREFIX: Final = "ai_cache:epoch:"
+EPOCH_PREFIX: Final = f"{PREFIX}epoch:"
+NOT_ENTRIES: Final = (EPOCH_PREFIX.encode(), LOCK_PREFIX.encode())
+"""How names begin that are ours and hold nobody's value."""
 EVERYTHING: Final = "\0"
 """In the place of an operation; the empty text is an operation of its own."""
 

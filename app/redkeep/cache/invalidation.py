@@ -79,10 +79,14 @@ class Invalidation(CacheBase):
             cursor: Any = b"0"
             while True:
                 cursor, names = await janitor.execute("SCAN", cursor, "MATCH", glob.encode("utf-8", "surrogatepass"), "COUNT", SCAN_COUNT)
-                if names:
-                    removed += await janitor.execute("UNLINK", *names)
+                if mine := [name for name in names if self._may_unlink(name)]:
+                    removed += await janitor.execute("UNLINK", *mine)
                 if int(cursor) == 0:
                     return removed
+
+    def _may_unlink(self, name: bytes) -> bool:
+        """A hook: whether what a scan has found is the caller's to remove."""
+        return True
 
     @asynccontextmanager
     async def _janitor(self) -> AsyncIterator[CacheClient]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from redkeep.crypto.keyring import KeyRing
 
 PREFIX: Final = "ai_cache:"
+LOCK_PREFIX: Final = f"{PREFIX}lock:"
 ENTRY_OPERATION: Final = "_entry"
 """What `get` and `set` use as operation; an application's own operations begin with a letter."""
 

@@ -5,10 +5,11 @@ This and `CacheBase._read` and `_write` are the one place where the cache degrad
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from redkeep.access.loop_lock import LoopLock
+from redkeep.access.failures import again
 from redkeep.cache.breaker import Breaker
 from redkeep.cache.interface import CacheInterface
 from redkeep.errors import (
@@ -43,7 +44,7 @@ class Link(CacheInterface):
         self.redis_url = redis_url
         self.timeout = timeout
         self._breaker = Breaker()
-        self._connecting = LoopLock()
+        self._opening: asyncio.Task[CacheClient] | None = None
         self.last_error: RedkeepError | None = None
         """What the last failure was; None while all is well."""
         self.error_counts: dict[str, int] = dict.fromkeys(
@@ -66,7 +67,15 @@ class Link(CacheInterface):
         return True
 
     async def close(self) -> None:
-        """End the connection; a second call is idle. The next command connects again."""
+        """End the connection, or the attempt to make one; a second call is idle. The next command connects again."""
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            loop = opening.get_loop()
+            if loop is asyncio.get_running_loop():
+                opening.cancel()
+                await asyncio.wait((opening,))
+            elif loop.is_running():  # in another thread
+                loop.call_soon_threadsafe(opening.cancel)
         client, self.redis = self.redis, None
         if client is not None:
             await client.close()
@@ -84,28 +93,45 @@ class Link(CacheInterface):
 
         return RedisPyClient(plain_target(self.redis_url), timeout=self.timeout)
 
-    async def _open(self) -> CacheClient:
-        lock = self._connecting.here()
-        waits = lock.locked()
-        async with lock:
-            if self.redis is not None:
-                return self.redis
-            if waits and not self._breaker.closed:  # whoever tried before us has just failed
-                raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
-            client: CacheClient | None = None
-            try:
-                client = self._new_client()
-                await client.execute("PING")
-                await self._greeted(client)
-            except RedkeepError as error:
+    async def _open(self, *, instead_of: CacheClient | None = None) -> CacheClient:
+        """One attempt for all who want one. It outlives a caller that is cancelled: where every deadline is shorter than a login,
+        the next caller finds the connection made, and none is left behind."""
+        task = self._opening
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            task = self._opening = asyncio.create_task(self._connection(instead_of), name="redkeep-open")
+            task.add_done_callback(self._attempted)
+        await asyncio.wait((task,))
+        if task.cancelled():
+            raise ServerUnavailableError("the cache was closed while it connected")
+        error = task.exception()
+        if isinstance(error, RedkeepError):
+            raise again(error)
+        return task.result()
+
+    def _attempted(self, task: asyncio.Task[CacheClient]) -> None:
+        if self._opening is task:
+            self._opening = None
+        if not task.cancelled():
+            task.exception()  # seen: every caller may have been cancelled
+
+    async def _connection(self, former: CacheClient | None) -> CacheClient:
+        if former is not None:
+            await former.close()
+        client: CacheClient | None = None
+        try:
+            client = self._new_client()
+            await client.execute("PING")
+            await self._greeted(client)
+        except BaseException as error:
+            if isinstance(error, RedkeepError):
                 self._note(error, connecting=True)
-                if client is not None:
-                    await client.close()
-                raise
-            self.redis = client
-            self._connected()
-            self._logged_in()
-            return client
+            if client is not None:
+                await client.close()
+            raise
+        self.redis = client
+        self._connected()
+        self._logged_in()
+        return client
 
     async def _greeted(self, client: CacheClient) -> None:
         """A hook: what a new client has to ask before it is used."""
@@ -125,9 +151,8 @@ class Link(CacheInterface):
                 return client
             if client is not None:  # begin anew: a client of its own patience would add its delay to the breaker's
                 self.redis = None
-                await client.close()
             try:
-                return await self._open()
+                return await self._open(instead_of=client)
             except ImportError:
                 raise ServerUnavailableError("the package redis is not installed; run `pip install redis`") from None
         raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")

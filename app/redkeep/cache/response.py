@@ -180,11 +180,14 @@ class AIResponseCache(Entries, Invalidation, Reports):
             await self._keep_response(text, operation, options, response, question, name, trouble)
             return {**response, "cache_hit": False}
 
+        async def there() -> bool:
+            return await self._lies_at(self._generate_cache_key(text, operation, options, question))
+
         found = await read()
         if found is not MISS:
             return dict(found)
         lock = self._lock_name(self._generate_cache_key(text, operation, options, question))
-        answer = await self._flights.run(lock, work, read, miss=MISS, lock_seconds=lock_seconds)
+        answer = await self._flights.run(lock, work, read, there=there, miss=MISS, lock_seconds=lock_seconds)
         return _copy(self._codec.dump(answer, field="response"))
 
     def _ttl(self, operation: str) -> int:

@@ -13,8 +13,8 @@ from redkeep.cache import arguments
 from redkeep.cache.access_points import Access
 from redkeep.cache.base import OlderName, logger, wire_name
 from redkeep.cache.compression import PRESETS, Preset
-from redkeep.cache.epochs import EVERYTHING, Epochs
-from redkeep.cache.keys import operation_prefix
+from redkeep.cache.epochs import EVERYTHING, NOT_ENTRIES, Epochs
+from redkeep.cache.keys import is_hashed_name, operation_prefix
 from redkeep.cache.layer import EncryptedCacheLayer
 from redkeep.cache.link import reason_of
 from redkeep.cache.origin import NO_ORIGIN
@@ -334,6 +334,13 @@ class SecureAIResponseCache(AIResponseCache):
             pattern, removed, time.perf_counter() - start, "manual", operation_context, data
         )
         return removed
+
+    def _may_unlink(self, name: bytes) -> bool:
+        """Hashed names show no namespace: they are perhaps another's, and our own, aliases too, end by the epoch. So do words and
+        locks. What is readable belongs to all, as the old class had it."""
+        if self._epochs is None:
+            return super()._may_unlink(name)
+        return not name.startswith(NOT_ENTRIES) and not is_hashed_name(name.decode("utf-8", "surrogateescape"))
 
     @asynccontextmanager
     async def _janitor(self) -> AsyncIterator[CacheClient]:

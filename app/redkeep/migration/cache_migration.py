@@ -55,6 +55,7 @@ class AIResponseCacheSecurityMigration:
         self.secure_cache: SecureAIResponseCache | None = None
         self.results: list[StepResult] = []
         self._settings = settings
+        self._moving = False
         self._rate = rate
         self._state_file = state_file
         self._actions: dict[str, Callable[[], Awaitable[Evidence]]] = {
@@ -70,15 +71,16 @@ class AIResponseCacheSecurityMigration:
     async def migrate_to_secure_cache(self) -> SecureAIResponseCache:
         """Do all steps in order, and return the cache to use from now on; it holds the statistics and settings of the current one.
 
-        When a step fails, what was sealed is given back its old form, and the step's error is raised: ConfigurationError,
-        ServerUnavailableError and the other leaves of our error tree.
+        When a step fails from the migration of the data on, entries are given back their old form; when one fails before, what
+        other processes have sealed stays sealed. The step's error is raised: ConfigurationError, ServerUnavailableError and the
+        other leaves of our error tree.
         """
         self.results = []
         try:
             for step in self.steps:
                 await self.execute_step(step)
         except RedkeepError:
-            await self.rollback()
+            await (self.rollback() if self._moving else self._close_secure_cache())
             raise
         assert self.secure_cache is not None  # a step has made it
         return self.secure_cache
@@ -97,14 +99,19 @@ class AIResponseCacheSecurityMigration:
     async def rollback(self) -> Counts | None:
         """Give entries back their old names and forms, so that the current cache finds them, and close the secure cache.
 
-        None when nothing was moved. Raises the leaves of our error tree.
+        All that the settings' namespace holds, whoever has sealed it. None when the secure cache is not open. Raises the leaves of
+        our error tree.
         """
-        secure, self.secure_cache = self.secure_cache, None
-        if secure is None:
+        if self.secure_cache is None:
             return None
         try:
             return await self._data(reverse=True).run()
         finally:
+            await self._close_secure_cache()
+
+    async def _close_secure_cache(self) -> None:
+        secure, self.secure_cache, self._moving = self.secure_cache, None, False
+        if secure is not None:
             await secure.close()
 
     async def _validate_current_cache(self) -> Evidence:
@@ -178,6 +185,7 @@ class AIResponseCacheSecurityMigration:
 
     async def _migrate_data(self) -> Evidence:
         self._opened()
+        self._moving = True
         counts = await self._data(reverse=False).run()
         seen: dict[str, Any] = {name: count for name, count in vars(counts).items() if isinstance(count, int)}
         return seen

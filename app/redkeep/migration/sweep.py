@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from redkeep.access.client import Argument, Command
 from redkeep.access.exclusive import ExclusiveConnection
 from redkeep.cache.access_points import JANITOR
-from redkeep.cache.epochs import EPOCH_PREFIX
+from redkeep.cache.epochs import NOT_ENTRIES
 from redkeep.cache.keys import PREFIX
 from redkeep.crypto.envelope import HEADER_BYTES
 from redkeep.environment import read_secret_file
@@ -32,7 +32,6 @@ HEADER_WEIGHT: Final = 0.1
 PATIENCE_SECONDS: Final = 60.0
 """How long a server that does not answer is asked again: a restart, a failover."""
 
-_NOT_ENTRIES: Final = (EPOCH_PREFIX.encode(), f"{PREFIX}lock:".encode())
 
 
 class Sweep:
@@ -79,7 +78,7 @@ class Sweep:
     async def steps(self, cursor: int = 0) -> AsyncIterator[tuple[int, list[bytes]]]:
         """Names of entries, with the cursor that comes after them, 0 with the last ones. Raises the leaves of our error tree."""
         async for after, names in self._scan(f"{PREFIX}*", cursor):
-            yield after, [name for name in names if not name.startswith(_NOT_ENTRIES)]
+            yield after, [name for name in names if not name.startswith(NOT_ENTRIES)]
 
     async def scan(self, pattern: str) -> AsyncIterator[bytes]:
         """Every name that matches a pattern of Redis."""
