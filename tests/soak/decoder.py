@@ -15,7 +15,7 @@ from redkeep.cache.codec import Codec
 from redkeep.cache.compression import PRESETS, pack
 from redkeep.cache.document import from_json, to_json
 from redkeep.cache.legacy import MAX_DEPTH, inflate, load_plain_pickle
-from redkeep.crypto.envelope import needs_resealing, read_header, seal
+from redkeep.crypto.envelope import read_header, seal
 from redkeep.crypto.keyring import KeyRing, generate_key
 from redkeep.errors import DecryptionError
 
@@ -74,7 +74,6 @@ def _fernet(data: bytes) -> Any:
 
 def _header(data: bytes) -> Any:
     read_header(data)
-    needs_resealing(data, ring=_RING)
 
 
 def _no_pickle(data: bytes) -> Any:

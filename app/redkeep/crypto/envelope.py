@@ -142,11 +142,6 @@ def expiry_of(stored: bytes) -> int:
     return read_header(stored).expires_at_ms if stored[:2] == _FIRST and len(stored) >= OVERHEAD_BYTES else 0
 
 
-def needs_resealing(envelope: bytes, *, ring: KeyRing) -> bool:
-    """Tell whether an envelope was sealed under an older key than the ring's first (lazy re-encryption)."""
-    return read_header(envelope).key_id != ring.primary.key_id
-
-
 @lru_cache(maxsize=64)
 def _scope(namespace: str) -> bytes:
     tenant = namespace.encode("utf-8", "surrogatepass")

@@ -6,14 +6,10 @@ lines before or after, nothing between. Where a migration stands is worked out f
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, Literal, get_args
 
 from redkeep.errors import ConfigurationError
@@ -141,56 +137,6 @@ class Holder:
             f"{_printable(self.run)}, last sign of life {silent:.0f} s ago): wait for its end; a run that died frees the lock "
             f"after {STALE_SECONDS} s"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class JournalFile:
-    """A journal on this machine, for the managers in Python. Private to its owner (0600)."""
-
-    path: Path
-
-    def entries(self) -> tuple[Entry, ...]:
-        """Everything in it; nothing when there is none. Raises ConfigurationError when it cannot be understood."""
-        try:
-            return parse(self.path.read_text("utf-8"))
-        except FileNotFoundError:
-            return ()
-
-    def append(self, entry: Entry) -> None:
-        """Add an entry: on disk, whole, or not at all."""
-        try:
-            before = self.path.read_bytes()
-        except FileNotFoundError:
-            before = b""
-        beside = self.path.with_name(f"{self.path.name}.new")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(before + entry.line().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
-
-    @contextmanager
-    def held(self, holder: Holder) -> Iterator[None]:
-        """The block with the lock of this journal. Raises ConfigurationError that names who holds it already.
-
-        The lock is the kernel's: it ends with the process, however that ends.
-        """
-        path = self.path.with_name(f"{self.path.name}.lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                other = Holder.parse(file.read())
-                silent = max(0.0, datetime.now(UTC).timestamp() - path.stat().st_mtime)
-                raise ConfigurationError(
-                    other.refusal(silent=silent) if other else "another run is at work on this migration: wait for its end"
-                ) from None
-            file.truncate(0)
-            file.write(holder.line())
-            file.flush()
-            yield
 
 
 def _printable(text: str) -> str:
