@@ -30,6 +30,11 @@ class CacheClient(Protocol):
         exception value. Raises only when the connection as a whole fails."""
         ...
 
+    async def reauthenticate(self) -> None:
+        """Have the connections that are up log in with the credentials of this moment, or others in their place; no command
+        fails for it. Raises AuthenticationError when they are refused: connections then stay logged in as they were."""
+        ...
+
     async def close(self) -> None:
         """End all connections; a second call is idle."""
         ...

@@ -83,6 +83,13 @@ class ClusterClient:
         """The target of one server."""
         return self._target._replace(address=self._target.address._replace(host=node.host, port=node.port))
 
+    async def reauthenticate(self) -> None:
+        """As the transport does, on each server. Raises AuthenticationError when one refuses."""
+        found = await asyncio.gather(*(each.reauthenticate() for each in self._transports.values()), return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException) and not isinstance(error, ServerUnavailableError):
+                raise error
+
     async def close(self) -> None:
         """End all connections; a second call is idle."""
         transports, self._transports, self._map = list(self._transports.values()), {}, None

@@ -61,6 +61,7 @@ class RedisPyClient:
         self._process = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._born: dict[Any, float] = {}
+        self._not_before = 0.0
         self._closed = False
 
     async def execute(self, *command: Argument) -> Any:
@@ -88,6 +89,28 @@ class RedisPyClient:
                     self._leave()
         except TimeoutError:
             raise ServerUnavailableError(f"{self._where}: no answer within {self._timeout:g} s") from None
+
+    async def reauthenticate(self) -> None:
+        """Make a connection with the credentials of this moment; once it is there, older ones are replaced: idle ones now, those in
+        use when they are free.
+
+        Raises AuthenticationError when they are refused; older connections then stay.
+        """
+        if not self._born or self._loop is not asyncio.get_running_loop() or self._process != os.getpid():
+            return  # the next call connects anew, with what is then valid
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._enter()
+                try:
+                    began = time.monotonic()
+                    fresh = await self._connect()
+                finally:
+                    self._leave()
+        except TimeoutError:
+            raise ServerUnavailableError(f"{self._where}: no answer within {self._timeout:g} s") from None
+        former, self._idle, self._not_before = self._idle, [fresh], began
+        for connection in former:
+            await self._discard(connection)
 
     async def close(self) -> None:
         """End all connections; a second call is idle."""
@@ -196,10 +219,14 @@ class RedisPyClient:
     async def _take(self) -> Any:
         while self._idle:
             connection = self._idle.pop()
-            young = not self._max_age or time.monotonic() - self._born[connection] < self._max_age
+            born = self._born[connection]
+            young = born >= self._not_before and (not self._max_age or time.monotonic() - born < self._max_age)
             if young and connection.is_connected and not await connection.can_read():  # readable when idle: gone, or dirty
                 return connection
             await self._discard(connection)
+        return await self._connect()
+
+    async def _connect(self) -> Any:
         pool = self._client.connection_pool
         pool.connection_kwargs["username"], pool.connection_kwargs["password"] = self._credentials()
         if self._primary is not None:

@@ -126,6 +126,8 @@ class Transport:
         lanes = [lane for lane in (self._lane, self._second) if lane is not None]
         for lane in lanes:
             lane.hurry()
+        if not self._alive or self._loop is not asyncio.get_running_loop():
+            return  # the next call connects anew, with what is then valid
         username, password = self._dialer.credentials()
         if not password:
             return

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from redkeep.access.tls import stamp
@@ -22,9 +23,18 @@ if TYPE_CHECKING:
     from redkeep.optimization import SecurityOptimizationConfig
     from redkeep.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 CLIENTS = ("transport", "redis-py", "sentinel", "cluster")
 JANITOR = "cache_janitor"
 REPORTER = "health_service"
+
+
+class Changes(NamedTuple):
+    """What the settings' files have now and had not before: encryption keys, if others, and whether the login is another."""
+
+    keys: tuple[str, ...] = ()
+    login: bool = False
 
 
 class Access:
@@ -46,6 +56,8 @@ class Access:
         self._tuned = tuned
         self._settings = settings
         self._keys = target.keys
+        self._last = target
+        self._login = (target.username, target.password)
         self._files = () if settings is None else settings.files()
         self._seen = tuple(map(stamp, self._files))
 
@@ -158,32 +170,34 @@ class Access:
         return RedisPyClient(target, timeout=timeout, max_connections=1, primary=self._primary())
 
     def _credentials(self) -> tuple[str | None, str | None]:
-        now = self._now()
+        return self._login_of(self._now())
+
+    def _login_of(self, now: Target) -> tuple[str | None, str | None]:
         if now.username != self.target.username:  # the environment says otherwise than the file it was made from
             now = self.target
         return now.username, now.password
 
-    def changed_keys(self) -> tuple[str, ...]:
-        """The encryption keys that the settings' files have now, when they are others than at the last call; else nothing. Costs
-        one `stat` a file while nothing changes."""
+    def changes(self) -> Changes:
+        """What has changed since the last call. Costs one `stat` a file while nothing does."""
         seen = tuple(map(stamp, self._files))
         if seen == self._seen:
-            return ()
+            return Changes()
         self._seen = seen
-        keys = self._now().keys
-        if not keys or keys == self._keys:
-            return ()
-        self._keys = keys
-        return keys
+        now = self._now()
+        keys = now.keys if now.keys and now.keys != self._keys else ()
+        self._keys = keys or self._keys
+        before, self._login = self._login, self._login_of(now)
+        return Changes(keys, before != self._login)
 
     def _now(self) -> Target:
         """The target with the credentials of this moment."""
         if self._settings is None:
             return self.target
         try:
-            return self._settings.reread().target
-        except ConfigurationError:  # half written, or moved away: what worked before may still
-            return self.target
+            self._last = self._settings.reread().target
+        except ConfigurationError:  # half written, or moved away: what was read before may still work
+            logger.warning("settings_unusable", extra={"files": [str(file) for file in self._files]})
+        return self._last
 
 
 def _refuse_downgrade(*, tls: bool, encrypted: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from redkeep.access.failures import again
@@ -45,6 +46,7 @@ class Link(CacheInterface):
         self.timeout = timeout
         self._breaker = Breaker()
         self._opening: asyncio.Task[CacheClient] | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self.last_error: RedkeepError | None = None
         """What the last failure was; None while all is well."""
         self.error_counts: dict[str, int] = dict.fromkeys(
@@ -136,6 +138,28 @@ class Link(CacheInterface):
     async def _greeted(self, client: CacheClient) -> None:
         """A hook: what a new client has to ask before it is used."""
 
+    def _look_for_changes(self) -> None:
+        """A hook: before an attempt is put off, what may have been mended."""
+
+    def _login_has_changed(self) -> None:
+        """Use the new credentials: at once where an attempt was put off, and on the connections that are up, beside their work."""
+        self._breaker.reset()
+        if self.redis is not None:
+            with suppress(RuntimeError):  # no event loop runs here, and so no command: the next loop connects anew
+                loop = asyncio.get_running_loop()
+                self._renewing = loop.create_task(self._log_in_anew(self.redis), name="redkeep-login")
+
+    async def _log_in_anew(self, client: CacheClient) -> None:
+        try:
+            await client.reauthenticate()
+        except AuthenticationError as error:  # what is up stays logged in: this is no reason to stop
+            self.error_counts[_kind(error)] += 1
+            self._note_security(error)
+        except RedkeepError as error:  # a connection that was lost logs in with what is valid then
+            logger.info("login_left_to_the_next_connection", extra={"reason": str(error)})
+        else:
+            self._logged_in()
+
     def _logged_in(self) -> None:
         """A hook: a client was made, and the server let it in."""
 
@@ -145,6 +169,8 @@ class Link(CacheInterface):
             logger.info("redis_answers_again")
 
     async def _reach(self) -> CacheClient:
+        if not self._breaker.closed:
+            self._look_for_changes()
         if self._breaker.allow():
             client = self.redis
             if client is not None and (client.connected or self._breaker.closed):

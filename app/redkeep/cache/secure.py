@@ -117,7 +117,7 @@ class SecureAIResponseCache(AIResponseCache):
         self._access = access
         self._places: Places | None = None
         self._info_refused = False
-        self._next_look = time.monotonic() + KEYS_SECONDS if sealed and access is not None else math.inf
+        self._next_look = time.monotonic() + KEYS_SECONDS if access is not None else math.inf
         if sealed:
             self.encryption = EncryptedCacheLayer(
                 encryption_key,
@@ -161,11 +161,16 @@ class SecureAIResponseCache(AIResponseCache):
             **options,
         )
 
-    def _look_for_keys(self) -> None:
-        """Take up the keys that the settings' files have now. A value that is on its way is named under the one ring and sealed
-        under the other: whoever has both finds it."""
-        self._next_look = time.monotonic() + KEYS_SECONDS
-        keys = self._access.changed_keys() if self._access is not None else ()
+    def _look_for_changes(self) -> None:
+        """Take up the login and the keys that the settings' files have now, when it is time to look. A value that is on its way is
+        named under the one ring and sealed under the other: whoever has both finds it."""
+        now = time.monotonic()
+        if now < self._next_look or self._access is None:
+            return
+        self._next_look = now + KEYS_SECONDS
+        keys, login = self._access.changes()
+        if login:
+            self._login_has_changed()
         if keys and self.encryption is not None and self._places is not None:
             self.encryption.rekey(keys)
             self._places.rekey(self.encryption.ring)
@@ -207,11 +212,11 @@ class SecureAIResponseCache(AIResponseCache):
     def _generate_cache_key(
         self, text: str, operation: str, options: Mapping[str, Any] | None, question: str | None = None
     ) -> str:
-        if self._places is None:
-            return super()._generate_cache_key(text, operation, options, question)
         start = time.perf_counter()
         if time.monotonic() >= self._next_look:
-            self._look_for_keys()
+            self._look_for_changes()
+        if self._places is None:
+            return super()._generate_cache_key(text, operation, options, question)
         name = self._places.name(operation, text, options, question)
         self.performance_monitor.record_key_generation_time(time.perf_counter() - start, len(text), operation)
         return name
@@ -228,7 +233,7 @@ class SecureAIResponseCache(AIResponseCache):
 
     def _entry_name(self, key: str) -> str:
         if time.monotonic() >= self._next_look:
-            self._look_for_keys()
+            self._look_for_changes()
         return super()._entry_name(key) if type(key) is not str or self._places is None else self._places.entry(key)
 
     def _older_entry_names(self, key: str) -> list[OlderName]:
@@ -344,11 +349,7 @@ class SecureAIResponseCache(AIResponseCache):
 
     @asynccontextmanager
     async def _janitor(self) -> AsyncIterator[CacheClient]:
-        if self._access is None:
-            async with super()._janitor() as own:
-                yield own
-            return
-        janitor = self._access.janitor(timeout=self.timeout)
+        janitor = None if self._access is None else self._access.janitor(timeout=self.timeout)
         if janitor is None:
             async with super()._janitor() as own:  # the URL's own user, who may scan
                 yield own
