@@ -94,7 +94,7 @@ def test_a_rotated_password_is_found_in_the_file_the_environment_was_made_from(
     env_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With REDIS_SETTINGS_FILE a running process reads its environment's file again: its passwords, the statistics' too. Half written
-    or gone, what worked before stays; and a user that the environment alone names keeps his password."""
+    or gone, what was read last stays; and a user that the environment alone names keeps his password."""
     text = f"{env_file.read_text()}REDIS_HEALTH_PASSWORD={OTHER}\n{SOURCE}={env_file}\n"
     env_file.write_text(text)
     for name, value in read_env_file(env_file).items():
@@ -109,9 +109,9 @@ def test_a_rotated_password_is_found_in_the_file_the_environment_was_made_from(
     assert access._credentials() == ("cache_service", new)
     assert access._now().health_password == newer
     env_file.write_text("REDIS_PASS")
-    assert access._credentials() == ("cache_service", PASSWORD)
+    assert access._credentials() == ("cache_service", new)
     env_file.unlink()
-    assert access._credentials() == ("cache_service", PASSWORD)
+    assert access._credentials() == ("cache_service", new)
     env_file.write_text(text.replace("=cache_service", "=someone_else").replace(PASSWORD, new))
     assert access._credentials() == ("cache_service", PASSWORD)
 
