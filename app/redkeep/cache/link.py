@@ -70,14 +70,17 @@ class Link(CacheInterface):
 
     async def close(self) -> None:
         """End the connection, or the attempt to make one; a second call is idle. The next command connects again."""
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            loop = opening.get_loop()
+        tasks = (self._opening, self._renewing)
+        self._opening = self._renewing = None
+        for task in tasks:
+            if task is None or task.done():
+                continue
+            loop = task.get_loop()
             if loop is asyncio.get_running_loop():
-                opening.cancel()
-                await asyncio.wait((opening,))
+                task.cancel()
+                await asyncio.wait((task,))
             elif loop.is_running():  # in another thread
-                loop.call_soon_threadsafe(opening.cancel)
+                loop.call_soon_threadsafe(task.cancel)
         client, self.redis = self.redis, None
         if client is not None:
             await client.close()
