@@ -20,11 +20,14 @@ from deploys.facts import docker
 from deploys.facts.docker import DockerState
 from deploys.facts.server import ServerState, server_of
 from redkeep.migration.readiness import OWN_NAME
+from redkeep.monitoring.allow_list import NOTE
 
 # Held by each script of a deploy while it runs. A run that was killed leaves its last script at work: what is true is
 # known when that has ended.
 LOCK = "/run/redkeep.lock"
 LOCK_SECONDS = 600
+# The digest of the rules that the kernel has shown after they were loaded.
+FIREWALL_NOTE = str(NOTE)
 WAIT = f"[ ! -e {LOCK} ] || flock -w {LOCK_SECONDS} {LOCK} true || true"
 
 # Section marks carry a random number for each run: no text found on the host (a file's, process's or client's name) can
@@ -74,7 +77,7 @@ class Survey:
     running: bool
     kernel: dict[str, str]
     groups: dict[str, tuple[str, ...]]
-    users: frozenset[str]
+    users: dict[str, int]
     authorities: frozenset[str]
     sockets: tuple[tuple[str, str], ...]
     firewall: str
@@ -194,7 +197,7 @@ if [ -d /run/systemd/system ]; then systemctl show -p {wanted} --timestamp=unix 
     if q.firewall:
         yield f"""echo '{mark}firewall'
 command -v nft >/dev/null && for t in "inet redkeep" "bridge redkeep"; do nft --stateless list table $t 2>/dev/null; done | sha256sum | cut -c1-64
-[ -r /var/lib/redkeep/firewall.sha256 ] && cat /var/lib/redkeep/firewall.sha256"""
+[ -r {FIREWALL_NOTE} ] && cat {FIREWALL_NOTE}"""
     if q.stack:
         yield from docker.sections(q.stack, q.stack_user, q.stack_app, q.binaries, mark)
     if q.cli:
@@ -250,7 +253,7 @@ def parse(lines: Sequence[str]) -> Survey:
         running=bool(parts.get("process")),
         kernel=_pairs(parts.get("kernel", [])),
         groups=_groups(parts.get("groups", [])),
-        users=frozenset(line.partition(":")[0] for line in parts.get("users", [])),
+        users=_users(parts.get("users", [])),
         authorities=certificates_of("\n".join(parts.get("authorities", []))),
         sockets=tuple(_sockets(parts.get("sockets", []))),
         firewall=" ".join(parts.get("firewall", [])),
@@ -311,6 +314,11 @@ def _units(lines: Iterable[str]) -> dict[str, UnitState]:
 
 def _groups(lines: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {p[0]: tuple(filter(None, p[3].split(","))) for p in (line.split(":") for line in lines) if len(p) == 4}
+
+
+def _users(lines: Iterable[str]) -> dict[str, int]:
+    """The number of each account, as getent prints them: name:x:number:..."""
+    return {p[0]: int(p[2]) for p in (line.split(":") for line in lines) if len(p) == 7 and p[2].isdecimal()}
 
 
 def certificates_of(text: str) -> frozenset[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pyinfra.api import deploy
 
 from deploys.difference import Difference, ManagedFile, file_differences
-from deploys.facts.survey import Question, Survey
+from deploys.facts.survey import FIREWALL_NOTE, Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
@@ -18,6 +18,10 @@ RULES = "/etc/redkeep/firewall.nft"
 LOADER = "/usr/local/sbin/redkeep-firewall"
 UNIT = "redkeep-firewall.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+# Shell that says why the unit failed.
+WHY = (
+    f"echo '{UNIT} failed, and nothing that it protects is started; its last words:' >&2; journalctl -q -n 3 -o cat -u {UNIT} >&2"
+)
 
 
 def wanted(site: Site) -> bool:
@@ -40,16 +44,18 @@ def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
     yield from file_differences(
         [ManagedFile(RULES, rules(site, survey), mode="0640")], survey, after=f"[ ! -x {LOADER} ] || {LOADER}"
     )
-    yield from file_differences([ManagedFile(LOADER, render("usr/local/sbin/redkeep-firewall"), mode="0750")], survey)
+    loader = render("usr/local/sbin/redkeep-firewall", note=FIREWALL_NOTE)
+    yield from file_differences([ManagedFile(LOADER, loader, mode="0750")], survey)
     before = "docker.service" if site.bundle.in_container else site.bundle.engine.unit
-    unit = render("etc/systemd/system/redkeep-firewall.service", before=before)
+    unit = render("etc/systemd/system/redkeep-firewall.service", before=before, note=FIREWALL_NOTE)
     if survey.has_systemd:
         yield from file_differences([ManagedFile(UNIT_FILE, unit)], survey, after=reload_unit)
 
 
 def rules(site: Site, survey: Survey) -> bytes:
     if site.bundle.in_container:
-        networks, users = plan(site.bundle, survey.docker), ["root", *(site.bundle.knobs.app_users if site.bundle.is_app else ())]
+        networks = plan(site.bundle, survey.docker)
+        users = site.bundle.knobs.app_users if site.bundle.is_app else ()
         reachable = [ipaddress.ip_network(address) for address in site.bundle.knobs.api_reachable]
         return render(
             "etc/redkeep/firewall-container.nft",
@@ -57,7 +63,7 @@ def rules(site: Site, survey: Survey) -> bytes:
             subnet=str(networks.internal),
             bridge=BRIDGE,
             port=site.bundle.knobs.redis_tls_port,
-            users=users,
+            uids=sorted({0, *(survey.users[user] for user in users if user in survey.users)}),
             edge=networks if site.bundle.api_in_container else None,
             edge_bridge=EDGE_BRIDGE,
             api_port=API_PORT,
@@ -86,14 +92,18 @@ def firewall_live(site: Site, survey: Survey) -> Iterator[Difference]:
         yield Difference("the firewall's rules in the kernel are not the ones of redkeep", LOADER)
     unit = survey.units.get(UNIT)
     if survey.has_systemd and (unit is None or unit.enabled != "enabled" or unit.active != "active"):
-        yield Difference(f"unit {UNIT} is not enabled and active", f"systemctl enable --now {UNIT} >/dev/null 2>&1")
+        failed = unit is not None and unit.active == "failed"
+        what = f"failed: {site.bundle.engine.name} is not started without it" if failed else "is not enabled and active"
+        yield Difference(f"unit {UNIT} {what}", f"systemctl enable --now {UNIT} >/dev/null 2>&1 || {{ {WHY}; exit 1; }}")
 
 
 def remove_script(survey: Survey) -> str:
     """Shell that takes the firewall away again."""
-    lines = [f"systemctl disable --now {UNIT} >/dev/null 2>&1 || true"] if survey.has_systemd else []
+    # Whatever still requires the unit goes on: it is taken away where it is not wanted, or after what it protects.
+    stop = f"systemctl stop --job-mode=ignore-dependencies {UNIT} >/dev/null 2>&1 || true"
+    lines = [f"systemctl disable {UNIT} >/dev/null 2>&1 || true", stop] if survey.has_systemd else []
     lines += [f"nft delete table {family} redkeep 2>/dev/null || true" for family in ("inet", "bridge")]
-    lines.append(f"rm -f {RULES} {LOADER} {UNIT_FILE} /var/lib/redkeep/firewall.sha256")
+    lines.append(f"rm -f {RULES} {LOADER} {UNIT_FILE} {FIREWALL_NOTE} {FIREWALL_NOTE}.new")
     return "\n".join(lines + (["systemctl daemon-reload"] if survey.has_systemd else []))
 
 

@@ -13,7 +13,7 @@ from deploys.operations.converge import converge
 from deploys.server_settings import CERTIFICATE_SETTINGS, FIXED_AT_START
 from deploys.site import Site
 from deploys.stack import SERVICE
-from deploys.stages import containers
+from deploys.stages import containers, network
 from deploys.stages.machine import MANAGED, init_stop
 from deploys.stages.wanted import CLI, certificate_folder, drop_in_text, leaf, settings, users, version
 from redkeep.access.acl import acl_differences, parse_acl_list, setuser_arguments
@@ -81,6 +81,8 @@ def start_script(site: Site, survey: Survey, verb: str) -> str:
     engine = site.bundle.engine
     if survey.has_systemd:
         act = f"systemctl {verb} {engine.unit} || true"
+        if network.wanted(site):
+            act += f"\nif systemctl is-failed -q {network.UNIT}; then {network.WHY}; exit 1; fi"
     else:
         act = f"{init_stop(engine)}\nservice {engine.package} start >/dev/null 2>&1 || true"
     return f"""{act}

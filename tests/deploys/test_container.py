@@ -269,14 +269,19 @@ def test_a_change_by_hand_is_named_and_mended(box: Box, change: str, named: str)
 
 def test_it_comes_back_without_hands(box: Box) -> None:
     """Redis killed in its container, the engine restarted, the host rebooted: each time all controls hold again, the
-    isolation as well, and the engine's restart leaves the container running."""
+    isolation as well, and the engine's restart leaves the container running. With rules that nft refuses nothing comes back."""
     box.host.check("kill -9 $(docker inspect --format '{{.State.Pid}}' $(docker ps -q --filter name=redis))")
     assert box.answers()
     before = box.identity()
     box.host.check("systemctl restart docker")
     assert box.answers()
     assert before == box.identity()
+    box.host.check("cp -a /etc/redkeep/firewall.nft /root/; echo 'no rule' >> /etc/redkeep/firewall.nft")
     box.host.reboot()
+    box.host.run("systemctl is-system-running --wait")
+    assert "failed" == box.host.run("systemctl is-active redkeep-firewall").out.strip()
+    assert "" == box.host.check("docker ps --quiet"), "nothing of the stack runs without its rules"
+    box.host.check("mv /root/firewall.nft /etc/redkeep/; systemctl start redkeep-stack")
     assert box.answers()
     assert not box.reaches("bridge", box.address(), 6380)
     assert not box.reaches("bridge", box.address("API_EDGE_ADDRESS"), 8765)

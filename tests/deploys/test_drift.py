@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -176,4 +177,59 @@ def test_a_command_that_the_running_server_refuses_fails_the_run(site: Deploymen
             assert "not able to handle the specified number of clients" in run.output
     finally:
         host.check("systemctl restart redis-server")  # the limit of open files was its process' own
+    assert site.run("status").ok().drift == {}
+
+
+def reach(host: Host, account: str = "") -> tuple[int, str, str]:
+    """Exit code of the package's own status, and what it says of the network: to root, or to another account of the app's group."""
+    before = f"setpriv --reuid={account} --regid={account} --groups=$(getent group redkeep | cut -d: -f3) " if account else ""
+    status = host.run(f"{before}redkeep status --json")
+    (found,) = (each for each in json.loads(status.out)["controls"] if each["name"] == "network reach")
+    return status.code, found["state"], found["remedy"]
+
+
+def test_the_posture_sees_that_the_allow_list_is_gone(site: Deployment, lab: Lab) -> None:
+    """Root's posture is red while the kernel lacks the table; an account that may not look there tells what was loaded, and knows nothing
+    once it was unloaded; the remedy makes all of it green."""
+    host = lab["redis70"]
+    assert ["ok", "ok"] == [reach(host)[1], reach(host, "65534")[1]]
+    try:
+        host.check("nft delete table inet redkeep")
+        code, state, remedy = reach(host)
+        assert (1, "weak") == (code, state)
+        assert "deploy again" in remedy
+        host.check("systemctl stop --job-mode=ignore-dependencies redkeep-firewall")
+        code, state, remedy = reach(host, "65534")
+        assert (3, "unknown") == (code, state)
+        assert "as root" in remedy
+    finally:
+        site.run().ok()
+    assert (0, "ok", "") == reach(host)
+
+
+def test_without_its_allow_list_the_server_stays_down(site: Deployment, lab: Lab) -> None:
+    """Rules that nft refuses: systemd starts no server, the status names the unit, and a deploy brings both back."""
+    host = lab["redis70"]
+    host.check("echo 'add rule inet redkeep redis meta skuid nobody-here accept' >> /etc/redkeep/firewall.nft")
+    try:
+        assert host.run("systemctl restart redkeep-firewall").code != 0
+        assert host.run("systemctl start redis-server").code != 0
+        assert "active" != host.run("systemctl is-active redis-server").out.strip()
+        named = site.run("status").drift["redis70"]
+        assert any("unit redkeep-firewall.service failed: redis is not started without it" in line for line in named), named
+    finally:
+        site.run().ok()
+    assert site.run("status").ok().drift == {}
+
+
+def test_the_allow_list_is_loaded_where_no_disk_can_be_written(site: Deployment, lab: Lab) -> None:
+    """As at a boot into a read-only root, or with /var on a disk of its own that is not there yet."""
+    host = lab["redis70"]
+    folders = ("/etc", "/usr", "/var/lib")
+    host.check("; ".join(f"mount --bind {path} {path}; mount -o remount,bind,ro {path}" for path in folders))
+    try:
+        host.check("systemctl reload redkeep-firewall; nft delete table inet redkeep; systemctl restart redkeep-firewall")
+        assert (0, "ok", "") == reach(host)
+    finally:
+        host.check("; ".join(f"umount {path}" for path in folders))
     assert site.run("status").ok().drift == {}

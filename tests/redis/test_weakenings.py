@@ -1,4 +1,4 @@
-"""Twenty ways of weakening a live server: each turns its own line red, with the remedy that helps."""
+"""Twenty-one ways of weakening a live server: each turns its own line red, with the remedy that helps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from redkeep.crypto.keyring import generate_key
 from redkeep.monitoring import probes
 from redkeep.monitoring.control import Control
 from redkeep.monitoring.posture import assess
+from redkeep.monitoring.status import security_fields
 from redkeep.monitoring.wire import Wire
 from redkeep.target import Target
 from tests.redis.server import Files, Server, free_port
@@ -97,6 +98,18 @@ def test_a_stranger_connected(start: Callable[..., Server]) -> None:
         found = weak(target_of(server))
     assert "eve" in found["connected users"].evidence
     assert "CLIENT KILL USER" in found["connected users"].remedy
+
+
+def test_every_address_listened_on(start: Callable[..., Server]) -> None:
+    """`CONFIG SET bind`: no allow-list was seen to keep others out, and the field of the network says so as well."""
+    server = start()
+    target = target_of(server)
+    assert True is security_fields(assess(target))["network_isolated"]
+    with server.log_in() as operator:
+        assert ["OK"] == operator.ask(("CONFIG", "SET", "bind", "0.0.0.0"))
+    posture = assess(target)
+    assert ("weak", 1, False) == (posture.state, posture.exit_code, security_fields(posture)["network_isolated"])
+    assert "redis_bind" in weak(target)["network reach"].remedy
 
 
 @pytest.fixture

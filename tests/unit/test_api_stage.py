@@ -99,7 +99,7 @@ def test_its_user_is_marked_as_ours() -> None:
     (found,) = api.account(site, survey())
     assert found.script.index(f"touch {api.USER_MARK}") < found.script.index("useradd --system")
     assert "--shell /usr/sbin/nologin" in found.script
-    assert [] == list(api.account(site, survey(users=frozenset({"redkeep-api"}))))
+    assert [] == list(api.account(site, survey(users={"redkeep-api": 990})))
 
 
 def test_nothing_is_asked_of_a_host_without_the_app() -> None:

@@ -143,6 +143,14 @@ def test_the_weak_come_first() -> None:
     assert ["weak", "unknown", "ok", "not applicable"] == re.findall(r"<b>([^<]+)</b>", html)
 
 
+@pytest.mark.parametrize("state", ["ok", "weak", "unknown"])
+def test_head_and_side_have_one_verdict(state: str) -> None:
+    """The posture's, and never "ok" while one of the four fields is not true."""
+    status = dict.fromkeys(words.FIELDS, True) | {"state": state}
+    assert state == words.verdict(status)
+    assert {"weak" if state == "ok" else state} == {words.verdict(status | {field: False}) for field in words.FIELDS}
+
+
 CHANNEL = {"name": "email", "enabled": True, "delivered": 3}
 ALERT = {"title": "t", "message": "m", "timestamp": None}
 KEY = {"key_id": "k", "first_seen": "", "age_days": 0}

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def files(kind: str) -> dict[str, bytes]:
     more = (*(BOXED if site.bundle.in_container else ()), *((api.files,) if site.bundle.api_in_unit else ()))
     more = (*more, *((app_containers.files,) if site.bundle.api_in_container else ()))
     for concern in (*CONCERNS, *more):
-        for difference in concern(site, survey(addresses=("127.0.0.1", "::1", "10.0.0.5"))):
+        for difference in concern(site, survey(addresses=("127.0.0.1", "::1", "10.0.0.5"), users={"daemon": 1})):
             if difference.what.startswith("file "):
                 found[difference.what.split(" ")[1]] = base64.b64decode(difference.stdin)
             elif difference.what.startswith("image "):
@@ -148,6 +149,40 @@ def test_the_rules_let_in_the_listed_and_drop_the_rest() -> None:
         "ip6 saddr { 2001:db8::/32, ::1 } accept",
         "counter drop",
     ] == chain
+
+
+def test_accounts_stand_in_the_rules_by_number() -> None:
+    """nft refuses a whole file for one name that nobody knows: of an account that was deleted, or of a directory not there at boot."""
+    found = {kind: re.findall(r"meta skuid (.*) accept", text(kind, "/etc/redkeep/firewall.nft")) for kind in ("boxed", "crowd")}
+    assert {"boxed": ["{ 0 }"], "crowd": ["{ 0, 1 }"] * 2} == found
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit"),
+    [("others", "valkey-server.service.d/redkeep.conf"), ("boxed", "redkeep-stack.service"), ("crowd", "redkeep-stack.service")],
+)
+def test_no_allow_list_no_server(kind: str, unit: str) -> None:
+    """What the allow-list protects requires it and comes after it: when it cannot be loaded, systemd does not start the server."""
+    lines = text(kind, f"/etc/systemd/system/{unit}").splitlines()
+    assert {"Requires=redkeep-firewall.service", "After=redkeep-firewall.service"} <= set(lines)
+
+
+def test_a_server_without_an_allow_list_requires_none() -> None:
+    """On loopback, and with the knob off, the unit does not exist."""
+    assert "redkeep-firewall" not in text("alone", "/etc/systemd/system/redis-server.service.d/redkeep.conf")
+    off = FakeSite(build([("@local", frozenset({"redis", "app"}), data(redis_runtime="docker", firewall=False))])["@local"])
+    (unit,) = (each for each in containers.stack_files(off, survey()) if containers.UNIT_FILE in each.what)  # type: ignore[arg-type]
+    assert b"redkeep-firewall" not in base64.b64decode(unit.stdin)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_certificate_is_watched(kind: str) -> None:
+    """The daily check looks at each certificate that this host was given, whoever shows it."""
+    script = text(kind, watch.SCRIPT)
+    patterns = re.findall(r"^for file in (.*); do$", script, re.MULTILINE)[0].split()
+    given = [path for path in files(kind) if path.endswith(".crt")]
+    assert {"alone": 2, "others": 3, "boxed": 4, "crowd": 8}[kind] <= len(given)
+    assert [] == [path for path in given if not any(fnmatch(path, pattern) for pattern in patterns)]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

@@ -43,7 +43,7 @@ def survey(**parts: Any) -> Survey:
     host = {"id": "debian", "release": "12", "like": "", "memory_kib": "2097152", "systemd": "yes", "container": "no"}
     empty: dict[str, Any] = {
         **{"login": {"uid": "0"}, "addresses": ("127.0.0.1", "::1", "10.0.0.5"), "packages": {}, "files": {}, "units": {}},
-        **{"running": False, "kernel": {}, "groups": {}, "users": frozenset(), "authorities": frozenset(), "sockets": ()},
+        **{"running": False, "kernel": {}, "groups": {}, "users": {}, "authorities": frozenset(), "sockets": ()},
         **{"firewall": "", "server": ServerState()},
     }
     return Survey(**(empty | parts | {"host": host | parts.get("host", {})}))

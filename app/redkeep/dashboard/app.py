@@ -104,20 +104,16 @@ def missing(error: ApiAway) -> None:
 def indicator() -> None:
     """The sidebar: secured or not, and why."""
     status = ask(STATUS)
-    fields = {
-        "Authentication": status["redis_authenticated"],
-        "TLS encryption": status["tls_enabled"],
-        "Data encryption": status["encryption_enabled"],
-        "Network isolation": status["network_isolated"],
-    }
-    state, failures = status["state"], status["recent_auth_failures"]
-    if all(fields.values()) and state == "ok":
+    verdict, failures = words.verdict(status), status["recent_auth_failures"]
+    if verdict == "ok":
         st.success("Redis Secured", icon=":material/lock:")
-    else:
+    elif verdict == "weak":
         st.warning("Security Issues", icon=":material/warning:")
+    else:
+        st.warning("Not Everything Can Be Told", icon=":material/help:")
     with st.expander("Security Details", expanded=True):
-        for name, holds in fields.items():
-            st.markdown(f"{_HOLDS if holds else _HOLDS_NOT} {name}")
+        for field, name in words.FIELDS.items():
+            st.markdown(f"{_HOLDS if status[field] else _HOLDS_NOT} {name}")
         st.write(f"Refused logins in 24 h: {'not watched' if failures is None else failures}")
 
 
@@ -127,7 +123,7 @@ def answer() -> None:
     status, figures = ask(STATUS), ask(f"{INTERNAL}/metrics")
     servers, alerts = ask(f"{INTERNAL}/nodes")["nodes"], ask(f"{INTERNAL}/alerts")
     summary = str(status["summary"]).removeprefix("redkeep: ")
-    head = pieces.hero(status["state"], f"{summary} · checked {words.ago(status['checked_at'])}")
+    head = pieces.hero(words.verdict(status), f"{summary} · checked {words.ago(status['checked_at'])}")
     lasting = pieces.alerts(alerts["active"], "") if alerts["active"] else ""
     tiles = pieces.tiles(glance(status, figures, servers))
     for html in filter(None, (head, lasting, tiles)):

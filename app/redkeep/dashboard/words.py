@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 KINDS: Final = {
     "auth_attempt": "login",
@@ -26,6 +26,14 @@ KINDS: Final = {
 }
 """What the kinds of events are called on the page; another kind keeps its own name."""
 
+FIELDS: Final = {
+    "redis_authenticated": "Authentication",
+    "tls_enabled": "TLS encryption",
+    "encryption_enabled": "Data encryption",
+    "network_isolated": "Network isolation",
+}
+"""The fields of the status that are true or false, and what they are called."""
+
 STATES: Final = {"ok": "holds", "weak": "weak", "unknown": "unknown", "not applicable": "not applicable"}
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -36,6 +44,12 @@ def kind(event: dict[str, object]) -> str:
     if name == "auth_attempt":
         return "login" if event.get("success") else "login refused"
     return KINDS.get(name, name.replace("_", " "))
+
+
+def verdict(status: dict[str, Any]) -> str:
+    """The one answer for the page's head and its side: the posture's state, and never "ok" while a field is not true."""
+    state, holds = str(status["state"]), [status[field] for field in FIELDS]
+    return "weak" if state == "ok" and not all(holds) else state
 
 
 def span(seconds: float) -> str:

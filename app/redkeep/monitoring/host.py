@@ -39,7 +39,7 @@ def probe_files(target: Target) -> Iterator[Control]:
 def probe_host(target: Target, *, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> Iterator[Control]:
     """Kernel and process of the Redis server, when it runs on this machine, in a container or not; else "not applicable"."""
     here = is_here(target.host)
-    servers = _servers(target.port, proc) if here else _contained_servers(target.host, target.port, proc)
+    servers = _servers(target.port, proc) if here else contained_servers(target.host, target.port, proc)
     if not here and not servers:
         for name in _HOST_CONTROLS:
             yield Control(name, "not applicable", f"Redis runs on another host, or out of sight of this one ({target.host})")
@@ -184,7 +184,7 @@ def _servers(port: int, proc: Path) -> list[Path]:
     return ours or [folder for folder in every if ":" not in _title(folder)]
 
 
-def _contained_servers(host: str, port: int, proc: Path) -> list[Path]:
+def contained_servers(host: str, port: int, proc: Path) -> list[Path]:
     """The processes of Redis in a container of this machine whose network has the address of `host`."""
     try:
         addresses = {str(row[4][0]) for row in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)}
