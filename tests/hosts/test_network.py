@@ -70,8 +70,9 @@ def test_firewall_is_asked_before_others(redis_host: Machine) -> None:
 
 @pytest.mark.only(firewall=True, systemd=True)
 def test_firewall_survives_a_boot(redis_host: Machine) -> None:
-    """Its unit is enabled and active, and comes before the server."""
+    """Its unit is enabled and active, and comes before the server, which is not started without it."""
     shown = redis_host.out("systemctl show -p UnitFileState,ActiveState,Before redkeep-firewall.service")
+    assert redis_host.unit in redis_host.out("systemctl show -p RequiredBy --value redkeep-firewall.service").split()
     assert "UnitFileState=enabled" in shown
     assert "ActiveState=active" in shown
     assert redis_host.unit in shown
