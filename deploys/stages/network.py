@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from typing import Any
 
 from pyinfra.api import deploy
 
@@ -44,12 +45,21 @@ def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
     yield from file_differences(
         [ManagedFile(RULES, rules(site, survey), mode="0640")], survey, after=f"[ ! -x {LOADER} ] || {LOADER}"
     )
-    loader = render("usr/local/sbin/redkeep-firewall", note=FIREWALL_NOTE)
+    loader = render("usr/local/sbin/redkeep-firewall", note=FIREWALL_NOTE, **closed(site, survey))
     yield from file_differences([ManagedFile(LOADER, loader, mode="0750")], survey)
     before = "docker.service" if site.bundle.in_container else site.bundle.engine.unit
     unit = render("etc/systemd/system/redkeep-firewall.service", before=before, note=FIREWALL_NOTE)
     if survey.has_systemd:
         yield from file_differences([ManagedFile(UNIT_FILE, unit)], survey, after=reload_unit)
+
+
+def closed(site: Site, survey: Survey) -> dict[str, Any]:
+    """What nobody reaches while the rules cannot be loaded."""
+    subnets: list[str] = []
+    if site.bundle.in_container:
+        networks = plan(site.bundle, survey.docker)
+        subnets = [str(networks.internal), *([str(networks.edge)] if site.bundle.api_in_container else ())]
+    return {"port": site.bundle.knobs.redis_tls_port, "subnets": subnets}
 
 
 def rules(site: Site, survey: Survey) -> bytes:

@@ -269,7 +269,7 @@ def test_a_change_by_hand_is_named_and_mended(box: Box, change: str, named: str)
 
 def test_it_comes_back_without_hands(box: Box) -> None:
     """Redis killed in its container, the engine restarted, the host rebooted: each time all controls hold again, the
-    isolation as well, and the engine's restart leaves the container running. With rules that nft refuses nothing comes back."""
+    isolation as well, and the engine's restart leaves the container running. With rules that nft refuses nobody gets through."""
     box.host.check("kill -9 $(docker inspect --format '{{.State.Pid}}' $(docker ps -q --filter name=redis))")
     assert box.answers()
     before = box.identity()
@@ -280,7 +280,9 @@ def test_it_comes_back_without_hands(box: Box) -> None:
     box.host.reboot()
     box.host.run("systemctl is-system-running --wait")
     assert "failed" == box.host.run("systemctl is-active redkeep-firewall").out.strip()
-    assert "" == box.host.check("docker ps --quiet"), "nothing of the stack runs without its rules"
+    assert "" != box.host.check("docker ps --quiet"), "the engine starts on its own what it had"
+    assert [False, False] == [box.opens(box.address(), 6380), box.opens("127.0.0.1", 8765)]
+    assert not box.reaches("bridge", box.address(), 6380)
     box.host.check("mv /root/firewall.nft /etc/redkeep/; systemctl start redkeep-stack")
     assert box.answers()
     assert not box.reaches("bridge", box.address(), 6380)

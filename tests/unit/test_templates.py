@@ -151,6 +151,27 @@ def test_the_rules_let_in_the_listed_and_drop_the_rest() -> None:
     ] == chain
 
 
+@pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
+@pytest.mark.parametrize(("kind", "shut"), [("others", "6380"), ("boxed", "10.213.0.0/28"), ("crowd", "10.213.0.")])
+def test_rules_that_are_refused_leave_nothing_open(kind: str, shut: str, tmp_path: Path) -> None:
+    """Where no table is, the loader fails and lets nobody through; one that is there stays as it is; good rules replace either."""
+    good, rules, loader = (tmp_path / name for name in ("good", "rules", "loader"))
+    good.write_bytes(files(kind)["/etc/redkeep/firewall.nft"])
+    loader.write_text(text(kind, network.LOADER).replace("/etc/redkeep/firewall.nft", str(rules)))
+    script = f"""mount -t tmpfs none /run; load() {{ sh {loader} 2>/dev/null; echo "ended with $?"; }}
+list() {{ nft list table inet redkeep; ls /run; }}
+echo 'no rule' > {rules}; load; list; echo --; cp {good} {rules}; load; list; echo --; echo 'no rule' > {rules}; load; list"""
+    alone = ("unshare", "-nm") if os.geteuid() == 0 else ("unshare", "-rnm")
+    done = run(*alone, "sh", "-c", script)
+    closed, loaded, kept = done.stdout.split("--\n")
+    assert ["1", "0", "1"] == re.findall(r"ended with (\d+)", done.stdout), done.stderr
+    assert [True, False, False] == ["closed" in part for part in (closed, loaded, kept)]
+    assert shut in closed
+    assert " accept\n" not in closed
+    assert loaded.partition("\n")[2] == kept.partition("\n")[2]
+    assert [False, True] == ["redkeep-firewall.sha256" in part for part in (closed, loaded)]
+
+
 def test_accounts_stand_in_the_rules_by_number() -> None:
     """nft refuses a whole file for one name that nobody knows: of an account that was deleted, or of a directory not there at boot."""
     found = {kind: re.findall(r"meta skuid (.*) accept", text(kind, "/etc/redkeep/firewall.nft")) for kind in ("boxed", "crowd")}

@@ -61,7 +61,7 @@ def _judged(sight: Sight, evidence: str, *, exposed: bool) -> tuple[State, str, 
     if sight == "in force" or (sight == "noted" and not exposed):
         return "ok", evidence, ""
     if sight == "changed":
-        return "weak", evidence, "systemctl reload redkeep-firewall"
+        return "weak", evidence, _LOAD
     if sight == "absent":
         return "weak", evidence, _BIND if exposed else _LOAD
     if sight == "unseen" and exposed:
