@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 from pathlib import Path
 from typing import Final, Literal
 
@@ -44,6 +43,8 @@ def look(*, note: Path = NOTE) -> Sight:
 
 def _listing() -> bytes | None:
     """The tables as the kernel has them, without counters' state; empty when there is none, None when it does not say."""
+    import subprocess  # needed by root alone, and where Redis is reached from elsewhere
+
     found = b""
     for family, name in TABLES:
         command = [NFT, "--stateless", "list", "table", family, name]
