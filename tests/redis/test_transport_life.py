@@ -176,7 +176,6 @@ def test_closing_serves_what_is_in_flight_and_leaves_nothing(server: Server) -> 
         await transport.execute("SET", "ai_cache:end", "e", "EX", 60)
         calls = [asyncio.create_task(transport.execute("GET", "ai_cache:end")) for _ in range(20)]
         await asyncio.sleep(0)
-        await asyncio.sleep(0)
         await transport.close()
         await transport.close()
         with pytest.raises(ServerUnavailableError, match="closed"):

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 _GRAIN_SECONDS: Final = 0.001
 """Deadlines that fall into one millisecond are served together."""
 
+_GATHER_TURNS: Final = 3
+"""While replies are on their way, what was asked meanwhile waits at most so many turns of the event loop for who they wake."""
+
 _GRACE_SECONDS: Final = 0.1
 """When the last attempt failed, callers wait so long for the next one, and not until it is over: enough for one that succeeds."""
 
@@ -62,6 +65,8 @@ class Lane:
         self._sent: deque[Call] = deque()
         self._last_batch = 0
         self._flush_planned = False
+        self._gathered = 0
+        self._arrival_seen = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = math.inf
         self._connecting: asyncio.Task[None] | None = None
@@ -98,7 +103,7 @@ class Lane:
                 self._flush()
             else:
                 self._flush_planned = True
-                self._call_soon(self._flush)
+                self._call_soon(self._gather)
         return future
 
     def submit_many(self, commands: Sequence[Command], packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
@@ -115,7 +120,7 @@ class Lane:
             self._set_timer(deadline)
         if not self._flush_planned:
             self._flush_planned = True
-            self._call_soon(self._flush)
+            self._call_soon(self._gather)
         return batch.future
 
     def _full(self) -> ServerUnavailableError:
@@ -124,6 +129,17 @@ class Lane:
         return ServerUnavailableError(
             f"{self.peer}: too much in flight ({self.in_flight} commands, {self.bytes_in_flight} bytes); ask less at once"
         )
+
+    def _gather(self) -> None:
+        """Flush, or wait a turn more for callers whose replies are just coming. Those whose replies come in two parts would otherwise
+        stay two groups for good, each with writes and reads of its own and caches gone cold between them: half as much again a command."""
+        turns, wire = self._gathered, self.wire
+        if wire is not None and turns < _GATHER_TURNS and (wire.last_arrival != self._arrival_seen if turns else self._sent):
+            self._gathered, self._arrival_seen = turns + 1, wire.last_arrival
+            self._call_soon(self._gather)
+        else:
+            self._gathered = 0
+            self._flush()
 
     def _flush(self) -> None:
         """Hand everything that waits to the socket, in one write."""
@@ -333,7 +349,9 @@ class Lane:
         self._reconnect.forget()
 
     async def close(self, *, seconds: float) -> None:
-        """Take nothing new, give what was sent `seconds` to be answered, then end the connection."""
+        """Take nothing new, give what was asked before `seconds` to be answered, then end the connection."""
+        if self.wire is not None:
+            self._flush()
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
