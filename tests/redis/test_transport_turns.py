@@ -15,7 +15,7 @@ from redkeep.access.limits import Limits
 from redkeep.access.transport import Transport
 from redkeep.access.wire_protocol import WireProtocol
 from redkeep.target import Target, build_target
-from tests.redis.transport_peer import HELLO
+from tests.redis.transport_peer import HELLO, peer
 
 GET, VALUE = b"*2\r\n$3\r\nGET\r\n", b"$1\r\na\r\n"
 CALLERS = 8
@@ -51,31 +51,58 @@ def listening(follow: Callable[[socket.socket], None]) -> Iterator[Target]:
         assert not thread.is_alive()
 
 
-def test_callers_woken_by_parts_of_one_answer_ask_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the second part came while the first was worked on, its callers' next commands go out with the others', in one write."""
-    written: list[int] = []
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many GETs each write had, the login's first."""
+    counts: list[int] = []
     write = WireProtocol.write
 
     def counted(wire: WireProtocol, data: bytes) -> None:
-        written.append(data.count(GET))
+        counts.append(data.count(GET))
         write(wire, data)
 
     monkeypatch.setattr(WireProtocol, "write", counted)
+    return counts
 
-    async def main(target: Target) -> None:
-        async with Transport(target, limits=Limits(seconds=5.0)) as transport:
 
-            async def caller(number: int) -> None:
-                for turn in range(2):
-                    assert await transport.execute("GET", f"ai_cache:{number}") == b"a"
-                    if number == 0 and not turn:
-                        time.sleep(PART_SECONDS * 3)  # work that leaves the event loop no turn
+async def ask(target: Target, *, times: int, busy: float = 0.0) -> None:
+    """Callers that ask again as soon as they are answered; the first one then works for `busy` seconds, once."""
+    async with Transport(target, limits=Limits(seconds=5.0)) as transport:
 
-            await asyncio.gather(*map(caller, range(CALLERS)))
+        async def caller(number: int) -> None:
+            for turn in range(times):
+                assert await transport.execute("GET", f"ai_cache:{number}") == b"a"
+                if number == 0 and not turn:
+                    time.sleep(busy)
 
+        await asyncio.gather(*map(caller, range(CALLERS)))
+
+
+def test_callers_woken_by_parts_of_one_answer_ask_together_again(written: list[int]) -> None:
+    """Where the second part came while the first was worked on, its callers' next commands go out with the others', in one write."""
     with listening(in_parts) as target:
-        asyncio.run(main(target))
-    assert written == [0, CALLERS, CALLERS]  # the login first
+        asyncio.run(ask(target, times=2, busy=PART_SECONDS * 3))
+    assert written == [0, CALLERS, CALLERS]
+
+
+def test_nobody_is_taken_for_a_lone_caller_beside_others(written: list[int]) -> None:
+    """After one command went out alone, the first of many who are answered together does not go ahead of them."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.write(HELLO)
+        for come, answered in ((CALLERS, CALLERS - 1), (CALLERS - 1, 1), (1, CALLERS), (CALLERS, CALLERS)):
+            data = b""
+            while data.count(GET) < come:
+                data += await reader.read(65_536)
+            writer.write(VALUE * answered)
+
+    async def main() -> None:
+        async with peer(script) as target:
+            await ask(target, times=3)
+
+    asyncio.run(main())
+    assert written == [0, CALLERS, CALLERS - 1, 1, CALLERS]
 
 
 def test_what_waits_for_others_goes_soon() -> None:

@@ -99,8 +99,8 @@ class Lane:
         if deadline < self._timer_due:
             self._set_timer(deadline)
         if not self._flush_planned:
-            if self._last_batch < 2 and not self._sent:  # a lone caller: nothing comes that is worth a turn's wait
-                self._flush()
+            if self._last_batch < 2 and not self._sent and ((wire := self.wire) is None or wire.answered < 2):
+                self._flush()  # a lone caller: nothing comes that is worth a turn's wait
             else:
                 self._flush_planned = True
                 self._call_soon(self._gather)

@@ -66,6 +66,8 @@ class WireProtocol(asyncio.BufferedProtocol):
         self._decrypted = bytearray(RECORD_BYTES)
         self._plain = memoryview(self._decrypted)
         self.last_arrival = loop.time()
+        self.answered = 0
+        """How many replies came with what arrived last."""
         self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._owner = owner
@@ -223,7 +225,7 @@ class WireProtocol(asyncio.BufferedProtocol):
 
     def _hand_out(self, nbytes: int) -> None:
         gets, sent = self._reader.gets, self.sent
-        freed, complete = 0, False
+        freed, complete, waited = 0, False, len(sent)
         try:
             while (reply := gets()) is not _NOT_ENOUGH:
                 complete = True
@@ -240,6 +242,7 @@ class WireProtocol(asyncio.BufferedProtocol):
                         return
         finally:
             self._owner.bytes_in_flight -= freed
+            self.answered = waited - len(sent)
         self._unanswered_bytes = 0 if complete else self._unanswered_bytes + nbytes
         if self._unanswered_bytes > self._max_reply_bytes:
             raise WireError(f"{self._owner.peer}: a reply is longer than {self._max_reply_bytes} bytes; dropped it")
