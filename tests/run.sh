@@ -23,17 +23,6 @@ pytest_tier() {
 tier() {
     name=$1
     shift
-    for argument in "$@"; do
-        shift
-        case $argument in tests/*) [ -d "$argument" ] || continue ;; esac
-        set -- "$@" "$argument"
-    done
-    [ $# = 0 ] || tier "$name" .venv/bin/python -m pytest -q --durations=3 --durations-min=2 "$@"
-}
-
-tier() {
-    name=$1
-    shift
     start=$(date +%s)
     echo "--- $name: $*"
     if "$@"; then
@@ -50,6 +39,7 @@ tier lint tests/lint.sh
 pytest_tier unit tests/unit
 if [ "${1:-}" != fast ]; then
     pytest_tier redis tests/redis tests/api
+    pytest_tier uvloop --uvloop tests/redis/test_transport_*.py tests/redis/test_cache_loops.py
     deploys/bootstrap.sh tests/requirements.lock chromium chromium-driver
     pytest_tier dashboard tests/dashboard
     # sslyze pins an older cryptography than the package ships: it has an environment of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
@@ -41,6 +42,18 @@ def test_sync(server: Server) -> None:
     cache.close()
     with pytest.raises(ConfigurationError):
         cache.get("k")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_its_loop_is_uvloops_where_that_is_installed(installed: bool, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra `uvloop` needs no setting; without it asyncio's own loop serves."""
+    if not installed:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    with SyncCache(secure(server)) as cache:
+        cache.set("loop", "l", 60)
+        assert cache.get("loop") == "l"
+        assert cache.cache.redis is not None
+        assert ("uvloop" if installed else "asyncio") == type(cache._loop).__module__.partition(".")[0]
 
 
 def test_fastapi(server: Server) -> None:

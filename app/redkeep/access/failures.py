@@ -138,6 +138,13 @@ def again(error: RedkeepError) -> RedkeepError:
     return fresh
 
 
+def ambiguous(reason: RedkeepError, command: Sequence[Argument]) -> RedkeepError:
+    """The error of a caller whose command was sent before the connection was lost, and must not be sent twice."""
+    if isinstance(reason, ServerUnavailableError):
+        return type(reason)(f"{reason}; whether {name_of(command)} was carried out is not known")
+    return again(reason)
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from redkeep.access.calls import Batch, Call
-from redkeep.access.client import Argument, Command
-from redkeep.access.commands import may_repeat, name_of, pack
+from redkeep.access.client import Command
+from redkeep.access.commands import may_repeat, pack
 from redkeep.access.dial import Dialer
-from redkeep.access.failures import again, network_error
+from redkeep.access.failures import again, ambiguous, network_error
 from redkeep.access.limits import Limits
 from redkeep.access.reconnect import Reconnect
 from redkeep.access.tracking import HEARTBEAT_SECONDS, Tracking
@@ -102,8 +102,7 @@ class Lane:
             if self._last_batch < 2 and not self._sent and ((wire := self.wire) is None or wire.answered < 2):
                 self._flush()  # a lone caller: nothing comes that is worth a turn's wait
             else:
-                self._flush_planned = True
-                self._call_soon(self._gather)
+                self._plan_flush()
         return future
 
     def submit_many(self, commands: Sequence[Command], packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
@@ -119,8 +118,7 @@ class Lane:
         if deadline < self._timer_due:
             self._set_timer(deadline)
         if not self._flush_planned:
-            self._flush_planned = True
-            self._call_soon(self._gather)
+            self._plan_flush()
         return batch.future
 
     def _full(self) -> ServerUnavailableError:
@@ -130,11 +128,18 @@ class Lane:
             f"{self.peer}: too much in flight ({self.in_flight} commands, {self.bytes_in_flight} bytes); ask less at once"
         )
 
+    def _plan_flush(self) -> None:
+        """Flush once everybody had this turn of the loop to ask."""
+        self._flush_planned = True
+        if self.wire is not None:
+            self._arrival_seen = self.wire.last_arrival
+        self._call_soon(self._gather)
+
     def _gather(self) -> None:
         """Flush, or wait a turn more for callers whose replies are just coming. Those whose replies come in two parts would otherwise
         stay two groups for good, each with writes and reads of its own and caches gone cold between them: half as much again a command."""
         turns, wire = self._gathered, self.wire
-        if wire is not None and turns < _GATHER_TURNS and (wire.last_arrival != self._arrival_seen if turns else self._sent):
+        if wire is not None and turns < _GATHER_TURNS and (wire.last_arrival != self._arrival_seen or (self._sent and not turns)):
             self._gathered, self._arrival_seen = turns + 1, wire.last_arrival
             self._call_soon(self._gather)
         else:
@@ -196,7 +201,7 @@ class Lane:
                 continue
             self.bytes_in_flight -= size
             if not waiter.done():
-                waiter.set_exception(_ambiguous(reason, command))
+                waiter.set_exception(ambiguous(reason, command))
         self._requeue(kept)
         if self._closed:
             self._fail_waiting(self._full())
@@ -389,9 +394,3 @@ class Lane:
             wire.socket.close()
         if self._tracking:
             self._tracking.end()
-
-
-def _ambiguous(reason: RedkeepError, command: Sequence[Argument]) -> RedkeepError:
-    if isinstance(reason, ServerUnavailableError):
-        return type(reason)(f"{reason}; whether {name_of(command)} was carried out is not known")
-    return again(reason)
