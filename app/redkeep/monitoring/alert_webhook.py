@@ -119,6 +119,8 @@ def may_call(address: Ip, networks: tuple[Network, ...]) -> bool:
     looked = inner or address
     if any(looked in network for network in networks if network.version == looked.version):
         return True
+    if isinstance(looked, ipaddress.IPv6Address) and looked.is_site_local:
+        return False  # to Python it is global: RFC 3879 gives fec0::/10 out no longer, and sites that have it still route it
     return looked.is_global and not looked.is_multicast and not looked.is_reserved and not looked.is_unspecified
 
 
