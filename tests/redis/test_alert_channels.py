@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -132,6 +133,31 @@ def test_one_private_address_among_several(hook: tuple[dict[str, object], Posts]
     Resolver(monkeypatch, ["127.0.0.1", "127.0.0.2"])
     assert "not public" in tried(**values)["webhook"]["detail"]
     assert [] == posts.taken
+
+
+def test_an_address_where_nobody_listens(hook: tuple[dict[str, object], Posts], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several addresses, all of them looked at, the next is called when one refuses: `localhost` is ::1 first, and many a host has IPv6
+    that leads nowhere."""
+    values, posts = hook
+    resolver = Resolver(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    assert {"ok": True, "detail": ""} == tried(**values)["webhook"]
+    assert (1, 1) == (resolver.asked, len(posts.taken))
+
+
+def test_an_address_that_swallows_everything(hook: tuple[dict[str, object], Posts], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next is called while there is time: nothing answers behind a full queue."""
+    values, posts = hook
+    port = urlsplit(str(values["security_alert_webhook"])).port
+    monkeypatch.setattr("redkeep.monitoring.alert_webhook.CONNECT_SECONDS", 0.2)
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.2", port))
+        full.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        Resolver(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+        assert tried(**values)["webhook"]["ok"]
+    assert 1 == len(posts.taken)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
