@@ -260,6 +260,23 @@ def test_an_old_posture_is_no_answer(server: Server, tmp_path: Path, monkeypatch
     asyncio.run(run())
 
 
+def test_a_weakness_of_a_server_that_stops_is_not_over(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Weakened, told, then stopped: nobody has mended it, and nobody is told so."""
+    server = start()
+    with server.log_in() as operator:
+        operator.ask(("CONFIG", "SET", "tls-auth-clients", "optional"))
+
+    async def run() -> list[str]:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path), state_file=None)
+        await monitoring.probe()
+        server.stop()
+        await monitoring.probe()
+        await monitoring.close()
+        return [alert["state"] for alert in monitoring.alerts()["recent"]]
+
+    assert ["firing"] == asyncio.run(run())
+
+
 def test_a_node_that_goes_and_comes(start: Callable[..., Server], tmp_path: Path) -> None:
     """Down once, however long it lasts, with the reason; up again when it answers; and never a failed login."""
     server = start()
