@@ -355,3 +355,21 @@ def test_mail_servers_that_refuse(files: Files, monkeypatch: pytest.MonkeyPatch)
         login = {"security_alert_smtp_username": MAIL_USER, "security_alert_smtp_password": MAIL_PASSWORD}
         assert "refused the recipients; see SECURITY_ALERT_EMAIL" in tried(**mail_settings(files, port, **login))["email"]["detail"]
     assert alert_mail.STEP_SECONDS < MailChannel.deadline_seconds
+
+
+def test_one_recipient_of_two_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is known has the mail, once; that somebody has none is said, and not tried again."""
+    with mail_server(files, security="starttls") as (port, mails):
+
+        async def refuse(handler: Any, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+            if address.startswith("gone"):
+                return "550 nobody here"
+            envelope.rcpt_tos.append(address)
+            return "250 OK"
+
+        monkeypatch.setattr(type(mails), "handle_RCPT", refuse, raising=False)
+        login = {"security_alert_smtp_username": MAIL_USER, "security_alert_smtp_password": MAIL_PASSWORD}
+        two = mail_settings(files, port, **login, security_alert_email="ops@example.org, gone@example.org")
+        found = tried(**two)["email"]
+        assert (False, "the mail server refused 1 of 2 recipients; see SECURITY_ALERT_EMAIL") == (found["ok"], found["detail"])
+        assert 1 == len(mails.taken)
