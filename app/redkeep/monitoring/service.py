@@ -153,9 +153,11 @@ class MonitoringService:
         self._keeper.close()
 
     def include(self, monitor: SecurityMonitor, metrics: SecurityMetricsCollector | None = None) -> None:
-        """Take in what a cache of this process notes: values that do not open, TLS that fails, its cipher counts."""
+        """Take in what a cache of this process notes: values that do not open, TLS that fails, its logins, its cipher counts."""
         monitor.subscribe(self._noted)
-        self._encryption = metrics or self._encryption
+        if metrics:
+            self._encryption = metrics
+            self.collector.record_auth_attempt(True, count=metrics.metrics["auth_attempts"]["success"])  # those before now
 
     async def look(self) -> None:
         """Look at every node once, and tell what is to be told."""
@@ -278,6 +280,8 @@ class MonitoringService:
             self.collector.record_auth_attempt(event.success, count=event.count)
 
     def _noted(self, event: SecurityEvent) -> None:
+        if event.type == "auth_attempt" and event.success:
+            self.collector.record_auth_attempt(True, count=event.count)
         if event.type in _OWN_EYES:
             self.monitor.record(
                 event.type, success=event.success, severity=event.severity, username=event.username, count=event.count,
