@@ -103,6 +103,8 @@ class MonitoringService:
             self.monitor,
         )
         self._otlp_endpoint = variables.get(otlp.VARIABLE, "").strip()
+        if self._otlp_endpoint:
+            otlp.check_endpoint(self._otlp_endpoint)
         self._otlp: otlp.OtlpExport | None = None
         self._families: tuple[Family, ...] = ()
         self._watching: asyncio.Task[None] | None = None
