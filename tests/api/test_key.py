@@ -119,6 +119,7 @@ def test_a_bucket_refills_and_memory_is_bounded() -> None:
         ({"redis_encryption_key": "short"}, "REDIS_ENCRYPTION_KEY"),
         ({"security_alert_email": "nobody"}, "SECURITY_ALERT_EMAIL"),
         ({"security_monitor_nodes": "a:b:c"}, "SECURITY_MONITOR_NODES"),
+        ({"security_monitor_otlp_endpoint": "http://collector.example:4318/v1/metrics"}, "SECURITY_MONITOR_OTLP_ENDPOINT"),
     ],
 )
 def test_wrong_settings_stop_the_start(server: Server, change: dict[str, object], said: str) -> None:

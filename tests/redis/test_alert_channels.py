@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -132,6 +133,31 @@ def test_one_private_address_among_several(hook: tuple[dict[str, object], Posts]
     Resolver(monkeypatch, ["127.0.0.1", "127.0.0.2"])
     assert "not public" in tried(**values)["webhook"]["detail"]
     assert [] == posts.taken
+
+
+def test_an_address_where_nobody_listens(hook: tuple[dict[str, object], Posts], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several addresses, all of them looked at, the next is called when one refuses: `localhost` is ::1 first, and many a host has IPv6
+    that leads nowhere."""
+    values, posts = hook
+    resolver = Resolver(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+    assert {"ok": True, "detail": ""} == tried(**values)["webhook"]
+    assert (1, 1) == (resolver.asked, len(posts.taken))
+
+
+def test_an_address_that_swallows_everything(hook: tuple[dict[str, object], Posts], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next is called while there is time: nothing answers behind a full queue."""
+    values, posts = hook
+    port = urlsplit(str(values["security_alert_webhook"])).port
+    monkeypatch.setattr("redkeep.monitoring.alert_webhook.CONNECT_SECONDS", 0.2)
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.2", port))
+        full.listen(0)
+        for waiting in (first, second):
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.2", port))
+        Resolver(monkeypatch, ["127.0.0.2", "127.0.0.1"])
+        assert tried(**values)["webhook"]["ok"]
+    assert 1 == len(posts.taken)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -329,3 +355,21 @@ def test_mail_servers_that_refuse(files: Files, monkeypatch: pytest.MonkeyPatch)
         login = {"security_alert_smtp_username": MAIL_USER, "security_alert_smtp_password": MAIL_PASSWORD}
         assert "refused the recipients; see SECURITY_ALERT_EMAIL" in tried(**mail_settings(files, port, **login))["email"]["detail"]
     assert alert_mail.STEP_SECONDS < MailChannel.deadline_seconds
+
+
+def test_one_recipient_of_two_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is known has the mail, once; that somebody has none is said, and not tried again."""
+    with mail_server(files, security="starttls") as (port, mails):
+
+        async def refuse(handler: Any, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
+            if address.startswith("gone"):
+                return "550 nobody here"
+            envelope.rcpt_tos.append(address)
+            return "250 OK"
+
+        monkeypatch.setattr(type(mails), "handle_RCPT", refuse, raising=False)
+        login = {"security_alert_smtp_username": MAIL_USER, "security_alert_smtp_password": MAIL_PASSWORD}
+        two = mail_settings(files, port, **login, security_alert_email="ops@example.org, gone@example.org")
+        found = tried(**two)["email"]
+        assert (False, "the mail server refused 1 of 2 recipients; see SECURITY_ALERT_EMAIL") == (found["ok"], found["detail"])
+        assert 1 == len(mails.taken)

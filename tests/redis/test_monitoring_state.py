@@ -203,15 +203,20 @@ def lived_without_watching(path: Path) -> MonitoringService:
 
 
 def test_what_a_cache_of_this_process_notes(server: Server, tmp_path: Path) -> None:
-    """Values that do not open are counted as often as they were, when they were; its refused logins are the server's to count."""
+    """Values that do not open are counted as often as they were, when they were; its logins too, also those before, but for the refused
+    ones: they are the server's to count."""
     monitoring = MonitoringService(env_file=env_file(server, tmp_path), state_file=None)
     own, figures = SecurityMonitor(), SecurityMetricsCollector()
+    figures.record_auth_attempt(True, count=2)
     monitoring.include(own, figures)
     figures.record_encryption_operation("decrypt", False)
     when = (datetime.now(UTC) - timedelta(hours=3)).timestamp()
     own.record("decryption_failure", count=3, when=when, key="k")
     own.record("auth_attempt", count=5)
-    (event,) = monitoring.events()
+    own.record("auth_attempt", success=True)
+    monitoring.monitor.record("auth_attempt")
+    assert {"total_attempts": 4, "success_rate_percent": 75.0, "recent_failures": 1} == monitoring.metrics()["summary"]["authentication"]
+    (event,) = monitoring.events(kind="decryption_failure")
     assert ("decryption_failure", 3, {"key": "k"}) == (event["type"], event["count"], event["details"])
     assert abs(datetime.fromisoformat(event["timestamp"]).timestamp() - when) < 1
     found = monitoring.metrics()
@@ -258,6 +263,23 @@ def test_an_old_posture_is_no_answer(server: Server, tmp_path: Path, monkeypatch
         await monitoring.close()
 
     asyncio.run(run())
+
+
+def test_a_weakness_of_a_server_that_stops_is_not_over(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Weakened, told, then stopped: nobody has mended it, and nobody is told so."""
+    server = start()
+    with server.log_in() as operator:
+        operator.ask(("CONFIG", "SET", "tls-auth-clients", "optional"))
+
+    async def run() -> list[str]:
+        monitoring = MonitoringService(env_file=env_file(server, tmp_path), state_file=None)
+        await monitoring.probe()
+        server.stop()
+        await monitoring.probe()
+        await monitoring.close()
+        return [alert["state"] for alert in monitoring.alerts()["recent"]]
+
+    assert ["firing"] == asyncio.run(run())
 
 
 def test_a_node_that_goes_and_comes(start: Callable[..., Server], tmp_path: Path) -> None:

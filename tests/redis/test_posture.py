@@ -83,7 +83,7 @@ def test_probes_can_be_told_from_attacks(server: Server) -> None:
         assess(server.target())
         (log,) = operator.ask(("ACL", "LOG", "100"))
     entries = [dict(zip(entry[::2], entry[1::2], strict=True)) for entry in log]  # type: ignore[attr-defined]
-    assert len(entries) == 9
+    assert len(entries) == 10
     assert all(e[b"username"] == b"redkeep-probe" or b"name=redkeep-probe" in e[b"client-info"] for e in entries)
 
 

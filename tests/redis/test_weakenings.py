@@ -1,4 +1,4 @@
-"""Twenty-one ways of weakening a live server: each turns its own line red, with the remedy that helps."""
+"""Twenty-two ways of weakening a live server: each turns its own line red, with the remedy that helps."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ BY_COMMAND: dict[str, tuple[Commands, str, str]] = {
     "cache user may see other keys": (setuser("cache_service", "~*"), "cache user's rights", RESETS),
     "cache user may scan": (setuser("cache_service", "+scan"), "cache user's rights", RESETS),
     "cache user cannot write": (setuser("cache_service", "-set"), "sealed round trip", RESETS),
+    "any password opens the cache user": (setuser("cache_service", "nopass"), "login", RESETS),
     "cache user is off": (setuser("cache_service", "off"), "login", "deploy again"),
     "health user may read values": (setuser("health_service", "+get", "~*"), "users' rights", RESETS),
     "janitor may flush": (setuser("cache_janitor", "+flushall"), "users' rights", RESETS),

@@ -116,12 +116,16 @@ def test_probes_are_told_from_attacks() -> None:
     log.refuse(ours, times=10)
     log.refuse(("auth", "toplevel", PROBED_USER_OBJECT.encode(), b"default"), client=probe)
     log.refuse(("auth", "toplevel", b"AUTH", b"default"), client=probe)
+    own = ("auth", "toplevel", PROBED_USER_OBJECT.encode(), b"cache_service")
+    log.refuse(own, client=f"id=2 addr=x:2 name={PROBE_NAME} user=cache_service")
+    log.now += 61
+    log.refuse(own, client=f"id=3 addr=x:3 name={PROBE_NAME} user=cache_janitor")
     log.refuse(("auth", "toplevel", b"AUTH", PROBE_NAME.encode()))
     log.refuse(("command", "multi", b"keys", b"cache_service"), client=probe)
     log.refuse(("command", "multi", b"flushall", b"cache_service"), client=probe)
     log.refuse(("command", "toplevel", b"keys", b"cache_service"), client=probe)
     others, probes = split_probes(AclBook().enter(parse_acl_log(log.reply(20))))
-    assert 8 + 1 + 1 == probes
+    assert 8 + 1 + 1 + 1 == probes
     told = [(denial.user, denial.object, growth) for denial, growth in others]
-    assert [("redkeep-probe", "AuTh", 2), ("default", "AUTH", 1), ("redkeep-probe", "AUTH", 1)] == told[:3]
-    assert [("cache_service", "flushall", 1), ("cache_service", "keys", 1)] == told[3:]
+    assert [("redkeep-probe", "AuTh", 2), ("default", "AUTH", 1), ("cache_service", "AuTh", 1), ("redkeep-probe", "AUTH", 1)] == told[:4]
+    assert [("cache_service", "flushall", 1), ("cache_service", "keys", 1)] == told[4:]

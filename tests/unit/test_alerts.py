@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -54,11 +55,11 @@ class Scene:
     async def keep(self) -> None:
         self.kept.append(self.manager.snapshot())
 
-    def check(self, weak: dict[str, str] | None = None) -> list[str]:
+    def check(self, weak: dict[str, str] | None = None, *, unknown: Sequence[str] = ()) -> list[str]:
         """State and title of what a check tells; it is delivered before this returns."""
 
         async def run() -> list[Alert]:
-            found = await self.manager.check_and_send_alerts(weak)
+            found = await self.manager.check_and_send_alerts(weak, unknown=unknown)
             await self.manager.close()
             return found
 
@@ -151,6 +152,26 @@ def test_a_weak_control_is_told_once_and_another_is_news() -> None:
     assert [1, 0, 1, 0, 0, 1, 1, 0, 1] == list(map(len, found))
     assert "resolved: Posture Weakened" == found[6][0]
     assert "see `redkeep status`" == scene.channel.taken[1].details["mutual TLS"]
+
+
+def test_a_weakness_is_not_over_because_nobody_can_look() -> None:
+    """The server does not answer: what was weak may be weak still, and is neither over nor news when it is seen again; healed, it is over."""
+    scene = Scene()
+    assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": "", "login": ""})
+    assert [] == scene.check({}, unknown=["mutual TLS", "login", "wrong password"])
+    assert ["posture"] == [each["kind"] for each in scene.manager.report()["active"]]
+    assert [] == scene.check({"mutual TLS": "", "login": ""})
+    assert [] == scene.check({"login": ""}, unknown=["mutual TLS"])
+    assert [] == scene.check({"mutual TLS": ""})
+    assert ["resolved: Posture Weakened"] == scene.check({}, unknown=["login"])
+    assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": "", "login": ""})
+    assert [] == scene.check({}, unknown=["login"])
+    assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": ""}, unknown=["login"])
+
+
+def test_what_nobody_could_tell_is_no_alert() -> None:
+    """A control that is unknown and was not weak before is told by the posture, not by an alert."""
+    assert [] == Scene().check({}, unknown=["mutual TLS"])
 
 
 def test_no_secret_stands_in_an_alert() -> None:

@@ -189,7 +189,7 @@ def figures(**rates: int) -> dict[str, Any]:
 
 def test_a_glance_is_never_green_without_proof() -> None:
     """What nobody watches is unknown and shows a dash; what is not nothing is weak; what is nothing is good."""
-    up: dict[str, Any] = {"state": "up", "latency_ms": 0.25, "hit_ratio": 0.5}
+    up: dict[str, Any] = {"state": "up", "latency_ms": 0.25, "hits_total": 50, "misses_total": 50}
     away: dict[str, Any] = {"state": "down", "latency_ms": None}
     unasked: dict[str, Any] = {"state": "unknown", "latency_ms": None}
 
@@ -202,7 +202,8 @@ def test_a_glance_is_never_green_without_proof() -> None:
     assert [("3", "weak"), ("2", "weak"), ("1", "weak"), ("1 of 2", "weak"), ("50 %", "neutral")] == states(
         3, [up, away], permission_denied_per_hour=2, encryption_errors_per_hour=1
     )
-    assert ("75 %", "neutral") == states(0, [up, {**up, "hit_ratio": 1.0}])[4]
+    assert ("90 %", "neutral") == states(0, [up, {**up, "hits_total": 400, "misses_total": 0}, {**up, "hits_total": 0, "misses_total": 0}])[4]
+    assert ("–", "neutral") == states(0, [{**up, "hits_total": 0, "misses_total": 0}])[4]
     ending = {"days_left": 3, "whose": "server", "state": "weak"}
     assert ("Next certificate", "3 d", "server", "weak") == app.glance(
         {"recent_auth_failures": 0, "certificates": [ending, {**ending, "days_left": 9}]}, figures(), [up]

@@ -46,3 +46,12 @@ def test_our_secrets_are_cut_out() -> None:
     assert "x[REDACTED]y [REDACTED]" == redact("xhunter2hunter2-and-morey hunter2hunter2")
     assert "short" == redact("short")
     assert "Redactor(2 secrets)" == repr(redact)
+
+
+def test_a_secret_that_was_cut_is_cut_out() -> None:
+    """A URL with a password in the name's place: what is kept of it ends within the password, and shows nothing of that."""
+    password = "".join(f"{number:02x}" for number in range(32))
+    redact = Redactor([password, "hunter2hunter2"])
+    assert "redis://cache_service:[REDACTED]…" == redact(harmless(f"redis://cache_service:{password}@10.0.0.1:6380/0"))
+    assert "n" * 51 + "[REDACTED]…" == redact(harmless("n" * 51 + "hunter2hunter2"))
+    assert "n" * 58 + "hunte…" == redact(harmless("n" * 58 + "hunter2hunter2"))

@@ -134,11 +134,11 @@ def glance(status: dict[str, Any], figures: dict[str, Any], servers: list[dict[s
     """The figures that a glance is for."""
     failures = status["recent_auth_failures"]
     up = sum(server["state"] == "up" for server in servers)
-    ratios = [server["hit_ratio"] for server in servers if server.get("hit_ratio") is not None]
+    hits, misses = (sum(server.get(name) or 0 for server in servers) for name in ("hits_total", "misses_total"))
     denied = figures["rates"]["permission_denied_per_hour"]
     errors = figures["rates"]["encryption_errors_per_hour"]
     slowest = max((server["latency_ms"] for server in servers if server["latency_ms"] is not None), default=None)
-    ratio = sum(ratios) / len(ratios) if ratios else None
+    ratio = hits / (hits + misses) if hits + misses else None
     return [
         ("Refused logins", words.amount(failures), "in 24 hours", _good(failures == 0, known=failures is not None)),
         ("Refused calls", words.amount(denied), "in the last hour", _good(denied == 0)),

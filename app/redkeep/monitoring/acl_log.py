@@ -50,13 +50,14 @@ class Denial(NamedTuple):
 
     @property
     def by_probe(self) -> bool:
-        """Whether this is what our own posture tries: its commands, its user that does not exist, `default` that is off.
+        """Whether this is what our own posture tries: its commands, its user that does not exist, `default` that is off, and
+        a wrong password for the user that it is logged in as.
 
-        A name proves nothing; but none of these attempts can harm where it is refused, and a login of a real user is never
-        among them.
+        A name proves nothing; but none of these attempts can harm where it is refused, and a login of a real user is among
+        them only when whoever tries it is that user already.
         """
         if self.reason == "auth":
-            named = self.user == PROBE_NAME or (self.user == "default" and self.client_name == PROBE_NAME)
+            named = self.user == PROBE_NAME or (self.user in ("default", self.client_user) and self.client_name == PROBE_NAME)
             return named and self.object == PROBED_USER_OBJECT
         return (self.client_name, self.context) == (PROBE_NAME, PROBED_CONTEXT) and self.object.lower() in PROBED_OBJECTS
 

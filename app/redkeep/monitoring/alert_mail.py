@@ -70,7 +70,9 @@ class MailChannel:
                     session.starttls(context=context)
                 if settings.username is not None and settings.password is not None:
                     session.login(settings.username, settings.password)
-                session.send_message(mail, settings.sender, settings.recipients)
+                refused = session.send_message(mail, settings.sender, settings.recipients)
+            if refused:  # the others have it: trying again would tell them twice
+                raise AlertError(f"the mail server refused {len(refused)} of {len(settings.recipients)} recipients; see SECURITY_ALERT_EMAIL")
         except AlertError:
             raise
         except smtplib.SMTPAuthenticationError:

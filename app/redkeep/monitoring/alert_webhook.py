@@ -1,7 +1,7 @@
 """Alerts by webhook: one POST of JSON, signed, to an address that was looked at after resolving and is the one connected to.
 
 Against server-side request forgery: https only; every address the name resolves to must be public, or lie in a network that
-was named; the connection goes to the very address that was checked, so a name that resolves differently a moment later
+was named; the connection goes to an address that was checked, so a name that resolves differently a moment later
 (rebinding) changes nothing; and no redirect is followed.
 """
 
@@ -15,7 +15,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +25,9 @@ from redkeep.monitoring.alert import Alert
 from redkeep.monitoring.alert_settings import Network, Webhook
 
 SIGNATURE: Final = "X-Redkeep-Signature"
+CONNECT_SECONDS: Final = 3.0
+"""For each address but the last, which has the rest of the deadline: a host's IPv6 may lead nowhere."""
+
 _MAX_HEAD: Final = 16_384
 _PASSING: Final = frozenset({408, 425, 429})
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
@@ -54,8 +57,7 @@ class WebhookChannel:
         """POST it. Raises AlertError; the message never holds the URL, which can be a secret."""
         body = json.dumps({"text": slack_text(alert), **alert.as_dict()}).encode("ascii")
         try:
-            address = await self._address()
-            status = await self._post(address, body)
+            status = await self._post(await self._addresses(), body)
         except ssl.SSLCertVerificationError as error:
             raise AlertError(f"the webhook's certificate does not hold ({error.verify_message})") from None
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
@@ -75,7 +77,7 @@ class WebhookChannel:
             found[SIGNATURE] = sign(self._settings.secret, body, seconds=int(self._clock()))
         return found
 
-    async def _address(self) -> Ip:
+    async def _addresses(self) -> list[Ip]:
         loop = asyncio.get_running_loop()
         rows = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         found: list[Ip] = [ipaddress.ip_address(str(row[4][0]).partition("%")[0]) for row in rows]
@@ -87,15 +89,15 @@ class WebhookChannel:
                     "the webhook's name resolves to an address that is not public; if that is meant, name its network in "
                     "SECURITY_ALERT_WEBHOOK_NETWORKS"
                 )
-        return found[0]
+        return list(dict.fromkeys(found))
 
-    async def _post(self, address: Ip, body: bytes) -> int:
+    async def _post(self, addresses: Sequence[Ip], body: bytes) -> int:
         options: dict[str, Any] = {}
         if self._tls:
             ca_file = self._settings.ca_file
             context = await asyncio.to_thread(ssl.create_default_context, cafile=str(ca_file) if ca_file else None)
             options = {"ssl": context, "server_hostname": self._host, "ssl_handshake_timeout": self.deadline_seconds}
-        reader, writer = await asyncio.open_connection(str(address), self._port, limit=_MAX_HEAD, **options)
+        reader, writer = await self._connected(addresses, options)
         try:
             head = "".join(f"{name}: {value}\r\n" for name, value in self.headers(body).items())
             writer.write(f"POST {self._path} HTTP/1.1\r\n{head}\r\n".encode("ascii") + body)
@@ -108,6 +110,19 @@ class WebhookChannel:
             raise ValueError("no HTTP")
         return int(rest[:3])
 
+    async def _connected(self, addresses: Sequence[Ip], options: Mapping[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The first connection that comes about. A certificate that does not hold is an answer: no other address is asked."""
+        *others, last = addresses
+        for address in others:
+            connecting = asyncio.open_connection(str(address), self._port, limit=_MAX_HEAD, **options)
+            try:
+                return await asyncio.wait_for(connecting, CONNECT_SECONDS)
+            except ssl.SSLCertVerificationError:
+                raise
+            except OSError:  # of which TimeoutError is one
+                continue
+        return await asyncio.open_connection(str(last), self._port, limit=_MAX_HEAD, **options)
+
 
 def may_call(address: Ip, networks: tuple[Network, ...]) -> bool:
     """Whether it is a public unicast address, or one of the networks that were named; IPv4 in IPv6 clothes is IPv4."""
@@ -119,6 +134,8 @@ def may_call(address: Ip, networks: tuple[Network, ...]) -> bool:
     looked = inner or address
     if any(looked in network for network in networks if network.version == looked.version):
         return True
+    if isinstance(looked, ipaddress.IPv6Address) and looked.is_site_local:
+        return False  # to Python it is global: RFC 3879 gives fec0::/10 out no longer, and sites that have it still route it
     return looked.is_global and not looked.is_multicast and not looked.is_reserved and not looked.is_unspecified
 
 

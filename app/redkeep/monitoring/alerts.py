@@ -17,7 +17,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -105,19 +105,25 @@ class SimpleAlertManager:
         there = {each.name for each in self._channels}
         return {"log": True, "email": "email" in there, "webhook": "webhook" in there}
 
-    async def check_and_send_alerts(self, weak: Mapping[str, str] | None = None) -> list[Alert]:
+    async def check_and_send_alerts(self, weak: Mapping[str, str] | None = None, *, unknown: Collection[str] = ()) -> list[Alert]:
         """Tell what is new, lasts or is over; returns those alerts without waiting for their delivery.
 
-        `weak` maps a weak control of the posture to its remedy; None leaves the posture as it was told.
+        `weak` maps a weak control of the posture to its remedy; None leaves the posture as it was told. `unknown` are the controls that
+        nobody could tell: one that was weak counts as weak still.
         """
         causes = {kind: cause for kind in _COUNTED if (cause := self._counted(kind))}
+        told = self._firing.get("posture")
+        unseen = told.names & set(unknown) if told else frozenset()
+        if told and unseen and weak == {}:
+            self._firing["posture"] = told._replace(names=unseen)
+            weak = None
         if weak:
             causes["posture"] = _Cause(
                 "Posture Weakened",
                 f"Weak: {', '.join(sorted(weak))}",
                 "error",
                 {name: remedy or "see `redkeep status`" for name, remedy in sorted(weak.items())[:8]},
-                frozenset(weak),
+                frozenset(weak) | unseen,
             )
         asked = {*_COUNTED, *(() if weak is None else ("posture",))}
         found = [alert for kind in sorted(asked) if (alert := self._step(kind, causes.get(kind)))]

@@ -30,7 +30,7 @@ class OtlpExport:
         OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_CERTIFICATE.
         Raises ConfigurationError for a URL that is not https (http to this very host is fine), or without the extra.
         """
-        _check(endpoint)
+        check_endpoint(endpoint)
         self._families = families
         self._provider = _provider(endpoint, interval)
         meter = self._provider.get_meter("redkeep", __version__)
@@ -51,7 +51,8 @@ class OtlpExport:
                     yield Observation(number, dict(zip(family.labels, values, strict=True)))
 
 
-def _check(endpoint: str) -> None:
+def check_endpoint(endpoint: str) -> None:
+    """Raises ConfigurationError unless it is https, or http to this very host, without credentials."""
     try:
         parts = urlsplit(endpoint)
         usable = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)

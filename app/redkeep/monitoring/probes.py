@@ -1,9 +1,9 @@
 """Controls of the server, each found out by trying: six short connections, with the target's own credentials only.
 
 Nothing here can do harm where it succeeds: the commands that must be refused only read, and the one key that is written
-lives for 60 seconds at most and is deleted. The refused logins use the user name `redkeep-probe`, and the refused
-commands a connection of that name and a transaction that is thrown away, so that a reader of ACL LOG can tell a probe from
-an attack, and the server counts neither into the other's entry.
+lives for 60 seconds at most and is deleted. The refused logins use the user name `redkeep-probe` or come from a connection
+of that name, as the refused commands do in a transaction that is thrown away, so that a reader of ACL LOG can tell a probe
+from an attack, and the server counts neither into the other's entry.
 """
 
 from __future__ import annotations
@@ -106,18 +106,20 @@ def _session(wire: Wire, target: Target) -> Iterator[Control]:
     login = ("AUTH", *filter(None, (target.username, target.password)))
     replies = wire.ask(*([login] if target.password else []), ("PING",))
     who = target.username or "default"
+    named = replies[-1] == "PONG" and wire.ask(("CLIENT", "SETNAME", PROBE_NAME)) == ["OK"]
     if replies[-1] != "PONG":
         reason = next((str(reply) for reply in replies if isinstance(reply, Refusal)), "no PONG")
         yield Control("login", "weak", f"{who} cannot work: {reason}", "deploy again, or correct the user and its password")
     elif not target.password:
         yield Control("login", "weak", "the server works for everybody without a password", "set a user and a password")
+    elif named and not _refused(wire.ask((PROBED_USER_OBJECT, who, os.urandom(24).hex()))[0], "WRONGPASS"):
+        yield Control("login", "weak", f"a wrong password opens {who}, too", REDEPLOY)
     else:
         yield Control("login", "ok", f"answers to {who}")
     yield from _certificate(wire, target)
     if replies[-1] != "PONG":
         yield from _all(_SESSION[4:], "not tried: no login")
         return
-    wire.ask(("CLIENT", "SETNAME", PROBE_NAME))
     yield _rights(wire, who)
     round_trip = _guarded(_SESSION[-1:], lambda: [sealed_round_trip(wire, target)])
     yield from _guarded(_SESSION[5:6], lambda: [_default_user(wire, target)])  # last: it may change who we are

@@ -103,6 +103,8 @@ class MonitoringService:
             self.monitor,
         )
         self._otlp_endpoint = variables.get(otlp.VARIABLE, "").strip()
+        if self._otlp_endpoint:
+            otlp.check_endpoint(self._otlp_endpoint)
         self._otlp: otlp.OtlpExport | None = None
         self._families: tuple[Family, ...] = ()
         self._watching: asyncio.Task[None] | None = None
@@ -153,9 +155,11 @@ class MonitoringService:
         self._keeper.close()
 
     def include(self, monitor: SecurityMonitor, metrics: SecurityMetricsCollector | None = None) -> None:
-        """Take in what a cache of this process notes: values that do not open, TLS that fails, its cipher counts."""
+        """Take in what a cache of this process notes: values that do not open, TLS that fails, its logins, its cipher counts."""
         monitor.subscribe(self._noted)
-        self._encryption = metrics or self._encryption
+        if metrics:
+            self._encryption = metrics
+            self.collector.record_auth_attempt(True, count=metrics.metrics["auth_attempts"]["success"])  # those before now
 
     async def look(self) -> None:
         """Look at every node once, and tell what is to be told."""
@@ -172,7 +176,9 @@ class MonitoringService:
             self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
             self._posture, self._posture_at = posture, time.time()
         changed = self._changes.note(posture)
-        if await self._manager.check_and_send_alerts({c.name: c.remedy for c in posture.controls if c.state == "weak"}) or changed:
+        weak = {control.name: control.remedy for control in posture.controls if control.state == "weak"}
+        unknown = [control.name for control in posture.controls if control.state == "unknown"]
+        if await self._manager.check_and_send_alerts(weak, unknown=unknown) or changed:
             await self._keeper.save()
 
     async def security_status(self) -> dict[str, Any]:
@@ -276,6 +282,8 @@ class MonitoringService:
             self.collector.record_auth_attempt(event.success, count=event.count)
 
     def _noted(self, event: SecurityEvent) -> None:
+        if event.type == "auth_attempt" and event.success:
+            self.collector.record_auth_attempt(True, count=event.count)
         if event.type in _OWN_EYES:
             self.monitor.record(
                 event.type, success=event.success, severity=event.severity, username=event.username, count=event.count,

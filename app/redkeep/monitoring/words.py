@@ -10,6 +10,7 @@ NAME_LENGTH: Final = 64
 
 TEXT_LENGTH: Final = 300
 _SHORTEST_SECRET: Final = 8
+_ELLIPSIS: Final = "…"
 
 
 def harmless(text: str | bytes, *, limit: int = NAME_LENGTH) -> str:
@@ -23,7 +24,7 @@ def harmless(text: str | bytes, *, limit: int = NAME_LENGTH) -> str:
         text = text[: limit * 8].decode("utf-8", "backslashreplace")
     text = text[: limit * 2]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text)
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+    return shown if len(shown) <= limit else shown[: limit - 1] + _ELLIPSIS
 
 
 class Redactor:
@@ -39,6 +40,12 @@ class Redactor:
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, "[REDACTED]")
+        if text.endswith(_ELLIPSIS):
+            kept = text[:-1]
+            for secret in self._secrets:  # `harmless` may have cut within one
+                left = next((n for n in range(len(secret) - 1, _SHORTEST_SECRET - 1, -1) if kept.endswith(secret[:n])), 0)
+                if left:
+                    return f"{kept[:-left]}[REDACTED]{_ELLIPSIS}"
         return text
 
     def __repr__(self) -> str:
