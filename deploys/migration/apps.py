@@ -70,9 +70,13 @@ def _values(passage: Passage, survey: Survey) -> dict[str, str]:
     return values | {"REDIS_URL": f"redis://{passage.window.address}:{passage.window.port}/0", "REDIS_TLS_ENABLED": "false"}
 
 
+def _clients(survey: Survey) -> tuple[readiness.Session, ...]:
+    return readiness.bystanders(readiness.sessions(survey.server.clients))
+
+
 def strangers_end(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """A user that is off keeps the sessions it has: they end."""
-    found = readiness.not_among(readiness.sessions(survey.server.clients), OURS)
+    found = readiness.not_among(_clients(survey), OURS)
     if passage.level >= LEVELS["access_control"] and found:
         script = "\n".join(f"{CLI} CLIENT KILL ID {session.number} >/dev/null || true" for session in found)
         yield Difference(f"{len(found)} sessions of users that are off go on", script)
@@ -80,14 +84,14 @@ def strangers_end(passage: Passage, survey: Survey) -> Iterator[Difference]:
 
 def plaintext_ends(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """What came in by the plaintext port, which is closed."""
-    found = readiness.not_on_port(readiness.sessions(survey.server.clients), passage.site.bundle.knobs.redis_tls_port)
+    found = readiness.not_on_port(_clients(survey), passage.site.bundle.knobs.redis_tls_port)
     if passage.level >= LEVELS["close"] and found:
         yield Difference(f"{len(found)} sessions on the plaintext port go on", sessions_end(passage.window.port))
 
 
 def all_by_tls(passage: Passage, survey: Survey) -> str:
     """Who still speaks plaintext."""
-    found = readiness.not_on_port(readiness.sessions(survey.server.clients), passage.site.bundle.knobs.redis_tls_port)
+    found = readiness.not_on_port(_clients(survey), passage.site.bundle.knobs.redis_tls_port)
     return _unless_ended(
         passage,
         readiness.refusal(
@@ -100,7 +104,7 @@ def all_by_tls(passage: Passage, survey: Survey) -> str:
 
 def all_have_users(passage: Passage, survey: Survey) -> str:
     """Who is still logged in as `default`, or as nobody."""
-    found = readiness.not_among(readiness.sessions(survey.server.clients), OURS)
+    found = readiness.not_among(_clients(survey), OURS)
     return _unless_ended(
         passage,
         readiness.refusal(
@@ -113,7 +117,7 @@ def all_have_users(passage: Passage, survey: Survey) -> str:
 
 def none_has_users(passage: Passage, survey: Survey) -> str:
     """On the way back: who would lose its user."""
-    found = readiness.among(readiness.sessions(survey.server.clients), [name for name in OURS if name != "operator"])
+    found = readiness.among(_clients(survey), [name for name in OURS if name != "operator"])
     remedy = "Move them back to the password of before, or to none"
     return _unless_ended(passage, readiness.refusal(found, what="would lose their user", remedy=remedy))
 
@@ -121,9 +125,7 @@ def none_has_users(passage: Passage, survey: Survey) -> str:
 def none_by_tls(passage: Passage, survey: Survey) -> str:
     """On the way back: who would lose its TLS port."""
     port = passage.site.bundle.knobs.redis_tls_port
-    found = [
-        session for session in readiness.sessions(survey.server.clients) if session.port == port and session.user != "operator"
-    ]
+    found = [session for session in _clients(survey) if session.port == port and session.user != "operator"]
     remedy = f"Move them back to port {passage.window.port}"
     return _unless_ended(passage, readiness.refusal(found, what="would lose the TLS port", remedy=remedy))
 

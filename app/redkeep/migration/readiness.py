@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 OWN_NAME: Final = "redkeep-survey"
-"""CLIENT SETNAME of the survey's own session: it is never in anybody's way."""
+"""CLIENT SETNAME of the survey's own session."""
+
+OPERATOR: Final = "operator"
+"""As whom it is logged in, wherever somebody is asked to move."""
 
 SHOWN: Final = 8
 """Clients named in one sentence; the rest is a number."""
@@ -37,10 +40,11 @@ class Session:
 
 
 def sessions(lines: Iterable[Mapping[str, str]]) -> tuple[Session, ...]:
-    """The clients of CLIENT LIST, each line as its fields. Replication links and the survey's own session are left out."""
+    """The clients of CLIENT LIST, each line as its fields. A replica is one, for it reads everything; this server's own link to
+    a primary is none."""
     found = []
     for line in lines:
-        if line.get("name") == OWN_NAME or set(line.get("flags", "")) & set("MS"):
+        if "M" in line.get("flags", ""):
             continue
         library = " ".join(filter(None, (line.get("lib-name", ""), line.get("lib-ver", ""))))
         found.append(
@@ -62,6 +66,11 @@ def parse_client_list(text: str) -> tuple[Session, ...]:
     """`sessions` from the text of CLIENT LIST itself."""
     lines = [line for line in text.splitlines() if line.strip()]
     return sessions(dict(pair.split("=", 1) for pair in line.split(" ") if "=" in pair) for line in lines)
+
+
+def bystanders(found: Iterable[Session]) -> tuple[Session, ...]:
+    """Without the surveys. Anybody may call himself so: the name counts only for the operator's own sessions."""
+    return tuple(session for session in found if (session.name, session.user) != (OWN_NAME, OPERATOR))
 
 
 def not_on_port(found: Iterable[Session], port: int) -> tuple[Session, ...]:
