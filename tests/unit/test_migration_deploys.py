@@ -30,6 +30,7 @@ GOOD = Legacy(
     },
     config={"dir": "/var/lib/redis", "dbfilename": "dump.rdb", "tls-port": "0", "aclfile": ""},
     free=(2**40, 2**40),
+    memory=(2**30,),
 )
 MEMORY = 2 * 1024**3
 DEFAULT_ON = "user default on nopass sanitize-payload ~* &* +@all"
@@ -82,6 +83,7 @@ def test_a_good_server_may_be_migrated() -> None:
         ({"info": {"db3": "keys=1"}}, "set redis_databases to at least 4"),
         ({"info": {"used_memory": str(2**30)}}, "entries would be evicted"),
         ({"info": {"connected_clients": "950"}}, "redis_maxclients allows 1000"),
+        ({"memory": (150 * 1024**2,)}, "no memory to try the backup: 150 MiB are free, and a throwaway server with its data takes up to 164"),
         ({"free": (2**40, 100 * 1024**2)}, "there is no room for the backup: 100 MiB are free"),
     ],
 )
@@ -90,6 +92,17 @@ def test_what_cannot_be_migrated(change: dict[str, Any], part: str) -> None:
     merged = {name: {**getattr(GOOD, name), **value} if isinstance(value, dict) else value for name, value in change.items()}
     said = legacy.problem(FakeSite(bundle()), replace(GOOD, **merged), MEMORY)  # type: ignore[arg-type]
     assert part in said
+
+
+def test_what_a_server_says_is_understood() -> None:
+    """Its answer, door, words, settings, and what is free in bytes, as the shell prints them."""
+    site = FakeSite(bundle())
+    server = ["ping PONG", "door 10.0.0.5 6400", "info used_memory 5", "config maxmemory", "config 0"]
+    site.answer = (True, [*server, "memory 2048 kB", "users 1", "free 10", "free 20"], [])
+    found = legacy.inspect(site)  # type: ignore[arg-type]
+    assert (found.ping, found.address, found.port, found.users) == ("PONG", "10.0.0.5", 6400, 1)
+    assert (found.info, found.config) == ({"used_memory": "5"}, {"maxmemory": "0"})
+    assert (found.free, found.memory) == ((10240, 20480), (2 * 1024**2,))
 
 
 @pytest.mark.parametrize(
