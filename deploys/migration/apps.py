@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from deploys.bundle import LOOPBACK
 from deploys.difference import Difference, ManagedFile, file_differences
@@ -100,6 +101,33 @@ def all_by_tls(passage: Passage, survey: Survey) -> str:
             remedy=f"Move them to port {passage.site.bundle.knobs.redis_tls_port} with TLS ({ENVIRONMENT} on the app hosts says how)",
         ),
     )
+
+
+def all_are_admitted(passage: Passage, survey: Survey) -> str:
+    """Who still speaks plaintext; then who comes from where, or to where, nobody can come once the last stage is over."""
+    if sentence := all_by_tls(passage, survey):
+        return sentence
+    bundle = passage.site.bundle
+    doors = bundle.bind_addresses(survey.addresses)
+    everywhere = any(ipaddress.ip_address(door).is_unspecified for door in doors)
+    admitted = [ipaddress.ip_network(text) for text in (*bundle.client_addresses, *survey.addresses, "127.0.0.0/8", "::1")]
+    found = [
+        session for session in _clients(survey) if not (_within(session.peer, admitted) and (everywhere or session.door in doors))
+    ]
+    shut = readiness.refusal(
+        found,
+        what="would be shut out",
+        remedy=f"Let their hosts be in the inventory's group app or in allowed_clients, and call Redis at {' or '.join(doors)}",
+    )
+    return _unless_ended(passage, shut)
+
+
+def _within(text: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
 
 
 def all_have_users(passage: Passage, survey: Survey) -> str:

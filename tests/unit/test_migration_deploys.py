@@ -147,6 +147,29 @@ def test_who_speaks_plaintext_is_named() -> None:
     assert apps.all_by_tls(replace(at(LEVELS["close"]), stragglers=True), found) == ""
 
 
+def test_who_would_be_shut_out_is_named() -> None:
+    """The last stage listens where the bundle says and admits whom it names: a client from elsewhere, or at another address of the
+    host, is told before, not cut off."""
+    by_tls = [
+        client(1, port=6380, user="cache_service") | {"addr": "127.0.0.1:4001", "laddr": "127.0.0.1:6380"},
+        client(2, port=6380, user="cache_service"),
+        client(3, port=6380, user="cache_service") | {"addr": "10.0.0.5:4003"},
+        client(4, port=6380, user="operator", name="redkeep-survey"),
+    ]
+    assert apps.all_are_admitted(at(LEVELS["close"]), with_clients(by_tls[0], by_tls[3])) == ""
+    said = apps.all_are_admitted(at(LEVELS["close"]), with_clients(*by_tls))
+    assert said.startswith("2 clients would be shut out: 10.0.0.5:4003")
+    assert "10.0.0.7:4002" in said
+    assert "call Redis at 127.0.0.1 or ::1" in said
+    wide = at(LEVELS["close"], redis_address="10.0.0.5", allowed_clients=["10.0.0.0/24"])
+    assert apps.all_are_admitted(wide, with_clients(*by_tls)) == ""
+    everywhere = at(LEVELS["close"], redis_bind=["0.0.0.0"], allowed_clients=["10.0.0.7"])  # noqa: S104 - what is tested
+    assert apps.all_are_admitted(everywhere, with_clients(*by_tls)) == ""
+    plain = with_clients(client(5, port=6379, user="default"))
+    assert "still speaks plaintext" in apps.all_are_admitted(at(LEVELS["close"]), plain)
+    assert apps.all_are_admitted(replace(at(LEVELS["close"]), stragglers=True), with_clients(*by_tls)) == ""
+
+
 def test_who_is_still_default_is_named() -> None:
     """Users of ours are ready, however they are connected."""
     found = with_clients(client(1, port=6379, user="default"), client(2, port=6379, user="cache_service"))

@@ -21,7 +21,8 @@ SHOWN: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One line of CLIENT LIST. `age` and `idle` in seconds; `port` is the server's port it came in by, 0 for a socket file."""
+    """One line of CLIENT LIST. `age` and `idle` in seconds; `port` is the server's port it came in by, 0 for a socket file, and
+    `door` the server's address."""
 
     number: int
     address: str
@@ -31,6 +32,12 @@ class Session:
     age: int
     idle: int
     library: str
+    door: str = ""
+
+    @property
+    def peer(self) -> str:
+        """The client's address, without its port."""
+        return _host(self.address)
 
     def __str__(self) -> str:
         name = f" {_plain(self.name)!r}" if self.name else ""
@@ -57,6 +64,7 @@ def sessions(lines: Iterable[Mapping[str, str]]) -> tuple[Session, ...]:
                 age=_number(line.get("age", "")),
                 idle=_number(line.get("idle", "")),
                 library=library,
+                door=_host(line.get("laddr", "")),
             )
         )
     return tuple(found)
@@ -101,6 +109,10 @@ def refusal(found: Iterable[Session], *, what: str, remedy: str) -> str:
     shown = "; ".join(str(session) for session in waiting[:SHOWN])
     more = f"; and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
     return f"{len(waiting)} client{'s' if len(waiting) > 1 else ''} {what}: {shown}{more}. {remedy}"
+
+
+def _host(text: str) -> str:
+    return text.rpartition(":")[0].strip("[]")
 
 
 def _span(seconds: int) -> str:
