@@ -237,6 +237,17 @@ def test_a_new_preparation_takes_a_new_backup() -> None:
     assert BACKUP not in back[0].script.split()
 
 
+def test_a_server_without_persistence_keeps_none() -> None:
+    """The snapshot of the backup goes again where there was none before: the next start would bring back what had changed since.
+    What a run that died has left of its comparison goes first."""
+    (backup,) = preparation.backup(at(0), survey())
+    dump, noted = f"{ENGINE.data_folder}/dump.rdb", "/without-dump"
+    wanted = ("/.redkeep-restore.*", f"|| [ -e {dump} ] || touch ", "BGSAVE", f"cp {dump} ", f"rm -f {dump}")
+    places = [backup.script.index(words) for words in wanted]
+    assert places == sorted(places)
+    assert backup.script.index(f"{noted}\nsleep") < backup.script.index(f"{noted} ]; then rm -f {dump}; rm -f ")
+
+
 def test_default_comes_back_as_it_was() -> None:
     """On the way back the user of before gets its own rules again, with hashes, in one command."""
     off = "user default off sanitize-payload resetchannels -@all"
