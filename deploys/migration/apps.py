@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from deploys.bundle import LOOPBACK
 from deploys.difference import Difference, ManagedFile, file_differences
@@ -70,9 +71,13 @@ def _values(passage: Passage, survey: Survey) -> dict[str, str]:
     return values | {"REDIS_URL": f"redis://{passage.window.address}:{passage.window.port}/0", "REDIS_TLS_ENABLED": "false"}
 
 
+def _clients(survey: Survey) -> tuple[readiness.Session, ...]:
+    return readiness.bystanders(readiness.sessions(survey.server.clients))
+
+
 def strangers_end(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """A user that is off keeps the sessions it has: they end."""
-    found = readiness.not_among(readiness.sessions(survey.server.clients), OURS)
+    found = readiness.not_among(_clients(survey), OURS)
     if passage.level >= LEVELS["access_control"] and found:
         script = "\n".join(f"{CLI} CLIENT KILL ID {session.number} >/dev/null || true" for session in found)
         yield Difference(f"{len(found)} sessions of users that are off go on", script)
@@ -80,14 +85,14 @@ def strangers_end(passage: Passage, survey: Survey) -> Iterator[Difference]:
 
 def plaintext_ends(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """What came in by the plaintext port, which is closed."""
-    found = readiness.not_on_port(readiness.sessions(survey.server.clients), passage.site.bundle.knobs.redis_tls_port)
+    found = readiness.not_on_port(_clients(survey), passage.site.bundle.knobs.redis_tls_port)
     if passage.level >= LEVELS["close"] and found:
         yield Difference(f"{len(found)} sessions on the plaintext port go on", sessions_end(passage.window.port))
 
 
 def all_by_tls(passage: Passage, survey: Survey) -> str:
     """Who still speaks plaintext."""
-    found = readiness.not_on_port(readiness.sessions(survey.server.clients), passage.site.bundle.knobs.redis_tls_port)
+    found = readiness.not_on_port(_clients(survey), passage.site.bundle.knobs.redis_tls_port)
     return _unless_ended(
         passage,
         readiness.refusal(
@@ -98,9 +103,36 @@ def all_by_tls(passage: Passage, survey: Survey) -> str:
     )
 
 
+def all_are_admitted(passage: Passage, survey: Survey) -> str:
+    """Who still speaks plaintext; then who comes from where, or to where, nobody can come once the last stage is over."""
+    if sentence := all_by_tls(passage, survey):
+        return sentence
+    bundle = passage.site.bundle
+    doors = bundle.bind_addresses(survey.addresses)
+    everywhere = any(ipaddress.ip_address(door).is_unspecified for door in doors)
+    admitted = [ipaddress.ip_network(text) for text in (*bundle.client_addresses, *survey.addresses, "127.0.0.0/8", "::1")]
+    found = [
+        session for session in _clients(survey) if not (_within(session.peer, admitted) and (everywhere or session.door in doors))
+    ]
+    shut = readiness.refusal(
+        found,
+        what="would be shut out",
+        remedy=f"Let their hosts be in the inventory's group app or in allowed_clients, and call Redis at {' or '.join(doors)}",
+    )
+    return _unless_ended(passage, shut)
+
+
+def _within(text: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
+
+
 def all_have_users(passage: Passage, survey: Survey) -> str:
     """Who is still logged in as `default`, or as nobody."""
-    found = readiness.not_among(readiness.sessions(survey.server.clients), OURS)
+    found = readiness.not_among(_clients(survey), OURS)
     return _unless_ended(
         passage,
         readiness.refusal(
@@ -113,7 +145,7 @@ def all_have_users(passage: Passage, survey: Survey) -> str:
 
 def none_has_users(passage: Passage, survey: Survey) -> str:
     """On the way back: who would lose its user."""
-    found = readiness.among(readiness.sessions(survey.server.clients), [name for name in OURS if name != "operator"])
+    found = readiness.among(_clients(survey), [name for name in OURS if name != "operator"])
     remedy = "Move them back to the password of before, or to none"
     return _unless_ended(passage, readiness.refusal(found, what="would lose their user", remedy=remedy))
 
@@ -121,9 +153,7 @@ def none_has_users(passage: Passage, survey: Survey) -> str:
 def none_by_tls(passage: Passage, survey: Survey) -> str:
     """On the way back: who would lose its TLS port."""
     port = passage.site.bundle.knobs.redis_tls_port
-    found = [
-        session for session in readiness.sessions(survey.server.clients) if session.port == port and session.user != "operator"
-    ]
+    found = [session for session in _clients(survey) if session.port == port and session.user != "operator"]
     remedy = f"Move them back to port {passage.window.port}"
     return _unless_ended(passage, readiness.refusal(found, what="would lose the TLS port", remedy=remedy))
 

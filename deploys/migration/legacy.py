@@ -17,7 +17,8 @@ SPARE_BYTES = 64 * 1024**2
 @dataclass(frozen=True)
 class Legacy:
     """``info`` and ``config`` of the running server, ``ping`` its answer; ``free`` in bytes where the backup and where the data
-    go; ``users`` how many it has beside `default`, in its configuration file or running, ``acl_file`` whether it has a file of them."""
+    go, ``memory`` what a new process can have; ``users`` how many it has beside `default`, in its configuration file or running,
+    ``acl_file`` whether it has a file of them."""
 
     ping: str = ""
     port: int = 6379
@@ -25,6 +26,7 @@ class Legacy:
     info: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     free: tuple[int, ...] = ()
+    memory: tuple[int, ...] = ()
     users: int = 0
     acl_file: bool = False
 
@@ -55,6 +57,7 @@ r INFO all | tr -d '\\r' | sed -n 's/^\\([a-z_0-9]*\\):/info \\1 /p'
 r CONFIG GET '*' | sed 's/^/config /'
 echo "users $(( $(grep -ciE '^[[:space:]]*user[[:space:]]' "$conf") + $(r ACL USERS | grep -cvx default) ))"
 [ ! -e {engine.acl_file} ] || echo 'file yes'
+sed -n 's/^MemAvailable: */memory /p' /proc/meminfo
 for f in {FOLDER} {engine.data_folder}; do
     while [ ! -d "$f" ]; do f=${{f%/*}}; done; echo "free $(df -Pk --output=avail "$f" | tail -1)"
 done""")
@@ -70,6 +73,7 @@ done""")
         info={word: value for word, _, value in (line.partition(" ") for line in parts.get("info", []))},
         config=pairs(parts.get("config", [])),
         free=tuple(int(value) * 1024 for value in parts.get("free", []) if value.strip().isdigit()),
+        memory=tuple(int(value.split()[0]) * 1024 for value in parts.get("memory", []) if value[:1].isdigit()),
         users=int(parts.get("users", ["0"])[0] or 0),
         acl_file="file" in parts,
     )
@@ -144,6 +148,12 @@ def _size(site: Site, found: Legacy, memory_bytes: int) -> str:
     clients = int(info.get("connected_clients", "0"))
     if clients > knobs.redis_maxclients * 9 // 10:
         return f"{clients} clients are connected, and redis_maxclients allows {knobs.redis_maxclients}: raise it."
+    # The throwaway server holds all data once more; whoever is short of memory then may be the server in use.
+    if any(available < used + SPARE_BYTES for available in found.memory):
+        return (
+            f"there is no memory to try the backup: {min(found.memory) // 1024**2} MiB are free, and a throwaway server with its data "
+            f"takes up to {(used + SPARE_BYTES) // 1024**2} MiB; free some, or give the host more memory."
+        )
     needed = COPIES * used + SPARE_BYTES
     if any(free < needed for free in found.free):
         return (

@@ -75,7 +75,8 @@ def backup(passage: Passage, survey: Survey) -> Iterator[Difference]:
 
 
 def _backup(engine: Engine) -> str:
-    return f"""umask 077; rm -rf {VERIFIED} {BACKUP} {BACKUP}.new
+    dump, alone = f"{engine.data_folder}/dump.rdb", f"{FOLDER}/without-dump"
+    return f"""umask 077; rm -rf {VERIFIED} {BACKUP} {BACKUP}.new {FOLDER}/compare.* {engine.data_folder}/.redkeep-restore.*
 {access(engine)}
 {_SHELL.format(seconds=BACKUP_SECONDS, samples=SAMPLES)}
 w=$(mktemp -d {FOLDER}/compare.XXXXXX); d=$(mktemp -d {engine.data_folder}/.redkeep-restore.XXXXXX); p=
@@ -83,6 +84,8 @@ ended() {{ [ -z "$p" ] || {{ kill -9 $p 2>/dev/null || true; }}; rm -rf "$w" "$d
 trap ended EXIT
 databases=$(r INFO keyspace | tr -d '\\r' | sed -n 's/^db\\([0-9]*\\):.*/\\1/p')
 for n in $databases; do keys_of $n > "$w/keys$n"; looked_at r $n > "$w/first$n"; done
+# A server that keeps nothing on disk must not find what is of this moment at a later start.
+[ -n "$(r CONFIG GET save | tail -1)" ] || [ -e {dump} ] || touch {alone}
 sleep 1.1; since=$(date +%s)
 i=0; until answer=$(r BGSAVE 2>&1); case "$answer" in *started*) true;; *) false;; esac; do
     case "$answer" in *progress*) ;; *) echo "the snapshot does not begin: $answer" >&2; exit 1;; esac
@@ -92,7 +95,8 @@ while [ "$(told rdb_bgsave_in_progress)" = 1 ]; do sleep 0.2; done
 [ "$(told rdb_last_bgsave_status)" = ok ] && [ "$(r LASTSAVE)" -ge $since ] ||
     {{ echo "the snapshot failed; the server's log ends with: $(tail -2 {engine.log_file})" >&2; exit 1; }}
 for n in $databases; do looked_at r $n > "$w/second$n"; done
-cp {engine.data_folder}/dump.rdb "$d/dump.rdb"
+cp {dump} "$d/dump.rdb"
+if [ -e {alone} ]; then rm -f {dump}; rm -f {alone}; fi
 sync "$d/dump.rdb"; sum=$(sha256sum < "$d/dump.rdb" | cut -d' ' -f1)
 chown -R {engine.user}: "$d"
 setpriv --reuid={engine.user} --regid={engine.user} --clear-groups {engine.server} --port 0 --unixsocket "$d/s" \\

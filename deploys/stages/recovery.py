@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,7 @@ def restore(site: Site, plan: Plan) -> Generator[StringCommand, None, None]:
         loaded = _try(site, backup)
         before = _set_aside(site, plan)
         site.say(f"{loaded} keys are ready; {before}")
-        _swap(site, NEW)
-        problem = _differs(site, backup, loaded)
-        if problem:
-            _swap(site, BEFORE)
+        if problem := _replace(site, backup, loaded):
             yield fail(f"{site.bundle.name}: {problem} The server has its old data again.")
             return
         site.say(f"{backup.path.name} is restored: {loaded} keys; {compare(site, here=snapshot.throwaway_cli(site, NEW))}")
@@ -107,7 +105,8 @@ def restore(site: Site, plan: Plan) -> Generator[StringCommand, None, None]:
     except (DeployError, RedkeepError, OSError) as error:
         yield fail(str(error))
     finally:
-        snapshot.remove(site, NEW)
+        with suppress(DeployError):  # the next run takes it away
+            snapshot.remove(site, NEW)
 
 
 def _try(site: Site, backup: Backup) -> int:
@@ -147,19 +146,34 @@ def _set_aside(site: Site, plan: Plan) -> str:
     return f"the {kept} there now are in {made.path}"
 
 
+def _replace(site: Site, backup: Backup, loaded: int) -> str:
+    """Give the server the new data; returns what was wrong with that, and then it has the old again. Raises DeployError when it
+    has neither."""
+    try:
+        _swap(site, NEW)
+        problem = _differs(site, backup, loaded)
+    except DeployError as error:
+        problem = str(error).removeprefix(f"{site.bundle.name}: ")
+    if problem:
+        _swap(site, BEFORE)
+    return problem
+
+
 def _swap(site: Site, source: str) -> None:
-    """Restart the server with the data of a folder. Raises DeployError with its last words when it does not come up."""
+    """Restart the server with the data of a folder. Raises DeployError with its last words when it does not come up; when there is
+    no room for the data it is not stopped at all."""
     survey, engine = site.survey(), site.bundle.engine
     if site.bundle.in_container:
         stop, start = containers.compose(f"stop {SERVICE}"), containers.start_script(site)
     else:
         stop = f"systemctl stop {engine.unit}" if survey.has_systemd else init_stop(engine)
         start = start_script(site, survey, "start")
-    place = PLACE_AOF if site.bundle.knobs.redis_persistence == "aof" else PLACE_RDB
+    beside, place = AOF if site.bundle.knobs.redis_persistence == "aof" else RDB
     clean = "rm -f dump.rdb" if site.bundle.knobs.redis_persistence == "off" else "true"
-    script = f"""cd {engine.data_folder}
+    script = f"""cd {engine.data_folder}; trap 'rm -rf .redkeep.rdb .redkeep.aof' EXIT
+{beside.format(source=source)}
 {stop}
-{place.format(source=source)}
+{place}
 ( {start}
 )
 {clean}"""
@@ -167,7 +181,10 @@ def _swap(site: Site, source: str) -> None:
     ok, _, errors = site.run(locked(script))
     if not ok:
         words = " ".join(line.strip() for line in errors if line.strip())[-300:]
-        raise DeployError(f"{site.bundle.name}: the server does not come up ({words}); its data from before is in {BEFORE}.")
+        raise DeployError(
+            f"{site.bundle.name}: the server cannot be given {source} ({words}); its data from before is in {BEFORE}: where it does not "
+            "run, deploys/secure_redis.py starts it; then run the same command again."
+        )
 
 
 def _differs(site: Site, backup: Backup, loaded: int) -> str:
@@ -180,12 +197,18 @@ def _differs(site: Site, backup: Backup, loaded: int) -> str:
     return ""
 
 
-# The server is down. Beside its place first, so that its directory never has half a file under the name that is read.
-PLACE_RDB = """rm -f .redkeep.rdb; cp {source}/dump.rdb .redkeep.rdb; chown --reference=. .redkeep.rdb; chmod 0640 .redkeep.rdb
-sync .redkeep.rdb; rm -rf appendonlydir; mv -f .redkeep.rdb dump.rdb; sync ."""
+# What is copied while the server still works, beside its place, and what is done once it is down: so its directory never has half a
+# file under the name that is read, and a full disk stops nobody.
+RDB = (
+    """rm -f .redkeep.rdb; cp {source}/dump.rdb .redkeep.rdb; chown --reference=. .redkeep.rdb; chmod 0640 .redkeep.rdb
+sync .redkeep.rdb""",
+    "rm -rf appendonlydir; mv -f .redkeep.rdb dump.rdb; sync .",
+)
 
 # With an append-only file Redis looks at nothing else: the snapshot becomes its base (Redis 7: a manifest, a base, increments).
-PLACE_AOF = """rm -rf .redkeep.aof; mkdir .redkeep.aof; cp {source}/dump.rdb .redkeep.aof/appendonly.aof.1.base.rdb
+AOF = (
+    """rm -rf .redkeep.aof; mkdir .redkeep.aof; cp {source}/dump.rdb .redkeep.aof/appendonly.aof.1.base.rdb
 echo 'file appendonly.aof.1.base.rdb seq 1 type b' > .redkeep.aof/appendonly.aof.manifest
-chown -R --reference=. .redkeep.aof; chmod 0750 .redkeep.aof; chmod 0640 .redkeep.aof/*; sync .redkeep.aof/*
-rm -rf appendonlydir; mv .redkeep.aof appendonlydir; sync ."""
+chown -R --reference=. .redkeep.aof; chmod 0750 .redkeep.aof; chmod 0640 .redkeep.aof/*; sync .redkeep.aof/*""",
+    "rm -rf appendonlydir; mv .redkeep.aof appendonlydir; sync .",
+)

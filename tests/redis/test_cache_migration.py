@@ -102,6 +102,42 @@ def test_a_step_that_fails_undoes_what_was_done(window: Server, monkeypatch: pyt
     assert names == set(stored(window))
 
 
+def test_a_way_back_that_fails_is_gone_again(window: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The migration fails, and so does the way back: the migration's error is raised and says so; the next `rollback()` does it all."""
+    asked = list(requests(40))
+    fill(window, asked)
+    names = set(stored(window))
+
+    async def broken(self: DataMigration) -> Any:
+        counts = await run(self)
+        if not self._reverse:
+            with window.log_in() as operator:
+                operator.ask(("ACL", "SETUSER", "cache_service", "-set"))
+            raise ConfigurationError("it was all in vain")
+        return counts
+
+    run = DataMigration.run
+    monkeypatch.setattr(DataMigration, "run", broken)
+
+    async def work() -> None:
+        migration = begun(window)
+        with pytest.raises(ConfigurationError, match="all in vain") as caught:
+            await migration.migrate_to_secure_cache()
+        assert "entries were not given back" in caught.value.__notes__[0]
+        with pytest.raises(PermissionDeniedError):
+            await migration.rollback()
+        with window.log_in() as operator:
+            operator.ask(("ACL", "SETUSER", "cache_service", "+set"))
+        counts = await migration.rollback()
+        assert counts is not None
+        assert (counts.returned, counts.left) == (40, 0)
+        assert migration.secure_cache is None
+        await migration.current_cache.close()
+
+    asyncio.run(work())
+    assert names == set(stored(window))
+
+
 def test_a_check_that_fails_unseals_nothing_of_others(window: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two workers that migrate at start, the second fails before it moves anything: what the first sealed stays sealed. Its own
     `rollback()`, asked for by name, still takes everything back."""

@@ -24,6 +24,7 @@ from redkeep.crypto.keyring import KeyRing, generate_key
 from redkeep.errors import ConfigurationError, PermissionDeniedError, RedkeepError
 from redkeep.migration.cluster import ClusterMigration, NodeMigration, take_census_by_settings
 from redkeep.migration.counts import Counts
+from redkeep.migration.lease import Lease
 from redkeep.migration.reencrypt import DataMigration
 from redkeep.settings import Settings
 from redkeep.target import build_target
@@ -158,6 +159,51 @@ def test_live_traffic_loses_nothing(cluster: Cluster) -> None:
     assert beside.rounds > 1
     assert not [name for name in cluster.entries() if "|h:" not in name]
     assert held(secure(cluster), asked, beside.latest) == beside.latest
+
+
+def test_two_runs_at_once_lose_nothing(cluster: Cluster) -> None:
+    """Of two runs on the same Cluster the second is refused with the name of the first, which ends its work; all are hits."""
+    asked = list(requests(600))
+    cluster.fill(asked)
+
+    async def work() -> list[Any]:
+        return await asyncio.gather(*(migration(cluster, rate=40).run() for _ in range(2)), return_exceptions=True)
+
+    refused, done = sorted(asyncio.run(work()), key=lambda found: isinstance(found, Counts))
+    assert isinstance(refused, ConfigurationError), refused
+    assert f"process {os.getpid()} on " in str(refused)
+    assert "is at work on the entries of this Cluster; run again when that has ended" in str(refused)
+    assert (done.readable, done.left) == (600, 0)
+    assert [each.answer for each in asked] == read(cluster, asked)
+
+
+def test_a_run_that_stood_still_for_too_long_takes_nothing_back(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run has moved an entry that it had read and written at its new place: it stops with a sentence, and the entry stays."""
+    asked = [each for each in requests(20) if slot_of(each.name) * 3 // 16384 == 0][:1]
+    cluster.fill(asked)
+    asleep = 0.0
+    lease = Lease
+
+    class Slow(NodeMigration):
+        async def _write(self, moves: Any) -> set[bytes]:
+            nonlocal asleep
+            written = await super()._write(moves)
+            if moves and not asleep:
+                asleep = 100.0
+                with cluster.servers[0].log_in() as operator:
+                    operator.ask(("UNLINK", asked[0].name))
+                for server in cluster.servers:
+                    with server.log_in() as operator:
+                        operator.ask(("SET", "ai_cache:lock:migrate-data:", "another\x1b", "XX"))
+            return written
+
+    monkeypatch.setattr("redkeep.migration.cluster.NodeMigration", Slow)
+    monkeypatch.setattr(
+        "redkeep.migration.cluster.Lease", lambda *words: lease(*words, clock=lambda: time.monotonic() + asleep)
+    )
+    with pytest.raises(ConfigurationError, match=r"stood still for 15 s or more, and 'another\\x1b' has begun"):
+        migrate(cluster)
+    assert [each.answer for each in asked] == read(cluster, asked, redis_read_legacy=True)
 
 
 def test_slots_that_change_servers_meanwhile_lose_nothing(cluster: Cluster) -> None:

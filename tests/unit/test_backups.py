@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+from pyinfra.api import DeployError
 
 from deploys import backups
 from deploys.stages import backing_up, recovery
 from redkeep.crypto.archive import generate_private_key, public_key
 from redkeep.errors import ConfigurationError
+from tests.unit.wanted import FakeSite, bundle
 
 KEY = generate_private_key()
 CONTENT = b"REDIS0010" + bytes(200_000)
@@ -131,3 +133,40 @@ def test_a_backup_whose_keys_are_gone_is_refused(tmp_path: Path) -> None:
         recovery.check_keys(made, ["cc"], force=False)
     with pytest.raises(ConfigurationError, match="Say which backup"):
         recovery.chosen({})
+
+
+class Asked(FakeSite):
+    """A host whose commands are kept, and answered as its `answer` says."""
+
+    def changed(self) -> None:
+        """Nothing to read again."""
+
+
+@pytest.mark.parametrize("persistence", ["off", "aof"])
+def test_a_full_disk_is_met_before_the_server_is_stopped(persistence: str) -> None:
+    """All that needs room is copied while the server works; between its stop and its start there are only renames."""
+    site = Asked(bundle(redis_persistence=persistence))
+    recovery._swap(site, recovery.NEW)  # type: ignore[arg-type]
+    (script,) = site.asked
+    copied, stopped = script.index(f"cp {recovery.NEW}/dump.rdb"), script.index("systemctl stop")
+    assert copied < script.index("sync .redkeep") < stopped < script.index("mv ", stopped) < script.index("systemctl start")
+    assert "cp " not in script[stopped : script.index("systemctl start")]
+
+
+@pytest.mark.parametrize("differs", [True, False])
+def test_a_server_that_does_not_take_the_new_data_gets_the_old_again(
+    differs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it does not come up, or shows something else: the old data is put back, and what was wrong is said."""
+    done: list[str] = []
+
+    def swap(site: object, source: str) -> None:
+        done.append(source)
+        if source == recovery.NEW and not differs:
+            raise DeployError("@local: it does not start.")
+
+    monkeypatch.setattr(recovery, "_swap", swap)
+    monkeypatch.setattr(recovery, "_differs", lambda *_: "it shows something else.")
+    said = recovery._replace(FakeSite(bundle()), write(tmp_path), 3)  # type: ignore[arg-type]
+    assert said == ("it shows something else." if differs else "it does not start.")
+    assert done == [recovery.NEW, recovery.BEFORE]

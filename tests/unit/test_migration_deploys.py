@@ -30,6 +30,7 @@ GOOD = Legacy(
     },
     config={"dir": "/var/lib/redis", "dbfilename": "dump.rdb", "tls-port": "0", "aclfile": ""},
     free=(2**40, 2**40),
+    memory=(2**30,),
 )
 MEMORY = 2 * 1024**3
 DEFAULT_ON = "user default on nopass sanitize-payload ~* &* +@all"
@@ -82,6 +83,7 @@ def test_a_good_server_may_be_migrated() -> None:
         ({"info": {"db3": "keys=1"}}, "set redis_databases to at least 4"),
         ({"info": {"used_memory": str(2**30)}}, "entries would be evicted"),
         ({"info": {"connected_clients": "950"}}, "redis_maxclients allows 1000"),
+        ({"memory": (150 * 1024**2,)}, "no memory to try the backup: 150 MiB are free, and a throwaway server with its data takes up to 164"),
         ({"free": (2**40, 100 * 1024**2)}, "there is no room for the backup: 100 MiB are free"),
     ],
 )
@@ -90,6 +92,17 @@ def test_what_cannot_be_migrated(change: dict[str, Any], part: str) -> None:
     merged = {name: {**getattr(GOOD, name), **value} if isinstance(value, dict) else value for name, value in change.items()}
     said = legacy.problem(FakeSite(bundle()), replace(GOOD, **merged), MEMORY)  # type: ignore[arg-type]
     assert part in said
+
+
+def test_what_a_server_says_is_understood() -> None:
+    """Its answer, door, words, settings, and what is free in bytes, as the shell prints them."""
+    site = FakeSite(bundle())
+    server = ["ping PONG", "door 10.0.0.5 6400", "info used_memory 5", "config maxmemory", "config 0"]
+    site.answer = (True, [*server, "memory 2048 kB", "users 1", "free 10", "free 20"], [])
+    found = legacy.inspect(site)  # type: ignore[arg-type]
+    assert (found.ping, found.address, found.port, found.users) == ("PONG", "10.0.0.5", 6400, 1)
+    assert (found.info, found.config) == ({"used_memory": "5"}, {"maxmemory": "0"})
+    assert (found.free, found.memory) == ((10240, 20480), (2 * 1024**2,))
 
 
 @pytest.mark.parametrize(
@@ -132,6 +145,29 @@ def test_who_speaks_plaintext_is_named() -> None:
     assert "1 client still speaks plaintext: 10.0.0.7:4001 'worker' (user default, port 6379, connected for 65 s)" in said
     assert "Move them to port 6380 with TLS" in said
     assert apps.all_by_tls(replace(at(LEVELS["close"]), stragglers=True), found) == ""
+
+
+def test_who_would_be_shut_out_is_named() -> None:
+    """The last stage listens where the bundle says and admits whom it names: a client from elsewhere, or at another address of the
+    host, is told before, not cut off."""
+    by_tls = [
+        client(1, port=6380, user="cache_service") | {"addr": "127.0.0.1:4001", "laddr": "127.0.0.1:6380"},
+        client(2, port=6380, user="cache_service"),
+        client(3, port=6380, user="cache_service") | {"addr": "10.0.0.5:4003"},
+        client(4, port=6380, user="operator", name="redkeep-survey"),
+    ]
+    assert apps.all_are_admitted(at(LEVELS["close"]), with_clients(by_tls[0], by_tls[3])) == ""
+    said = apps.all_are_admitted(at(LEVELS["close"]), with_clients(*by_tls))
+    assert said.startswith("2 clients would be shut out: 10.0.0.5:4003")
+    assert "10.0.0.7:4002" in said
+    assert "call Redis at 127.0.0.1 or ::1" in said
+    wide = at(LEVELS["close"], redis_address="10.0.0.5", allowed_clients=["10.0.0.0/24"])
+    assert apps.all_are_admitted(wide, with_clients(*by_tls)) == ""
+    everywhere = at(LEVELS["close"], redis_bind=["0.0.0.0"], allowed_clients=["10.0.0.7"])  # noqa: S104 - what is tested
+    assert apps.all_are_admitted(everywhere, with_clients(*by_tls)) == ""
+    plain = with_clients(client(5, port=6379, user="default"))
+    assert "still speaks plaintext" in apps.all_are_admitted(at(LEVELS["close"]), plain)
+    assert apps.all_are_admitted(replace(at(LEVELS["close"]), stragglers=True), with_clients(*by_tls)) == ""
 
 
 def test_who_is_still_default_is_named() -> None:
@@ -199,6 +235,17 @@ def test_a_new_preparation_takes_a_new_backup() -> None:
     back = list(preparation.document(at(-1, verb="rollback"), survey(files={BEFORE: FileState("directory")})))
     assert VERIFIED in back[0].script.split()
     assert BACKUP not in back[0].script.split()
+
+
+def test_a_server_without_persistence_keeps_none() -> None:
+    """The snapshot of the backup goes again where there was none before: the next start would bring back what had changed since.
+    What a run that died has left of its comparison goes first."""
+    (backup,) = preparation.backup(at(0), survey())
+    dump, noted = f"{ENGINE.data_folder}/dump.rdb", "/without-dump"
+    wanted = ("/.redkeep-restore.*", f"|| [ -e {dump} ] || touch ", "BGSAVE", f"cp {dump} ", f"rm -f {dump}")
+    places = [backup.script.index(words) for words in wanted]
+    assert places == sorted(places)
+    assert backup.script.index(f"{noted}\nsleep") < backup.script.index(f"{noted} ]; then rm -f {dump}; rm -f ")
 
 
 def test_default_comes_back_as_it_was() -> None:

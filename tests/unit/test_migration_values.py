@@ -11,6 +11,7 @@ from redkeep.migration.journal import Entry, Event, Holder, Position, parse, pos
 from redkeep.migration.readiness import (
     OWN_NAME,
     among,
+    bystanders,
     not_among,
     not_on_port,
     older_than,
@@ -22,8 +23,10 @@ from redkeep.migration.stages import NAMES, STAGES, check_back, check_forward, f
 LIST = f"""id=3 addr=127.0.0.1:40112 laddr=127.0.0.1:6379 fd=8 name= age=7300 flags=N db=0 cmd=get user=default lib-name=redis-py lib-ver=5.0.1
 id=4 addr=10.0.0.5:40114 laddr=10.0.0.2:6380 fd=9 name=worker age=90 idle=0 flags=N db=0 cmd=set user=cache_service
 id=5 addr=/run/redis/redis.sock:0 laddr=/run/redis/redis.sock:0 fd=10 name= age=1 idle=1 flags=U db=0 cmd=get user=default
-id=6 addr=127.0.0.1:40118 laddr=127.0.0.1:6379 fd=11 name={OWN_NAME} age=0 idle=0 flags=N db=0 cmd=client|list user=default
+id=6 addr=127.0.0.1:40118 laddr=127.0.0.1:6379 fd=11 name={OWN_NAME} age=0 idle=0 flags=N db=0 cmd=client|list user=operator
 id=7 addr=10.0.0.9:40118 laddr=10.0.0.2:6379 fd=11 name= age=0 idle=0 flags=S db=0 cmd=replconf user=default
+id=8 addr=127.0.0.1:40119 laddr=127.0.0.1:6379 fd=12 name={OWN_NAME} age=0 idle=0 flags=N db=0 cmd=get user=default
+id=9 addr=10.0.0.3:6379 laddr=10.0.0.2:40120 fd=13 name= age=0 idle=0 flags=M db=0 cmd=set user=default
 """
 
 
@@ -69,18 +72,26 @@ def test_the_way_back_is_the_way_in_reverse() -> None:
 
 
 def test_the_list_of_clients_is_understood() -> None:
-    """Ports, users, names and ages; neither our own session nor a replica's link."""
+    """Ports, users, names and ages; a replica is a client, the server's own link to a primary is none."""
     found = parse_client_list(LIST)
     assert [(s.number, s.port, s.user, s.age) for s in found] == [
         (3, 6379, "default", 7300),
         (4, 6380, "cache_service", 90),
         (5, 0, "default", 1),
+        (6, 6379, "operator", 0),
+        (7, 6379, "default", 0),
+        (8, 6379, "default", 0),
     ]
+
+
+def test_nobody_hides_behind_the_name_of_our_survey() -> None:
+    """Our own session is in nobody's way; whoever else takes its name is seen all the same."""
+    assert [s.number for s in bystanders(parse_client_list(LIST))] == [3, 4, 5, 7, 8]
 
 
 def test_who_is_not_ready_is_named() -> None:
     """A sentence names the address, user, port, time and library of each client in the way, and what to do."""
-    found = parse_client_list(LIST)
+    found = parse_client_list("\n".join(LIST.splitlines()[:3]))
     assert [s.number for s in not_on_port(found, 6380)] == [3, 5]
     assert [s.number for s in not_among(found, {"cache_service"})] == [3, 5]
     assert [s.number for s in among(found, {"cache_service"})] == [4]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from deploys import sessions
 from deploys.bundle import Bundle, build
 from deploys.credentials import USERS, Credentials, label
 from deploys.rotation import Rotation, choose
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
-from tests.unit.wanted import data
+from tests.unit.wanted import FakeSite, bundle, data
 
 
 @pytest.fixture
@@ -236,3 +237,17 @@ def test_plans_say_what_is_open(store: SecretStore) -> None:
     rotation(store, what="ca").begin(frozenset())
     assert rotation(store, what="ca").plan().startswith("go on with")
     assert "force=yes" in rotation(store, what="passwords", force="yes").plan()
+
+
+def test_no_name_saves_a_session() -> None:
+    """A stolen password may call itself as our survey does, or follow the server as a replica: it is among what ends."""
+    line = "id={} addr=10.0.0.9:4{} laddr=10.0.0.2:6380 name={} age=90 idle=0 flags={} user={}"
+    listed = [
+        line.format(4, 4, "redkeep-survey", "N", "cache_service"),
+        line.format(5, 5, "", "S", "replica"),
+        line.format(6, 6, "", "N", "monitor"),
+        line.format(7, 7, "", "N", "operator"),
+    ]
+    site = FakeSite(bundle(), answer=(True, ["7", *listed], []))
+    found = sessions.connected(site, ("cache_service", "replica", "operator"))  # type: ignore[arg-type]
+    assert [session.number for session in found] == [4, 5]

@@ -79,8 +79,11 @@ class AIResponseCacheSecurityMigration:
         try:
             for step in self.steps:
                 await self.execute_step(step)
-        except RedkeepError:
-            await (self.rollback() if self._moving else self._close_secure_cache())
+        except RedkeepError as error:
+            try:
+                await (self.rollback() if self._moving else self._close_secure_cache())
+            except RedkeepError as second:
+                error.add_note(f"entries were not given back ({second}): call rollback() once that is mended")
             raise
         assert self.secure_cache is not None  # a step has made it
         return self.secure_cache
@@ -100,14 +103,13 @@ class AIResponseCacheSecurityMigration:
         """Give entries back their old names and forms, so that the current cache finds them, and close the secure cache.
 
         All that the settings' namespace holds, whoever has sealed it. None when the secure cache is not open. Raises the leaves of
-        our error tree.
+        our error tree; then it stays open, and the next call goes on.
         """
         if self.secure_cache is None:
             return None
-        try:
-            return await self._data(reverse=True).run()
-        finally:
-            await self._close_secure_cache()
+        counts = await self._data(reverse=True).run()
+        await self._close_secure_cache()
+        return counts
 
     async def _close_secure_cache(self) -> None:
         secure, self.secure_cache, self._moving = self.secure_cache, None, False

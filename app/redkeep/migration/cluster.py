@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,7 @@ from redkeep.errors import ConfigurationError, RedkeepError
 from redkeep.migration.census import RATE as CENSUS_RATE
 from redkeep.migration.census import Census, take_census
 from redkeep.migration.counts import Counts, Progress, sum_of
+from redkeep.migration.lease import Lease
 from redkeep.migration.reencrypt import DataMigration
 from redkeep.migration.resealing import Move
 from redkeep.migration.sweep import Sweep
@@ -37,9 +39,13 @@ class NodeMigration(DataMigration):
 
     _watches = False
 
-    def __init__(self, target: Target, cluster: ClusterClient, marking: asyncio.Lock, **options: Any) -> None:
-        """As DataMigration; `marking` is shared by all runs of a Cluster: what one has told the clients, all have."""
+    def __init__(
+        self, target: Target, cluster: ClusterClient, marking: asyncio.Lock, *, lease: Lease | None = None, **options: Any
+    ) -> None:
+        """As DataMigration; `marking` is shared by all runs of a Cluster: what one has told the clients, all have. So is the
+        `lease`, by which no other process is at work there."""
         self._cluster = cluster
+        self._lease = lease
         self._marking = marking
         super().__init__(target, **options)
 
@@ -62,6 +68,7 @@ class NodeMigration(DataMigration):
             await super()._mark(moves)
 
     async def _commit(self, names: list[bytes], moves: dict[bytes, Move], dead: list[bytes]) -> list[bytes]:
+        await self._alone()
         await self._mark(moves.values())
         elsewhere = {name: move for name, move in moves.items() if _target(move) != name}
         written = await self._write(elsewhere)
@@ -127,8 +134,13 @@ class NodeMigration(DataMigration):
             before = (name, action if unchanged else None)
         return settled
 
+    async def _alone(self) -> None:
+        if self._lease is not None:
+            await self._lease.check()
+
     async def _take_back(self, move: Move) -> None:
         """Remove what was written at a new place, unless somebody has written there since."""
+        await self._alone()  # else it may be another run that has moved the entry
         name = _target(move)
         known = await self._cluster.primaries()
         target = self._cluster.target_of(known.owners[slot_of(name)])
@@ -162,30 +174,35 @@ class ClusterMigration:
 
     async def run(self) -> Counts:
         """Sweep every server until nothing is left to do. Raises the leaves of our error tree, naming the server; what was done
-        there and on the others stays done, and the next run goes on."""
-        total = Counts()
+        there and on the others stays done, and the next run goes on. ConfigurationError when another run is at work there."""
         async with ClusterClient(self._target) as cluster:
-            before = await whole_map(cluster)
-            for node in before.primaries:  # one that is down is named before anything moves
+            known = await whole_map(cluster)
+            for node in known.primaries:  # one that is down is named before anything moves
                 await (await ExclusiveConnection.open(cluster.target_of(node))).close()
-            for _ in range(ROUNDS):
-                runs = self._runs(cluster, before)
-                found = await _all([run.run() for run in runs])
-                total = sum_of(found).plus(total.what_was_done())
-                after = await whole_map(cluster, again=True)
-                if after == before:
-                    break
-                before = after  # what has changed servers meanwhile may have been seen on neither
-            else:
-                raise ConfigurationError(
-                    f"slots of the Cluster have changed servers during each of {ROUNDS} sweeps, so entries may have been seen on none; "
-                    "run again when that is over"
-                )
-            if self._options.get("reverse") and not (self._options.get("dry_run") or total.left or total.without_old_name):
-                await _all([run.begin_anew() for run in runs])
+            lease = Lease(cluster.execute, self._target.namespace)
+            async with nullcontext() if self._options.get("dry_run") else lease.held():
+                return await self._sweep_all(cluster, known, lease)
+
+    async def _sweep_all(self, cluster: ClusterClient, before: SlotMap, lease: Lease) -> Counts:
+        total = Counts()
+        for _ in range(ROUNDS):
+            runs = self._runs(cluster, before, lease)
+            found = await _all([run.run() for run in runs])
+            total = sum_of(found).plus(total.what_was_done())
+            after = await whole_map(cluster, again=True)
+            if after == before:
+                break
+            before = after  # what has changed servers meanwhile may have been seen on neither
+        else:
+            raise ConfigurationError(
+                f"slots of the Cluster have changed servers during each of {ROUNDS} sweeps, so entries may have been seen on none; "
+                "run again when that is over"
+            )
+        if self._options.get("reverse") and not (self._options.get("dry_run") or total.left or total.without_old_name):
+            await _all([run.begin_anew() for run in runs])
         return total
 
-    def _runs(self, cluster: ClusterClient, known: SlotMap) -> list[NodeMigration]:
+    def _runs(self, cluster: ClusterClient, known: SlotMap, lease: Lease) -> list[NodeMigration]:
         marking, of = asyncio.Lock(), len(known.primaries)
         self._progress = {}
         return [
@@ -193,6 +210,7 @@ class ClusterMigration:
                 cluster.target_of(node),
                 cluster,
                 marking,
+                lease=lease,
                 state_file=self._state_of(node),
                 show=lambda progress, node=node: self._shown(node, progress, of),
                 **self._options,

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 OWN_NAME: Final = "redkeep-survey"
-"""CLIENT SETNAME of the survey's own session: it is never in anybody's way."""
+"""CLIENT SETNAME of the survey's own session."""
+
+OPERATOR: Final = "operator"
+"""As whom it is logged in, wherever somebody is asked to move."""
 
 SHOWN: Final = 8
 """Clients named in one sentence; the rest is a number."""
@@ -18,7 +21,8 @@ SHOWN: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One line of CLIENT LIST. `age` and `idle` in seconds; `port` is the server's port it came in by, 0 for a socket file."""
+    """One line of CLIENT LIST. `age` and `idle` in seconds; `port` is the server's port it came in by, 0 for a socket file, and
+    `door` the server's address."""
 
     number: int
     address: str
@@ -28,6 +32,12 @@ class Session:
     age: int
     idle: int
     library: str
+    door: str = ""
+
+    @property
+    def peer(self) -> str:
+        """The client's address, without its port."""
+        return _host(self.address)
 
     def __str__(self) -> str:
         name = f" {_plain(self.name)!r}" if self.name else ""
@@ -37,10 +47,11 @@ class Session:
 
 
 def sessions(lines: Iterable[Mapping[str, str]]) -> tuple[Session, ...]:
-    """The clients of CLIENT LIST, each line as its fields. Replication links and the survey's own session are left out."""
+    """The clients of CLIENT LIST, each line as its fields. A replica is one, for it reads everything; this server's own link to
+    a primary is none."""
     found = []
     for line in lines:
-        if line.get("name") == OWN_NAME or set(line.get("flags", "")) & set("MS"):
+        if "M" in line.get("flags", ""):
             continue
         library = " ".join(filter(None, (line.get("lib-name", ""), line.get("lib-ver", ""))))
         found.append(
@@ -53,6 +64,7 @@ def sessions(lines: Iterable[Mapping[str, str]]) -> tuple[Session, ...]:
                 age=_number(line.get("age", "")),
                 idle=_number(line.get("idle", "")),
                 library=library,
+                door=_host(line.get("laddr", "")),
             )
         )
     return tuple(found)
@@ -62,6 +74,11 @@ def parse_client_list(text: str) -> tuple[Session, ...]:
     """`sessions` from the text of CLIENT LIST itself."""
     lines = [line for line in text.splitlines() if line.strip()]
     return sessions(dict(pair.split("=", 1) for pair in line.split(" ") if "=" in pair) for line in lines)
+
+
+def bystanders(found: Iterable[Session]) -> tuple[Session, ...]:
+    """Without the surveys. Anybody may call himself so: the name counts only for the operator's own sessions."""
+    return tuple(session for session in found if (session.name, session.user) != (OWN_NAME, OPERATOR))
 
 
 def not_on_port(found: Iterable[Session], port: int) -> tuple[Session, ...]:
@@ -92,6 +109,10 @@ def refusal(found: Iterable[Session], *, what: str, remedy: str) -> str:
     shown = "; ".join(str(session) for session in waiting[:SHOWN])
     more = f"; and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else ""
     return f"{len(waiting)} client{'s' if len(waiting) > 1 else ''} {what}: {shown}{more}. {remedy}"
+
+
+def _host(text: str) -> str:
+    return text.rpartition(":")[0].strip("[]")
 
 
 def _span(seconds: int) -> str:
