@@ -65,7 +65,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-async def ask(target: Target, *, times: int, busy: float = 0.0) -> None:
+async def ask(target: Target, *, times: int, callers: int = CALLERS, busy: float = 0.0) -> None:
     """Callers that ask again as soon as they are answered; the first one then works for `busy` seconds, once."""
     async with Transport(target, limits=Limits(seconds=5.0)) as transport:
 
@@ -75,7 +75,7 @@ async def ask(target: Target, *, times: int, busy: float = 0.0) -> None:
                 if number == 0 and not turn:
                     time.sleep(busy)
 
-        await asyncio.gather(*map(caller, range(CALLERS)))
+        await asyncio.gather(*map(caller, range(callers)))
 
 
 def test_callers_woken_by_parts_of_one_answer_ask_together_again(written: list[int]) -> None:
@@ -103,6 +103,26 @@ def test_nobody_is_taken_for_a_lone_caller_beside_others(written: list[int]) -> 
 
     asyncio.run(main())
     assert written == [0, CALLERS, CALLERS - 1, 1, CALLERS]
+
+
+def test_many_commands_do_not_wait_for_the_end_of_the_turn(written: list[int]) -> None:
+    """What 40 callers ask in one turn goes out in parts, so that the server is at work while the others are still woken."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65_536)
+        writer.write(HELLO)
+        data = b""
+        while data.count(GET) < 80:
+            data += await reader.read(65_536)
+            if data.count(GET) in (40, 80):
+                writer.write(VALUE * 40)
+
+    async def main() -> None:
+        async with peer(script) as target:
+            await ask(target, times=2, callers=40)
+
+    asyncio.run(main())
+    assert written == [0, 40, 12, 12, 12, 4]
 
 
 def test_what_waits_for_others_goes_soon() -> None:

@@ -22,7 +22,7 @@ from redkeep.cache.keys import (
     operation_of,
     operation_prefix,
 )
-from redkeep.cache.origin import Origin, after_origin, split_origin
+from redkeep.cache.origin import Origin, end_of_origin, split_origin
 from redkeep.crypto.keyring import KeyRing, generate_key
 from redkeep.errors import DecryptionError
 from redkeep.monitoring.performance import CachePerformanceMonitor
@@ -170,12 +170,12 @@ def test_origins_come_back(request: bytes, readable: str, packed: bytes) -> None
     origin = Origin(request, readable)
     whole = origin.encode() + packed
     assert split_origin(whole) == (origin, packed)
-    assert after_origin(whole) == packed
+    assert whole[end_of_origin(whole) :] == packed
     for length in range(len(origin.encode())):
         with pytest.raises(DecryptionError):
             split_origin(whole[:length])
     with pytest.raises(DecryptionError, match="does not know"):
-        after_origin(b"\x04" + whole)
+        end_of_origin(b"\x04" + whole)
 
 
 @given(st.text(max_size=30))

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 _GRAIN_SECONDS: Final = 0.001
 """Deadlines that fall into one millisecond are served together."""
 
+_FULL_BATCH: Final = 12
+"""So many commands do not wait for the end of the turn: the server works on them while the loop wakes more callers (measured at 16 to 64)."""
+
 _GATHER_TURNS: Final = 3
 """While replies are on their way, what was asked meanwhile waits at most so many turns of the event loop for who they wake."""
 
@@ -73,7 +76,6 @@ class Lane:
         self._grace: asyncio.TimerHandle | None = None
         self._closed = False
         self._up_since = 0.0
-        # read a million times a minute: bound once
         self._time = loop.time
         self._call_soon = loop.call_soon
         self._new_future = loop.create_future
@@ -103,6 +105,8 @@ class Lane:
                 self._flush()  # a lone caller: nothing comes that is worth a turn's wait
             else:
                 self._plan_flush()
+        elif len(waiting) >= _FULL_BATCH:
+            self._flush()
         return future
 
     def submit_many(self, commands: Sequence[Command], packed: Sequence[bytes]) -> asyncio.Future[list[Any]]:
@@ -136,10 +140,10 @@ class Lane:
         self._call_soon(self._gather)
 
     def _gather(self) -> None:
-        """Flush, or wait a turn more for callers whose replies are just coming. Those whose replies come in two parts would otherwise
-        stay two groups for good, each with writes and reads of its own and caches gone cold between them: half as much again a command."""
+        """Flush, or wait a turn more for callers whose replies are just coming: else they stay small groups for good, which costs more."""
         turns, wire = self._gathered, self.wire
-        if wire is not None and turns < _GATHER_TURNS and (wire.last_arrival != self._arrival_seen or (self._sent and not turns)):
+        few = turns < _GATHER_TURNS and len(self._waiting) < _FULL_BATCH
+        if wire is not None and few and (wire.last_arrival != self._arrival_seen or (self._sent and not turns)):
             self._gathered, self._arrival_seen = turns + 1, wire.last_arrival
             self._call_soon(self._gather)
         else:

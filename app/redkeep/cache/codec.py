@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redkeep.cache.compression import Preset, pack, unpack
 from redkeep.cache.document import from_json, to_json
 from redkeep.cache.legacy import inflate, is_pickle, load_plain_pickle
-from redkeep.cache.origin import NO_ORIGIN, after_origin
+from redkeep.cache.origin import NO_ORIGIN, end_of_origin
 from redkeep.crypto.envelope import is_envelope, seal, unseal
 from redkeep.errors import ConfigurationError, DecryptionError
 
@@ -99,7 +99,7 @@ class Codec:
         if self.ring is None:
             raise DecryptionError("there is no key to open the value with")
         opened = unseal(stored, key=name, ring=self.ring, namespace=self.namespace, clock=clock)
-        return self.parse(unpack(after_origin(opened), limit=self.limit))
+        return self.parse(unpack(opened, start=end_of_origin(opened), limit=self.limit))
 
     def read(self, stored: bytes, *, name: str, read_pickles: bool) -> Any:
         """The value in any of the forms above; for values that nothing vouches for. Raises DecryptionError."""

@@ -41,9 +41,10 @@ def pack(payload: bytes, *, preset: Preset, threshold: int) -> bytes:
     return packed if len(packed) <= len(payload) else _PLAIN + payload
 
 
-def unpack(packed: bytes, *, limit: int) -> bytes:
-    """What `pack` was given. Raises DecryptionError for anything else and for what says it is longer than `limit` bytes."""
-    kind, body = packed[:1], packed[1:]
+def unpack(packed: bytes, *, limit: int, start: int = 0) -> bytes:
+    """What `pack` was given, from `start` on. Raises DecryptionError for anything else and for what says it is longer than `limit`
+    bytes."""
+    kind, body = packed[start : start + 1], packed[start + 1 :]
     if kind == _PLAIN:
         return body
     try:

@@ -40,11 +40,11 @@ class Origin(NamedTuple):
         return bytes((kind,)) + self.request + (_LENGTH.pack(len(name)) + name if name else b"")
 
 
-def after_origin(opened: bytes) -> bytes:
-    """What follows the origin. Raises DecryptionError when there is none."""
-    if opened[:1] == _REQUEST_ALONE and len(opened) >= _AFTER_REQUEST:
-        return opened[_AFTER_REQUEST:]
-    return split_origin(opened)[1]
+def end_of_origin(opened: bytes) -> int:
+    """Where what follows the origin begins. Raises DecryptionError when there is none."""
+    if opened.startswith(_REQUEST_ALONE) and len(opened) >= _AFTER_REQUEST:
+        return _AFTER_REQUEST
+    return len(opened) - len(split_origin(opened)[1])
 
 
 def split_origin(opened: bytes) -> tuple[Origin, bytes]:
