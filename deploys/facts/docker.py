@@ -117,7 +117,7 @@ class DockerState:
     ``settings`` the content of daemon.json, None when it is no JSON; ``source`` the SHA-256 of the server's files that an
     image is built from; ``identity`` the server's "uid:gid", ``app_identity`` that of the API, ``app_group`` the gid of the
     app's group; ``images`` ids by reference; ``versions`` what runs in each, by image id; ``noted`` the ids by reference as
-    they were when the images came; ``processors`` how many; ``room`` KiB that are free for images."""
+    they were when the images came; ``processors`` how many; ``room`` KiB that are free for images, None when nobody knows."""
 
     server: str = ""
     compose: str = ""
@@ -134,7 +134,7 @@ class DockerState:
     versions: Mapping[str, str] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)
     processors: int = 1
-    room: int = 0
+    room: int | None = None
     routes: tuple[str, ...] = ()
 
     def container(self, service: str) -> Container | None:
@@ -207,7 +207,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
         processors=int(words.get("processors", "1") or 1),
         versions={line[0]: line[1] for line in came if len(line) > 1},
         noted={line[2]: line[0] for line in came if len(line) > 2},
-        room=int(words.get("room", "0") or 0),
+        room=int(room) if (room := words.get("room")) else None,
         routes=tuple(line for line in map(str.strip, parts.get("routes", ())) if _is_network(line)),
     )
 

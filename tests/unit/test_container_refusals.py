@@ -62,6 +62,8 @@ def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed:
         ({"foreign": 2}, {}, "2 containers of others run on its engine"),
         ({"foreign": 2}, {"docker_engine": "as-found"}, ""),
         ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 are needed"),
+        ({"room": 0}, {}, "0 MiB are free for images, 512 are needed"),
+        ({"room": None}, {}, ""),
         ({"routes": ("10.9.8.0/24",)}, {"container_subnet": "10.9.8.0/28"}, "overlaps with 10.9.8.0/24"),
         ({}, {"container_memory": "1mb"}, "leaves no room beside redis_maxmemory"),
         ({}, {"container_image": "images/none.tar"}, "images/none.tar cannot be read: No such file or directory"),

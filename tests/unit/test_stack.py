@@ -115,3 +115,4 @@ def test_what_the_engine_says_is_understood() -> None:
     assert ("10.0.0.0/8",) == found.routes
     assert found.container("redis") is not None
     assert DockerState() == docker_of({"settings": ["{}"]})
+    assert [None, 0, 900] == [docker_of({"docker": [line]}).room for line in ("room ", "room 0", "room 900")]
