@@ -28,8 +28,9 @@ DASHBOARD_FOLDER = "/etc/redkeep/dashboard"
 API_PORT = 8765
 DASHBOARD_PORT = 8501
 
-# Where a free network is looked for: a corner of 10.0.0.0/8 that neither Docker nor common routers hand out.
-_POOL = ipaddress.IPv4Network("10.213.0.0/16")
+# Where a free network is looked for: a corner of 10.0.0.0/8 that neither Docker nor common routers hand out, and another one
+# for hosts with a route to all of 10.0.0.0/8.
+_POOLS = (ipaddress.IPv4Network("10.213.0.0/16"), ipaddress.IPv4Network("192.168.213.0/24"))
 _LENGTH = 28
 
 
@@ -63,7 +64,7 @@ class Plan:
 def plan(bundle: Bundle, docker: DockerState) -> Plan:
     """The networks that are wanted: the knob's, or the ones in use already, or the first free ones.
 
-    Raises ConfigurationError for a network that something else on the host has.
+    Raises ConfigurationError for a network that something else on the host has, and where none is free.
     """
     internal = _network(bundle, docker, "container_subnet", "INTERNAL_SUBNET", [])
     return Plan(internal, _network(bundle, docker, "container_edge_subnet", "EDGE_SUBNET", [internal]))
@@ -83,7 +84,11 @@ def _network(
         network = ipaddress.IPv4Network(recorded)
         if not any(network.overlaps(other) for other in others):
             return network
-    return next(n for n in _POOL.subnets(new_prefix=_LENGTH) if not any(n.overlaps(other) for other in taken))
+    for candidate in (subnet for pool in _POOLS for subnet in pool.subnets(new_prefix=_LENGTH)):
+        if not any(candidate.overlaps(other) for other in taken):
+            return candidate
+    pools = " and ".join(map(str, _POOLS))
+    raise ConfigurationError(f"no network is free in {pools} on {bundle.name}: name one with {knob}.")
 
 
 def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:

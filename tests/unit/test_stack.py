@@ -41,6 +41,15 @@ def test_the_first_free_network_is_taken_and_kept() -> None:
     assert "10.213.0.66" == stack.plan(mine, kept).redis
 
 
+def test_a_host_whose_routes_cover_the_usual_corner_gets_another() -> None:
+    """A route to all of 10.0.0.0/8, as company networks have, leaves a network elsewhere; where none is left the knob is named."""
+    mine = bundle(redis_runtime="docker")
+    wide = ("10.0.0.0/8",)
+    assert ("192.168.213.0/28", "192.168.213.16/28") == tuple(map(str, vars(stack.plan(mine, state(routes=wide))).values()))
+    with pytest.raises(ConfigurationError, match=r"no network is free in .*: name one with container_subnet"):
+        stack.plan(mine, state(routes=(*wide, "192.168.0.0/16")))
+
+
 def test_a_network_in_use_is_refused() -> None:
     """The sentence names the knob and what has the network; our own network is no obstacle."""
     mine = bundle(redis_runtime="docker", container_subnet="10.9.8.0/28")
