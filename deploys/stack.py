@@ -96,7 +96,7 @@ def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:
     own = {subnet for network in docker.networks if network.name in (INTERNAL, EDGE) for subnet in network.subnets}
     texts = [s for network in docker.networks if network.name not in (INTERNAL, EDGE) for s in network.subnets]
     texts += [route for route in docker.routes if route not in own]
-    found = [ipaddress.ip_network(text) for text in texts]
+    found = [ipaddress.ip_network(text, strict=False) for text in texts]
     return [network for network in found if isinstance(network, ipaddress.IPv4Network)]
 
 

@@ -50,6 +50,13 @@ def test_a_host_whose_routes_cover_the_usual_corner_gets_another() -> None:
         stack.plan(mine, state(routes=(*wide, "192.168.0.0/16")))
 
 
+def test_a_bridge_that_is_written_with_its_own_address_is_understood() -> None:
+    """An engine shows its setting `bip` as it was given."""
+    mine = bundle(redis_runtime="docker", container_subnet="10.9.8.0/28")
+    with pytest.raises(ConfigurationError, match=r"overlaps with 10\.9\.8\.0/24"):
+        stack.plan(mine, state(networks=(other("10.9.8.1/24", "bridge"),)))
+
+
 def test_a_network_in_use_is_refused() -> None:
     """The sentence names the knob and what has the network; our own network is no obstacle."""
     mine = bundle(redis_runtime="docker", container_subnet="10.9.8.0/28")
