@@ -116,7 +116,7 @@ def variables(bundle: Bundle, docker: DockerState, *, image: str, memory_bytes: 
         "REDIS_CONFIG": engine.folder,
         "REDIS_CONFIG_FILE": engine.config.rpartition("/")[2],
         "REDIS_CONFIG_FOLDER": engine.folder,
-        "REDIS_CPUS": knobs.container_cpus or str(float(max(1, min(2, docker.processors - 1)))),
+        "REDIS_CPUS": processors(bundle, docker.processors),
         "REDIS_DATA_FOLDER": engine.data_folder,
         "REDIS_IMAGE": image,
         "REDIS_MEMORY": str(memory_limit(bundle, memory_bytes)),
@@ -168,6 +168,16 @@ def app_variables(bundle: Bundle, docker: DockerState, images: Mapping[str, str]
         for name, content in read.items()
     }
     return values | specs
+
+
+def processors(bundle: Bundle, there: int) -> str:
+    """How many of the host's processors the server's container may use. The engine refuses more than are there."""
+    if not (wanted := bundle.knobs.container_cpus):
+        return str(float(max(1, min(2, there - 1))))
+    if float(wanted) > there:
+        has = f"{there} processors" if there > 1 else "one processor"
+        raise ConfigurationError(f"container_cpus {wanted} is more than the {has} of {bundle.name}: lower it, or leave it empty.")
+    return wanted
 
 
 def memory_limit(bundle: Bundle, memory_bytes: int) -> int:

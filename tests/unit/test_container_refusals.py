@@ -66,6 +66,9 @@ def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed:
         ({"room": None}, {}, ""),
         ({"routes": ("10.9.8.0/24",)}, {"container_subnet": "10.9.8.0/28"}, "overlaps with 10.9.8.0/24"),
         ({}, {"container_memory": "1mb"}, "leaves no room beside redis_maxmemory"),
+        ({}, {"container_cpus": "2"}, ""),
+        ({}, {"container_cpus": "2.5"}, "container_cpus 2.5 is more than the 2 processors of @local"),
+        ({"processors": 1}, {"container_cpus": "2"}, "more than the one processor of @local"),
         ({}, {"container_image": "images/none.tar"}, "images/none.tar cannot be read: No such file or directory"),
     ],
 )
