@@ -180,7 +180,7 @@ if docker version >/dev/null 2>&1; then
     echo '{mark}networks'
     docker network inspect $(docker network ls --quiet)
     echo '{mark}images'
-    docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' {PROJECT}/* 2>/dev/null
+    docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' '{PROJECT}/*' 2>/dev/null
 fi"""
 
 

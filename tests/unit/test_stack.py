@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploys import stack
-from deploys.facts.docker import DockerState, Network, docker_of
+from deploys.facts.docker import DockerState, Network, docker_of, sections
 from deploys.stages.container_engine import SETTINGS, merged
 from redkeep.errors import ConfigurationError
 from redkeep.stack import compose
@@ -132,3 +134,15 @@ def test_what_the_engine_says_is_understood() -> None:
     assert found.container("redis") is not None
     assert DockerState() == docker_of({"settings": ["{}"]})
     assert [None, 0, 900] == [docker_of({"docker": [line]}).room for line in ("room ", "room 0", "room 900")]
+
+
+def test_a_folder_of_the_same_name_hides_no_image(tmp_path: Path) -> None:
+    """The pattern of our images reaches the engine as it is, whatever lies in the folder where root's shell starts."""
+    (tmp_path / "redkeep").mkdir()
+    (tmp_path / "redkeep/README.md").touch()
+    (tmp_path / "docker").write_text('#!/bin/sh\n[ "$1" != image ] || echo "$@" >> asked\n')
+    (tmp_path / "docker").chmod(0o755)
+    script = "\n".join(sections(stack.FOLDER, "root", (), ("/bin/true",), "@@"))
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, env=path, capture_output=True, check=False)
+    assert "redkeep/*" == (tmp_path / "asked").read_text().split()[-1]
