@@ -114,7 +114,7 @@ class Network:
 class DockerState:
     """``server`` is the engine's version, "" when none answers; ``compose`` the command that reads compose.yaml, "" when
     there is none; ``foreign`` the number of running containers that are not ours; ``env`` the stack's variables on disk;
-    ``settings`` the content of daemon.json, None when it is no JSON; ``source`` the SHA-256 of the server's files that an
+    ``settings`` the content of daemon.json, None when it is no JSON object; ``source`` the SHA-256 of the server's files that an
     image is built from; ``identity`` the server's "uid:gid", ``app_identity`` that of the API, ``app_group`` the gid of the
     app's group; ``images`` ids by reference; ``versions`` what runs in each, by image id; ``noted`` the ids by reference as
     they were when the images came; ``processors`` how many; ``room`` KiB that are free for images, None when nobody knows."""
@@ -188,6 +188,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
     """Understand the output of ``sections``."""
     words = dict(line.partition(" ")[::2] for line in parts.get("docker", ()))
     text = "".join(parts.get("settings", ()))
+    settings = None if text == "broken" else json.loads(text or "{}")
     containers = tuple(Container(raw) for raw in _json(parts.get("containers", ())))
     running = {line.strip() for line in parts.get("running", ()) if line.strip()}
     came = [line.split() for line in parts.get("versions", ())]
@@ -199,7 +200,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
         networks=tuple(Network(raw) for raw in _json(parts.get("networks", ()))),
         images={k: v for k, _, v in (line.strip().partition(" ") for line in parts.get("images", ())) if v},
         env={k: v for k, s, v in (line.partition("=") for line in parts.get("stack", ())) if s and k[:1] != "#"},
-        settings=None if text == "broken" else dict(json.loads(text or "{}")),
+        settings=settings if isinstance(settings, dict) else None,
         source="".join(parts.get("source", ()))[:64],
         identity=_identity(words.get("identity", "")),
         app_identity=_identity(words.get("app-identity", "")),

@@ -133,6 +133,7 @@ def test_what_the_engine_says_is_understood() -> None:
     assert ("10.0.0.0/8",) == found.routes
     assert found.container("redis") is not None
     assert DockerState() == docker_of({"settings": ["{}"]})
+    assert [None, None] == [docker_of({"settings": [line]}).settings for line in ("[1]", '"text"')]
     assert [None, 0, 900] == [docker_of({"docker": [line]}).room for line in ("room ", "room 0", "room 900")]
 
 
