@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deploys.facts.docker import DockerState
+from deploys.facts.docker import VERSIONS, DockerState
 from deploys.image_archive import read_archive
 from deploys.stages import container_engine, image, preflight
 from redkeep.errors import ConfigurationError
@@ -137,6 +138,33 @@ def test_an_image_under_a_name_that_was_given_away_is_fetched_again() -> None:
         assert [f"image {name} {words}"] == [difference.what for difference in image.image(mine, wanted)]
     kept = survey(docker=state(images={name: "sha256:good"}, noted={name: "sha256:good"}, versions={"sha256:good": "7.4.1"}))
     assert [] == list(image.image(mine, kept))
+
+
+@pytest.mark.parametrize(
+    ("version", "shell", "part"),
+    [
+        ("7.4.1", 0, ""),
+        ("6.2.9", 0, "holds redis-server 6.2.9: 7.0 or later is needed"),
+        ("7.4.1", 127, "has no /bin/sh that finds redis-cli or valkey-cli, which its start and its health check need"),
+    ],
+)
+def test_an_image_is_tried_before_it_is_used(version: str, shell: int, part: str, tmp_path: Path) -> None:
+    """Its server's version, and the shell and the command line that the stack starts it and looks after it with."""
+    fake = f"""#!/bin/sh
+case "$*" in
+    *"--entrypoint /bin/sh"*) [ {shell} = 0 ] || echo 'exec: "/bin/sh": no such file' >&2; exit {shell} ;;
+    run*) echo 'Redis server v={version} sha=0' ;;
+    "image inspect"*) echo sha256:some ;;
+esac
+"""
+    (tmp_path / "docker").write_text(fake)
+    (tmp_path / "docker").chmod(0o755)
+    mine = site()
+    script = image.told_version(mine.bundle.engine, "redkeep/redis:x").replace(VERSIONS, str(tmp_path / "versions"))
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-euc", script], env=path, capture_output=True, text=True, check=False)
+    assert (bool(part), True) == (done.returncode != 0, part in done.stderr)
+    assert bool(part) != (tmp_path / "versions").exists()
 
 
 def test_a_reference_without_a_digest_is_refused() -> None:
