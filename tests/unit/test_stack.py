@@ -11,6 +11,7 @@ import pytest
 
 from deploys import stack
 from deploys.facts.docker import DockerState, Network, docker_of, sections
+from deploys.rendering import render
 from deploys.stages.container_engine import SETTINGS, merged
 from redkeep.errors import ConfigurationError
 from redkeep.stack import compose
@@ -147,3 +148,26 @@ def test_a_folder_of_the_same_name_hides_no_image(tmp_path: Path) -> None:
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     subprocess.run(["sh", "-c", script], cwd=tmp_path, env=path, capture_output=True, check=False)
     assert "redkeep/*" == (tmp_path / "asked").read_text().split()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "engine", "asks"),
+    [
+        ("up -d", "redkeep/redis:x redkeep/api:y", 0, True),
+        ("up -d --no-deps redis", "redkeep/redis:x", 0, False),
+        ("ps", "", 0, True),
+        ("up -d", "", 1, True),
+    ],
+)
+def test_an_image_that_is_gone_is_not_asked_of_a_registry(words: str, images: str, engine: int, asks: bool, tmp_path: Path) -> None:
+    """Compose pulls what is missing, and anybody may own a name there: it is not called then. An engine that is silent is its to name."""
+    (tmp_path / ".env").write_text("API_IMAGE=redkeep/api:y\nREDIS_IMAGE=redkeep/redis:x\nREDIS_PORT=6380\n")
+    answer = f'case "$1" in version) exit {engine} ;; *) case " {images} " in *" $3 "*) ;; *) exit 1 ;; esac ;; esac'
+    for name, script in (("docker", answer), ("docker-compose", 'echo "compose $*"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    loader = render("usr/local/sbin/redkeep-stack", folder=str(tmp_path)).decode()
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", loader, "redkeep-stack", *words.split()], env=path, capture_output=True, text=True, check=False)
+    assert (f"compose {words}\n" if asks else "") == done.stdout
+    assert (0 if asks else 1, not asks) == (done.returncode, "the image redkeep/api:y is not here any more: deploy again" in done.stderr)
