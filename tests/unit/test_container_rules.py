@@ -25,7 +25,7 @@ at() { ip link add v$1$3 type veth peer name $3 netns $1; ip link set v$1$3 mast
     ip netns exec $1 ip addr add $4 dev $3; ip netns exec $1 ip link set $3 up; }
 for n in server api guest stranger; do ip netns add $n; done
 at server redkeep-in e0 10.213.0.2/28; at api redkeep-in e0 10.213.0.14/28; at api redkeep-edge e1 10.213.0.18/28
-at guest redkeep-in e0 10.213.0.5/28; at stranger redkeep-edge e0 10.213.0.20/28
+ip link set lo up; at guest redkeep-in e0 10.213.0.5/28; at stranger redkeep-edge e0 10.213.0.20/28
 ip netns exec api sysctl -qw net.ipv4.ip_forward=1
 ip netns exec server ip route add 10.213.0.16/28 via 10.213.0.14
 ip netns exec stranger ip route add 10.213.0.0/28 via 10.213.0.18
@@ -37,7 +37,7 @@ exec "$3" "$4"
 
 # Probes by name: from where, to which address and port. Listeners are up before the first of them.
 PROBES = """
-import json, subprocess, sys, time
+import json, socket, subprocess, sys, time
 def inside(name, code, *words):
     return ["ip", "netns", "exec", name, sys.executable, "-I", "-S", "-c", f"import socket, sys; {code}", *words]
 def listen(name, *ports):
@@ -48,6 +48,10 @@ def listen(name, *ports):
 def opens(name, address, port):
     code = "socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)"
     return subprocess.run(inside(name, code, address, str(port)), stderr=subprocess.DEVNULL).returncode == 0
+def host(*account):
+    words = [*account, "timeout", "1", "bash", "-c", "</dev/tcp/127.0.0.1/8501"]
+    return subprocess.run(words, stderr=subprocess.DEVNULL).returncode == 0
+proxy = socket.create_server(("127.0.0.1", 8501))
 listeners = [listen("server", 6380, 22), listen("api", 8765, 22), listen("guest", 22)]
 end = time.monotonic() + 15  # the kernel takes a second or two to see the cables
 while not (opens("guest", "10.213.0.2", 6380) and opens("stranger", "10.213.0.18", 8765)) and time.monotonic() < end: time.sleep(0.2)
@@ -56,6 +60,7 @@ print(json.dumps({
     "server, guest": opens("server", "10.213.0.5", 22), "stranger, API": opens("stranger", "10.213.0.18", 8765),
     "stranger, another port": opens("stranger", "10.213.0.18", 22), "stranger, server by the API": opens("stranger", "10.213.0.2", 6380),
     "API, server": opens("api", "10.213.0.2", 6380), "guest, API": opens("guest", "10.213.0.14", 8765),
+    "root, dashboard's proxy": host(), "another account, dashboard's proxy": host("setpriv", "--reuid=65534", "--clear-groups"),
 }))
 for one in listeners: one.communicate()
 """
@@ -65,7 +70,8 @@ for one in listeners: one.communicate()
 @pytest.mark.skipif(os.geteuid() != 0, reason="bridges and namespaces of their own want root")
 @pytest.mark.parametrize("bridged", [1, 0], ids=["the kernel shows bridged packets", "it does not"])
 def test_only_the_wanted_connections_open(bridged: int, tmp_path: Path) -> None:
-    """The server's port from its own network, the API's from the edge; and the API, which is on both, is no way from one to the other."""
+    """The server's port from its own network, the API's from the edge; and the API, which is on both, is no way from one to the other.
+    The dashboard's port on the loopback address is for root, also where a proxy of the engine serves it, which is root itself."""
     rules, probes = tmp_path / "rules.nft", tmp_path / "probes.py"
     networks = stack.plan(bundle(redis_runtime="docker"), DockerState())
     rules.write_bytes(
@@ -79,7 +85,8 @@ def test_only_the_wanted_connections_open(bridged: int, tmp_path: Path) -> None:
             edge=networks,
             edge_bridge=stack.EDGE_BRIDGE,
             api_port=stack.API_PORT,
-            dashboard_port=0,
+            dashboard_port=stack.DASHBOARD_PORT,
+            dashboard_published=8501,
             reachable=[],
         )
     )
@@ -90,4 +97,5 @@ def test_only_the_wanted_connections_open(bridged: int, tmp_path: Path) -> None:
         ["unshare", "-nm", "sh", "-c", NETWORK, "sh", *arguments], capture_output=True, text=True, check=False, env=environment
     )
     assert 0 == done.returncode, done.stderr
-    assert ["guest, server", "stranger, API", "API, server"] == [name for name, there in json.loads(done.stdout).items() if there]
+    found = json.loads(done.stdout)
+    assert ["guest, server", "stranger, API", "API, server", "root, dashboard's proxy"] == [name for name, there in found.items() if there]
