@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deploys.bundle import Bundle
-from deploys.facts.docker import PROJECT, Container, DockerState, Network
+from deploys.facts.docker import PROJECT, SPECIFICATION, Container, DockerState, Network
 from deploys.knobs import bytes_of
 from redkeep.errors import ConfigurationError
 from redkeep.stack import compose
@@ -240,7 +240,7 @@ def services(bundle: Bundle, values: Mapping[str, str]) -> tuple[Service, ...]:
 
 def container_faults(container: Container, wanted: Service, image_id: str) -> Iterator[str]:
     """What is wrong with a container that no restart mends: it must be made anew."""
-    if container.labels.get("redkeep.spec") != wanted.spec:
+    if container.labels.get(SPECIFICATION) != wanted.spec:
         yield "was made from another specification"
         return
     if image_id and container.image != image_id:

@@ -15,6 +15,9 @@ SETTINGS_FILE = "/etc/docker/daemon.json"
 # Lines of an image's id, the version of the server in it, as the image itself told when it came, and the image's name.
 VERSIONS = "/var/lib/redkeep/image-versions"
 
+# The label that every container of our compose files has.
+SPECIFICATION = "redkeep.spec"
+
 _PROJECT_LABEL = "com.docker.compose.project"
 _SERVICE_LABEL = "com.docker.compose.service"
 

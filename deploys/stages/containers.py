@@ -9,7 +9,7 @@ from pyinfra.api import deploy
 
 from deploys import stack
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
-from deploys.facts.docker import PROJECT, SETTINGS_FILE, VERSIONS
+from deploys.facts.docker import PROJECT, SETTINGS_FILE, SPECIFICATION, VERSIONS
 from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
@@ -218,6 +218,11 @@ def problem(site: Site, survey: Survey) -> str:
         values(site, survey)
     except RedkeepError as error:
         return str(error)
+    if others := [c.name for c in survey.docker.containers if SPECIFICATION not in c.labels]:
+        return (
+            f"a compose project named {PROJECT} that Redkeep did not make is here ({', '.join(sorted(others))}), and its containers "
+            "would be taken for leftovers: give that project another name (COMPOSE_PROJECT_NAME), or remove it."
+        )
     if not survey.has_systemd:
         return "it runs without systemd, which starts the firewall and the stack at boot: set redis_runtime to native."
     return image.problem(site, survey) or app_images.problem(site, survey)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deploys.facts.docker import VERSIONS, DockerState
+from deploys.facts.docker import VERSIONS, Container, DockerState
 from deploys.image_archive import read_archive
 from deploys.stages import container_engine, image, preflight
 from redkeep.errors import ConfigurationError
@@ -89,6 +89,18 @@ def test_settings_that_are_ours_already_disturb_nobody() -> None:
     """Containers of others are no obstacle when the engine's settings do not change, nor on a host we have set up."""
     assert said(state(foreign=3, settings=dict(container_engine.SETTINGS))) == ""
     assert said(state(foreign=3), files={container_engine.BEFORE: there()}) == ""
+
+
+def test_containers_of_others_under_our_project_s_name_are_not_removed() -> None:
+    """Compose names a project after its folder: a stack of somebody else in a folder redkeep/ is refused, not cleared away."""
+
+    def container(**labels: str) -> Container:
+        return Container({"Id": "x", "Name": "/redkeep_web_1", "Config": {"Labels": labels}})
+
+    refused = said(state(containers=(container(),)))
+    assert "redkeep_web_1" in refused
+    assert "give that project another name" in refused
+    assert said(state(containers=(container(**{"redkeep.spec": "any"}),))) == ""
 
 
 @pytest.mark.parametrize("packed", [False, True])
