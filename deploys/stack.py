@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from deploys.bundle import Bundle
-from deploys.facts.docker import PROJECT, Container, DockerState, Network
+from deploys.facts.docker import PROJECT, SPECIFICATION, Container, DockerState, Network
 from deploys.knobs import bytes_of
 from redkeep.errors import ConfigurationError
 from redkeep.stack import compose
@@ -28,8 +28,9 @@ DASHBOARD_FOLDER = "/etc/redkeep/dashboard"
 API_PORT = 8765
 DASHBOARD_PORT = 8501
 
-# Where a free network is looked for: a corner of 10.0.0.0/8 that neither Docker nor common routers hand out.
-_POOL = ipaddress.IPv4Network("10.213.0.0/16")
+# Where a free network is looked for: a corner of 10.0.0.0/8 that neither Docker nor common routers hand out, and another one
+# for hosts with a route to all of 10.0.0.0/8.
+_POOLS = (ipaddress.IPv4Network("10.213.0.0/16"), ipaddress.IPv4Network("192.168.213.0/24"))
 _LENGTH = 28
 
 
@@ -63,7 +64,7 @@ class Plan:
 def plan(bundle: Bundle, docker: DockerState) -> Plan:
     """The networks that are wanted: the knob's, or the ones in use already, or the first free ones.
 
-    Raises ConfigurationError for a network that something else on the host has.
+    Raises ConfigurationError for a network that something else on the host has, and where none is free.
     """
     internal = _network(bundle, docker, "container_subnet", "INTERNAL_SUBNET", [])
     return Plan(internal, _network(bundle, docker, "container_edge_subnet", "EDGE_SUBNET", [internal]))
@@ -83,7 +84,11 @@ def _network(
         network = ipaddress.IPv4Network(recorded)
         if not any(network.overlaps(other) for other in others):
             return network
-    return next(n for n in _POOL.subnets(new_prefix=_LENGTH) if not any(n.overlaps(other) for other in taken))
+    for candidate in (subnet for pool in _POOLS for subnet in pool.subnets(new_prefix=_LENGTH)):
+        if not any(candidate.overlaps(other) for other in taken):
+            return candidate
+    pools = " and ".join(map(str, _POOLS))
+    raise ConfigurationError(f"no network is free in {pools} on {bundle.name}: name one with {knob}.")
 
 
 def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:
@@ -91,7 +96,7 @@ def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:
     own = {subnet for network in docker.networks if network.name in (INTERNAL, EDGE) for subnet in network.subnets}
     texts = [s for network in docker.networks if network.name not in (INTERNAL, EDGE) for s in network.subnets]
     texts += [route for route in docker.routes if route not in own]
-    found = [ipaddress.ip_network(text) for text in texts]
+    found = [ipaddress.ip_network(text, strict=False) for text in texts]
     return [network for network in found if isinstance(network, ipaddress.IPv4Network)]
 
 
@@ -111,7 +116,7 @@ def variables(bundle: Bundle, docker: DockerState, *, image: str, memory_bytes: 
         "REDIS_CONFIG": engine.folder,
         "REDIS_CONFIG_FILE": engine.config.rpartition("/")[2],
         "REDIS_CONFIG_FOLDER": engine.folder,
-        "REDIS_CPUS": knobs.container_cpus or str(float(max(1, min(2, docker.processors - 1)))),
+        "REDIS_CPUS": processors(bundle, docker.processors),
         "REDIS_DATA_FOLDER": engine.data_folder,
         "REDIS_IMAGE": image,
         "REDIS_MEMORY": str(memory_limit(bundle, memory_bytes)),
@@ -163,6 +168,16 @@ def app_variables(bundle: Bundle, docker: DockerState, images: Mapping[str, str]
         for name, content in read.items()
     }
     return values | specs
+
+
+def processors(bundle: Bundle, there: int) -> str:
+    """How many of the host's processors the server's container may use. The engine refuses more than are there."""
+    if not (wanted := bundle.knobs.container_cpus):
+        return str(float(max(1, min(2, there - 1))))
+    if float(wanted) > there:
+        has = f"{there} processors" if there > 1 else "one processor"
+        raise ConfigurationError(f"container_cpus {wanted} is more than the {has} of {bundle.name}: lower it, or leave it empty.")
+    return wanted
 
 
 def memory_limit(bundle: Bundle, memory_bytes: int) -> int:
@@ -225,7 +240,7 @@ def services(bundle: Bundle, values: Mapping[str, str]) -> tuple[Service, ...]:
 
 def container_faults(container: Container, wanted: Service, image_id: str) -> Iterator[str]:
     """What is wrong with a container that no restart mends: it must be made anew."""
-    if container.labels.get("redkeep.spec") != wanted.spec:
+    if container.labels.get(SPECIFICATION) != wanted.spec:
         yield "was made from another specification"
         return
     if image_id and container.image != image_id:

@@ -29,7 +29,7 @@ container_memory: str = ""
 # Processors it may use, for instance "1.5". Empty: all but one, two at most: Redis works with one.
 container_cpus: str = ""
 
-# Its network (CIDR, /29 or wider). Empty: the first that is free in 10.213.0.0/16, kept since.
+# Its network (CIDR, /29 or wider). Empty: the first that is free in 10.213.0.0/16 or 192.168.213.0/24, kept since.
 container_subnet: str = ""
 
 # The network of the API and the dashboard, likewise; Redis is not on it.

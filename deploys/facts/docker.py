@@ -15,6 +15,9 @@ SETTINGS_FILE = "/etc/docker/daemon.json"
 # Lines of an image's id, the version of the server in it, as the image itself told when it came, and the image's name.
 VERSIONS = "/var/lib/redkeep/image-versions"
 
+# The label that every container of our compose files has.
+SPECIFICATION = "redkeep.spec"
+
 _PROJECT_LABEL = "com.docker.compose.project"
 _SERVICE_LABEL = "com.docker.compose.service"
 
@@ -114,10 +117,10 @@ class Network:
 class DockerState:
     """``server`` is the engine's version, "" when none answers; ``compose`` the command that reads compose.yaml, "" when
     there is none; ``foreign`` the number of running containers that are not ours; ``env`` the stack's variables on disk;
-    ``settings`` the content of daemon.json, None when it is no JSON; ``source`` the SHA-256 of the server's files that an
+    ``settings`` the content of daemon.json, None when it is no JSON object; ``source`` the SHA-256 of the server's files that an
     image is built from; ``identity`` the server's "uid:gid", ``app_identity`` that of the API, ``app_group`` the gid of the
     app's group; ``images`` ids by reference; ``versions`` what runs in each, by image id; ``noted`` the ids by reference as
-    they were when the images came; ``processors`` how many; ``room`` KiB that are free for images."""
+    they were when the images came; ``processors`` how many; ``room`` KiB that are free for images, None when nobody knows."""
 
     server: str = ""
     compose: str = ""
@@ -134,7 +137,7 @@ class DockerState:
     versions: Mapping[str, str] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)
     processors: int = 1
-    room: int = 0
+    room: int | None = None
     routes: tuple[str, ...] = ()
 
     def container(self, service: str) -> Container | None:
@@ -180,7 +183,7 @@ if docker version >/dev/null 2>&1; then
     echo '{mark}networks'
     docker network inspect $(docker network ls --quiet)
     echo '{mark}images'
-    docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' {PROJECT}/* 2>/dev/null
+    docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' '{PROJECT}/*' 2>/dev/null
 fi"""
 
 
@@ -188,6 +191,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
     """Understand the output of ``sections``."""
     words = dict(line.partition(" ")[::2] for line in parts.get("docker", ()))
     text = "".join(parts.get("settings", ()))
+    settings = None if text == "broken" else json.loads(text or "{}")
     containers = tuple(Container(raw) for raw in _json(parts.get("containers", ())))
     running = {line.strip() for line in parts.get("running", ()) if line.strip()}
     came = [line.split() for line in parts.get("versions", ())]
@@ -199,7 +203,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
         networks=tuple(Network(raw) for raw in _json(parts.get("networks", ()))),
         images={k: v for k, _, v in (line.strip().partition(" ") for line in parts.get("images", ())) if v},
         env={k: v for k, s, v in (line.partition("=") for line in parts.get("stack", ())) if s and k[:1] != "#"},
-        settings=None if text == "broken" else dict(json.loads(text or "{}")),
+        settings=settings if isinstance(settings, dict) else None,
         source="".join(parts.get("source", ()))[:64],
         identity=_identity(words.get("identity", "")),
         app_identity=_identity(words.get("app-identity", "")),
@@ -207,7 +211,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
         processors=int(words.get("processors", "1") or 1),
         versions={line[0]: line[1] for line in came if len(line) > 1},
         noted={line[2]: line[0] for line in came if len(line) > 2},
-        room=int(words.get("room", "0") or 0),
+        room=int(room) if (room := words.get("room")) else None,
         routes=tuple(line for line in map(str.strip, parts.get("routes", ())) if _is_network(line)),
     )
 

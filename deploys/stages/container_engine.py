@@ -121,7 +121,7 @@ def problem(site: Site, survey: Survey) -> str:
     if docker.server and not docker.compose:
         return "its container engine has no compose: install docker-compose, or the engine's plugin docker-compose-plugin."
     if docker.settings is None:
-        return f"{SETTINGS_FILE} is no JSON, so that its settings cannot be kept: mend it, or remove it."
+        return f"{SETTINGS_FILE} is no JSON object, so that its settings cannot be kept: mend it, or remove it."
     if (
         site.bundle.knobs.docker_engine == "hardened"
         and not managed

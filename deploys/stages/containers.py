@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pyinfra.api import deploy
 
 from deploys import stack
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
-from deploys.facts.docker import PROJECT, SETTINGS_FILE, VERSIONS
+from deploys.facts.docker import PROJECT, SETTINGS_FILE, SPECIFICATION, VERSIONS
 from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
@@ -75,24 +75,44 @@ def stack_files(site: Site, survey: Survey) -> Iterator[Difference]:
 def network(site: Site, survey: Survey) -> Iterator[Difference]:
     """A network that differs is made anew; what others have put on it is put back on the new one."""
     given = values(site, survey)
-    inside = (stack.INTERNAL, given["INTERNAL_SUBNET"], stack.BRIDGE, True)
-    outside = (stack.EDGE, given["EDGE_SUBNET"], stack.EDGE_BRIDGE, False) if site.bundle.api_in_container else None
-    for name, subnet, bridge, internal in filter(None, (inside, outside)):
+    wanted = [(stack.INTERNAL, given["INTERNAL_SUBNET"], stack.BRIDGE, True, SERVICE)]
+    if site.bundle.api_in_container:
+        wanted.append((stack.EDGE, given["EDGE_SUBNET"], stack.EDGE_BRIDGE, False, "api"))
+    said, again = [], {}
+    for name, subnet, bridge, internal, first in wanted:
         if found := survey.docker.network(name):
             faults = list(stack.network_faults(found, subnet=subnet, bridge=bridge, internal=internal))
             if faults:
-                yield Difference(f"network {name} {'; '.join(faults)}", f"{_network_again(name)}\n{start_script(site)}")
+                said.append(f"network {name} {'; '.join(faults)}")
+                again[name] = first
+    if said:
+        # Both at once: the new one may have the old addresses of the other.
+        script = f"{_networks_again(again)}\n{start_script(site, service=next(iter(again.values())))}"
+        yield Difference("; ".join(said), script)
 
 
-def _network_again(name: str) -> str:
-    list_others = f"docker network inspect --format '{{{{range .Containers}}}}{{{{println .Name}}}}{{{{end}}}}' {name}"
-    own = f"docker ps --all --format '{{{{.Names}}}}' --filter label=com.docker.compose.project={PROJECT}"
-    return f"""others=$({list_others} | grep -v '^$' | grep -vxF "$({own})" || true)
-{compose("down")}
-for c in $others; do docker network disconnect --force {name} "$c" || true; done
-docker network rm {name} >/dev/null 2>&1 || true
-{compose("up -d --no-deps " + SERVICE)}
-for c in $others; do docker network connect {name} "$c" || echo "$c could not be put back on {name}" >&2; done"""
+def _networks_again(again: Mapping[str, str]) -> str:
+    """Shell that makes networks anew, each with the service that is named for it on it.
+
+    Ours on them goes first, and nothing else: whatever is wrong with the edge, Redis keeps what it holds. compose's own `down`
+    would take all, and that of version 1 fails where others are on a network.
+    """
+    project = f"--filter label=com.docker.compose.project={PROJECT}"
+    names = f"docker ps --all --format '{{{{.Names}}}}' {project}"
+    lines = [f'own="$({names})"']
+    for number, name in enumerate(again):
+        on_it = f"docker network inspect --format '{{{{range .Containers}}}}{{{{println .Name}}}}{{{{end}}}}' {name}"
+        lines.append(f"""others{number}=$({on_it} | grep -v '^$' | grep -vxF "$own" || true)
+mine=$(docker ps --all --quiet {project} --filter network={name})
+[ -z "$mine" ] || {{ docker stop $mine >/dev/null || true; docker rm --force $mine >/dev/null; }}
+for c in $others{number}; do docker network disconnect --force {name} "$c" || true; done
+docker network rm {name} >/dev/null 2>&1 || true""")
+    lines += [compose(f"up -d --no-deps {first}") for first in again.values()]
+    lines += [
+        f'for c in $others{number}; do docker network connect {name} "$c" || echo "$c could not be put back on {name}" >&2; done'
+        for number, name in enumerate(again)
+    ]
+    return "\n".join(lines)
 
 
 def containers(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -198,6 +218,11 @@ def problem(site: Site, survey: Survey) -> str:
         values(site, survey)
     except RedkeepError as error:
         return str(error)
+    if others := [c.name for c in survey.docker.containers if SPECIFICATION not in c.labels]:
+        return (
+            f"a compose project named {PROJECT} that Redkeep did not make is here ({', '.join(sorted(others))}), and its containers "
+            "would be taken for leftovers: give that project another name (COMPOSE_PROJECT_NAME), or remove it."
+        )
     if not survey.has_systemd:
         return "it runs without systemd, which starts the firewall and the stack at boot: set redis_runtime to native."
     return image.problem(site, survey) or app_images.problem(site, survey)

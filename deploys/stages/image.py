@@ -80,12 +80,15 @@ DOCKER_BUILDKIT=0 docker build --quiet --network none --tag {name} "$t" >/dev/nu
 
 
 def told_version(engine: Engine, name: str) -> str:
-    """Shell that runs the server of an image for a moment, in the way it will run, and notes its version."""
+    """Shell that runs the server of an image for a moment, in the way it will run, and what the health check runs, and notes
+    the server's version."""
     return f"""said=$(docker run {BARE} --entrypoint {engine.package} {name} --version 2>&1) || {{
     echo "the image {name} does not run {engine.package}: $(echo "$said" | tail -1)" >&2; exit 1; }}
 version=$(echo "$said" | sed -n 's/.* v=\\([0-9.]*\\) .*/\\1/p')
 [ -n "$version" ] || {{ echo "the image {name} holds no {engine.package}: $(echo "$said" | head -1)" >&2; exit 1; }}
 case $version in [0-6].*) echo "the image {name} holds {engine.package} $version: 7.0 or later is needed" >&2; exit 1;; esac
+docker run {BARE} --entrypoint /bin/sh {name} -c 'command -v redis-cli || command -v valkey-cli' >/dev/null 2>&1 || {{
+    echo "the image {name} has no /bin/sh that finds redis-cli or valkey-cli, which its start and its health check need" >&2; exit 1; }}
 {note(name)}"""
 
 

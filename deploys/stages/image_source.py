@@ -56,7 +56,7 @@ class ImageSource:
                 f"the image in {file.path} is for {file.architecture or 'an unknown architecture'}, this host is {own}: "
                 f"save one for {own}."
             )
-        if 0 < survey.docker.room < needed:
+        if survey.docker.room is not None and survey.docker.room < needed:
             return f"{survey.docker.room // 1024} MiB are free for images, {needed // 1024} are needed: make room in /var/lib/docker."
         return ""
 

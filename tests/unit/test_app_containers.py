@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.unit.wanted import FakeCredentials, FakeSite, authority, bundle, data
 
 ALL = {"redis_runtime": "docker", "api_enabled": True, "dashboard_enabled": True}
 ENGINE: dict[str, Any] = {"server": "20.10.24", "compose": "docker-compose", "identity": "100:102", "processors": 2, "room": 9 * 2**20}
+BRIDGE_NAME = "com.docker.network.bridge.name"
 APP = {"app_identity": "990:991", "app_group": "992"}
 
 
@@ -176,6 +178,67 @@ def test_the_api_s_container_is_compared(changes: dict[str, Any], part: str) -> 
     given = values()
     wanted = next(one for one in stack.services(bundle(**ALL), given) if one.name == "api")
     assert [part] * bool(part) == list(stack.container_faults(container("api", given, **changes), wanted, "id-api"))
+
+
+EDGE_AGAIN = [
+    "docker stop id-api",
+    "docker rm --force id-api",
+    "docker network disconnect --force redkeep_edge guest",
+    "docker network rm redkeep_edge",
+]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said", "done"),
+    [
+        ({}, "", []),
+        (
+            {"container_edge_subnet": "10.9.8.0/28"},
+            "network redkeep_edge has the addresses 10.213.0.16/28, wanted 10.9.8.0/28",
+            [*EDGE_AGAIN, "redkeep-stack up -d --no-deps api", "docker network connect redkeep_edge guest"],
+        ),
+        (
+            {"container_subnet": "10.213.0.16/28"},
+            "network redkeep_internal has the addresses 10.213.0.0/28, wanted 10.213.0.16/28; network redkeep_edge has",
+            [
+                *(line.replace("edge", "internal").replace("id-api", "id-redis id-api") for line in EDGE_AGAIN),
+                *EDGE_AGAIN,
+                *(f"redkeep-stack up -d --no-deps {service}" for service in ("redis", "api")),
+                *(f"docker network connect redkeep_{name} guest" for name in ("internal", "edge")),
+            ],
+        ),
+    ],
+)
+def test_a_network_is_made_anew_with_what_is_on_it(knobs: dict[str, Any], said: str, done: list[str], tmp_path: Path) -> None:
+    """Another edge leaves Redis alone, which without persistence would be empty. What others have put on a network is put back."""
+    given = values()
+    networks = tuple(
+        Network({"Name": name, "Internal": inside, "IPAM": {"Config": [{"Subnet": subnet}]}, "Options": {BRIDGE_NAME: bridge}})
+        for name, inside, subnet, bridge in (
+            (stack.INTERNAL, True, given["INTERNAL_SUBNET"], stack.BRIDGE),
+            (stack.EDGE, False, given["EDGE_SUBNET"], stack.EDGE_BRIDGE),
+        )
+    )
+    differences = list(containers.network(site(**knobs), found(networks=networks, env=given)))
+    assert [True] * bool(said) == [difference.what.startswith(said) for difference in differences]
+    answers = """case "$*" in
+    "network inspect"*) printf 'redkeep_api_1\\nguest\\n\\n' ;;
+    *"--format {{.Names}}"*) printf 'redkeep_api_1\\nredkeep_redis_1\\n' ;;
+    *"--filter network=redkeep_internal"*) echo id-redis id-api ;;
+    *"--filter network=redkeep_edge"*) echo id-api ;;
+    "ps --all --quiet"*) echo id-new ;;
+esac"""
+    for name, script in (("docker", answers), ("redkeep-stack", ":"), ("redkeep-cli", "echo PONG")):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/asked\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "asked").touch()
+    for difference in differences:
+        script = difference.script.replace("/usr/local/sbin/redkeep", str(tmp_path / "redkeep"))
+        ended = subprocess.run(["sh", "-euc", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+        assert 0 == ended.returncode, ended.stderr
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert done == [line for line in asked if not re.match(r"docker (ps|exec|inspect|network inspect)|redkeep-cli", line)][: len(done)]
+    assert not any(" down" in line for line in asked)
 
 
 def test_what_is_not_wanted_any_more_goes() -> None:

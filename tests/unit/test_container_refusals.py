@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import subprocess
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deploys.facts.docker import DockerState
+from deploys.facts.docker import VERSIONS, Container, DockerState
 from deploys.image_archive import read_archive
 from deploys.stages import container_engine, image, preflight
 from redkeep.errors import ConfigurationError
@@ -62,8 +63,13 @@ def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed:
         ({"foreign": 2}, {}, "2 containers of others run on its engine"),
         ({"foreign": 2}, {"docker_engine": "as-found"}, ""),
         ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 are needed"),
+        ({"room": 0}, {}, "0 MiB are free for images, 512 are needed"),
+        ({"room": None}, {}, ""),
         ({"routes": ("10.9.8.0/24",)}, {"container_subnet": "10.9.8.0/28"}, "overlaps with 10.9.8.0/24"),
         ({}, {"container_memory": "1mb"}, "leaves no room beside redis_maxmemory"),
+        ({}, {"container_cpus": "2"}, ""),
+        ({}, {"container_cpus": "2.5"}, "container_cpus 2.5 is more than the 2 processors of @local"),
+        ({"processors": 1}, {"container_cpus": "2"}, "more than the one processor of @local"),
         ({}, {"container_image": "images/none.tar"}, "images/none.tar cannot be read: No such file or directory"),
     ],
 )
@@ -83,6 +89,18 @@ def test_settings_that_are_ours_already_disturb_nobody() -> None:
     """Containers of others are no obstacle when the engine's settings do not change, nor on a host we have set up."""
     assert said(state(foreign=3, settings=dict(container_engine.SETTINGS))) == ""
     assert said(state(foreign=3), files={container_engine.BEFORE: there()}) == ""
+
+
+def test_containers_of_others_under_our_project_s_name_are_not_removed() -> None:
+    """Compose names a project after its folder: a stack of somebody else in a folder redkeep/ is refused, not cleared away."""
+
+    def container(**labels: str) -> Container:
+        return Container({"Id": "x", "Name": "/redkeep_web_1", "Config": {"Labels": labels}})
+
+    refused = said(state(containers=(container(),)))
+    assert "redkeep_web_1" in refused
+    assert "give that project another name" in refused
+    assert said(state(containers=(container(**{"redkeep.spec": "any"}),))) == ""
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -132,6 +150,33 @@ def test_an_image_under_a_name_that_was_given_away_is_fetched_again() -> None:
         assert [f"image {name} {words}"] == [difference.what for difference in image.image(mine, wanted)]
     kept = survey(docker=state(images={name: "sha256:good"}, noted={name: "sha256:good"}, versions={"sha256:good": "7.4.1"}))
     assert [] == list(image.image(mine, kept))
+
+
+@pytest.mark.parametrize(
+    ("version", "shell", "part"),
+    [
+        ("7.4.1", 0, ""),
+        ("6.2.9", 0, "holds redis-server 6.2.9: 7.0 or later is needed"),
+        ("7.4.1", 127, "has no /bin/sh that finds redis-cli or valkey-cli, which its start and its health check need"),
+    ],
+)
+def test_an_image_is_tried_before_it_is_used(version: str, shell: int, part: str, tmp_path: Path) -> None:
+    """Its server's version, and the shell and the command line that the stack starts it and looks after it with."""
+    fake = f"""#!/bin/sh
+case "$*" in
+    *"--entrypoint /bin/sh"*) [ {shell} = 0 ] || echo 'exec: "/bin/sh": no such file' >&2; exit {shell} ;;
+    run*) echo 'Redis server v={version} sha=0' ;;
+    "image inspect"*) echo sha256:some ;;
+esac
+"""
+    (tmp_path / "docker").write_text(fake)
+    (tmp_path / "docker").chmod(0o755)
+    mine = site()
+    script = image.told_version(mine.bundle.engine, "redkeep/redis:x").replace(VERSIONS, str(tmp_path / "versions"))
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-euc", script], env=path, capture_output=True, text=True, check=False)
+    assert (bool(part), True) == (done.returncode != 0, part in done.stderr)
+    assert bool(part) != (tmp_path / "versions").exists()
 
 
 def test_a_reference_without_a_digest_is_refused() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploys import stack
-from deploys.facts.docker import DockerState, Network, docker_of
+from deploys.facts.docker import DockerState, Network, docker_of, sections
+from deploys.rendering import render
 from deploys.stages.container_engine import SETTINGS, merged
 from redkeep.errors import ConfigurationError
 from redkeep.stack import compose
@@ -39,6 +42,22 @@ def test_the_first_free_network_is_taken_and_kept() -> None:
     assert "10.213.0.32/28" == str(stack.plan(mine, busy).internal)
     kept = state(env={"INTERNAL_SUBNET": "10.213.0.64/28"})
     assert "10.213.0.66" == stack.plan(mine, kept).redis
+
+
+def test_a_host_whose_routes_cover_the_usual_corner_gets_another() -> None:
+    """A route to all of 10.0.0.0/8, as company networks have, leaves a network elsewhere; where none is left the knob is named."""
+    mine = bundle(redis_runtime="docker")
+    wide = ("10.0.0.0/8",)
+    assert ("192.168.213.0/28", "192.168.213.16/28") == tuple(map(str, vars(stack.plan(mine, state(routes=wide))).values()))
+    with pytest.raises(ConfigurationError, match=r"no network is free in .*: name one with container_subnet"):
+        stack.plan(mine, state(routes=(*wide, "192.168.0.0/16")))
+
+
+def test_a_bridge_that_is_written_with_its_own_address_is_understood() -> None:
+    """An engine shows its setting `bip` as it was given."""
+    mine = bundle(redis_runtime="docker", container_subnet="10.9.8.0/28")
+    with pytest.raises(ConfigurationError, match=r"overlaps with 10\.9\.8\.0/24"):
+        stack.plan(mine, state(networks=(other("10.9.8.1/24", "bridge"),)))
 
 
 def test_a_network_in_use_is_refused() -> None:
@@ -115,3 +134,40 @@ def test_what_the_engine_says_is_understood() -> None:
     assert ("10.0.0.0/8",) == found.routes
     assert found.container("redis") is not None
     assert DockerState() == docker_of({"settings": ["{}"]})
+    assert [None, None] == [docker_of({"settings": [line]}).settings for line in ("[1]", '"text"')]
+    assert [None, 0, 900] == [docker_of({"docker": [line]}).room for line in ("room ", "room 0", "room 900")]
+
+
+def test_a_folder_of_the_same_name_hides_no_image(tmp_path: Path) -> None:
+    """The pattern of our images reaches the engine as it is, whatever lies in the folder where root's shell starts."""
+    (tmp_path / "redkeep").mkdir()
+    (tmp_path / "redkeep/README.md").touch()
+    (tmp_path / "docker").write_text('#!/bin/sh\n[ "$1" != image ] || echo "$@" >> asked\n')
+    (tmp_path / "docker").chmod(0o755)
+    script = "\n".join(sections(stack.FOLDER, "root", (), ("/bin/true",), "@@"))
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, env=path, capture_output=True, check=False)
+    assert "redkeep/*" == (tmp_path / "asked").read_text().split()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "images", "engine", "asks"),
+    [
+        ("up -d", "redkeep/redis:x redkeep/api:y", 0, True),
+        ("up -d --no-deps redis", "redkeep/redis:x", 0, False),
+        ("ps", "", 0, True),
+        ("up -d", "", 1, True),
+    ],
+)
+def test_an_image_that_is_gone_is_not_asked_of_a_registry(words: str, images: str, engine: int, asks: bool, tmp_path: Path) -> None:
+    """Compose pulls what is missing, and anybody may own a name there: it is not called then. An engine that is silent is its to name."""
+    (tmp_path / ".env").write_text("API_IMAGE=redkeep/api:y\nREDIS_IMAGE=redkeep/redis:x\nREDIS_PORT=6380\n")
+    answer = f'case "$1" in version) exit {engine} ;; *) case " {images} " in *" $3 "*) ;; *) exit 1 ;; esac ;; esac'
+    for name, script in (("docker", answer), ("docker-compose", 'echo "compose $*"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    loader = render("usr/local/sbin/redkeep-stack", folder=str(tmp_path)).decode()
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", loader, "redkeep-stack", *words.split()], env=path, capture_output=True, text=True, check=False)
+    assert (f"compose {words}\n" if asks else "") == done.stdout
+    assert (0 if asks else 1, not asks) == (done.returncode, "the image redkeep/api:y is not here any more: deploy again" in done.stderr)
