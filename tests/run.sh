@@ -34,7 +34,7 @@ tier() {
     fi
 }
 
-deploys/bootstrap.sh tests/requirements.lock git openssl redis-tools nftables
+deploys/bootstrap.sh tests/requirements.lock git openssl redis-tools nftables iproute2 systemd
 tier lint tests/lint.sh
 pytest_tier unit tests/unit
 if [ "${1:-}" != fast ]; then

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import Redis
 
 from redkeep.access.connection import new_client
+from redkeep.access.event_loop import loop_factory
 from redkeep.access.transport import Transport
 from redkeep.crypto.envelope import seal, unseal
 from redkeep.crypto.keyring import KeyRing
@@ -134,12 +135,8 @@ def main() -> None:
 
 def loops() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loops to measure on."""
-    found: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"": asyncio.new_event_loop}
-    try:
-        import uvloop
-    except ImportError:
-        return found
-    return {**found, " uvloop": uvloop.new_event_loop}
+    found, fast = {"": asyncio.new_event_loop}, loop_factory()
+    return found if fast is asyncio.new_event_loop else {**found, " uvloop": fast}
 
 
 def run(plain: Server, secure: Server, options: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from deploys.rendering import render
 from deploys.stages.network import FIREWALL_NOTE
 from deploys.stages.proof import reach_alone_is_unknown
 from redkeep.monitoring.allow_list import look
+from tests.unit.needs import needs
 from tests.unit.wanted import ROOT
 
 # Redis on a private address and on every address, in turn with: nothing loaded; loaded; a rule more; the table gone; and, to an
@@ -46,7 +46,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
+@needs("nft")
 def test_only_what_was_seen_is_green(tmp_path: Path) -> None:
     """The loader's own rules in the kernel are ok; changed or gone they are weak; unseen they are at best what was noted of them, and
     never enough for a Redis on every address. What is not ok has a remedy."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from deploys import stack
 from deploys.facts.docker import DockerState
 from deploys.rendering import render
+from tests.unit.needs import needs
 from tests.unit.wanted import bundle
 
 # Both bridges, and on them the server, the API with its two interfaces, a guest and a stranger of the edge. Each of the last two
@@ -66,8 +66,7 @@ for one in listeners: one.communicate()
 """
 
 
-@pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
-@pytest.mark.skipif(os.geteuid() != 0, reason="bridges and namespaces of their own want root")
+@needs("nft", "ip", root=True)
 @pytest.mark.parametrize("bridged", [1, 0], ids=["the kernel shows bridged packets", "it does not"])
 def test_only_the_wanted_connections_open(bridged: int, tmp_path: Path) -> None:
     """The server's port from its own network, the API's from the edge; and the API, which is on both, is no way from one to the other.

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import ipaddress
-import shutil
 import ssl
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -20,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from redkeep.crypto.names import canonical_name, covers
 from redkeep.crypto.pki import Authority, Leaf, Use, check_leaf, describe
 from redkeep.errors import CertificateError, ConfigurationError
+from tests.unit.needs import needs
 
 CA = Authority.create("Test CA")
 OTHER = Authority.create("Other CA")
@@ -334,7 +334,7 @@ def test_mutual_tls_refusals(tmp_path: Path) -> None:
             )
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl command here")
+@needs("openssl")
 def test_openssl_command_agrees(tmp_path: Path) -> None:
     """The openssl command verifies each leaf for its purpose, strictly, and not for another."""
     (tmp_path / "ca").write_bytes(CA.cert_pem)

@@ -6,7 +6,6 @@ import base64
 import configparser
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -22,6 +21,7 @@ from deploys.rendering import ROOT, render
 from deploys.stages import api, app_containers, application, containers, image, machine, network, server, watch
 from deploys.stages.wanted import CLI, users
 from redkeep.environment import read_env_file
+from tests.unit.needs import needs
 from tests.unit.wanted import FakeSite, authority, data, survey
 
 CONCERNS: tuple[Callable[..., Any], ...] = (
@@ -127,7 +127,7 @@ def test_the_firewall_is_made_only_where_it_is_needed() -> None:
     assert [False, True, True, True] == ["/etc/redkeep/firewall.nft" in files(kind) for kind in KINDS]
 
 
-@pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
+@needs("nft")
 @pytest.mark.parametrize("kind", ["others", "boxed", "crowd"])
 def test_nftables_takes_the_rules(kind: str, tmp_path: Path) -> None:
     """nft checks them in a network namespace of its own; overlapping networks and both families are in them."""
@@ -151,7 +151,7 @@ def test_the_rules_let_in_the_listed_and_drop_the_rest() -> None:
     ] == chain
 
 
-@pytest.mark.skipif(shutil.which("nft", path="/usr/sbin:/sbin") is None, reason="nftables is not installed")
+@needs("nft")
 @pytest.mark.parametrize(("kind", "shut"), [("others", "6380"), ("boxed", "10.213.0.0/28"), ("crowd", "10.213.0.")])
 def test_rules_that_are_refused_leave_nothing_open(kind: str, shut: str, tmp_path: Path) -> None:
     """Where no table is, the loader fails and lets nobody through; one that is there stays as it is; good rules replace either."""
@@ -206,7 +206,7 @@ def test_every_certificate_is_watched(kind: str) -> None:
     assert [] == [path for path in given if not any(fnmatch(path, pattern) for pattern in patterns)]
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@needs("systemd-analyze")
 @pytest.mark.parametrize("kind", KINDS)
 def test_systemd_takes_the_units(kind: str, tmp_path: Path) -> None:
     """systemd-analyze verify has no complaint about the units nor about the sandbox on top of a service."""

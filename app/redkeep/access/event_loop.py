@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A loop for `asyncio.Runner(loop_factory=...)` or a thread; an application with a loop of its own chooses for itself."""
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes a loop, for `asyncio.Runner` or a thread; an application with a loop of its own chooses for itself."""
     try:
         import uvloop
     except ImportError:
-        return asyncio.new_event_loop()
-    return cast("asyncio.AbstractEventLoop", uvloop.new_event_loop())
+        return asyncio.new_event_loop
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
-from redkeep.access.event_loop import new_event_loop
+from redkeep.access.event_loop import loop_factory
 from redkeep.cache.response import AIResponseCache
 from redkeep.errors import ConfigurationError
 
@@ -21,7 +21,7 @@ class SyncCache:
     def __init__(self, cache: AIResponseCache) -> None:
         """`cache` must be used through this object alone from now on."""
         self.cache = cache
-        self._loop = new_event_loop()
+        self._loop = loop_factory()()
         self._thread = threading.Thread(target=self._loop.run_forever, name="redkeep-cache", daemon=True)
         self._thread.start()
 

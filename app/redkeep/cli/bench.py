@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
 
     Raises ConfigurationError without a server's binary or with numbers that make no sense.
     """
+    from redkeep.access.event_loop import loop_factory
     from redkeep.cli.bench_moments import connect_times, lines, memory_at_work
     from redkeep.cli.bench_report import document, picture, table
     from redkeep.cli.bench_servers import servers
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
     rounds = arguments.rounds or (5 if arguments.quick else 9)
     if min(*sizes, 256) < 256 or min(*callers, rounds, arguments.operations) < 1 or max(callers) > 1000:
         raise ConfigurationError("sizes begin at 0.25 KB, numbers at 1, and 1000 concurrent callers are the most")
-    loops = _loops()
+    loops = asyncio.new_event_loop, loop_factory()
     cells: list[Cell] = []
     with _alone(), tempfile.TemporaryDirectory(prefix="redkeep-bench-") as folder, servers(Path(folder)) as running:
         chosen = [*variants(uvloop=loops[1] is not loops[0]), *also]
@@ -109,15 +110,6 @@ def _alone() -> Iterator[None]:
     finally:
         os.environ.update(kept)
         logger.setLevel(level)
-
-
-def _loops() -> tuple[Callable[[], asyncio.AbstractEventLoop], Callable[[], asyncio.AbstractEventLoop]]:
-    """asyncio's own loop, and uvloop's where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop, asyncio.new_event_loop
-    return asyncio.new_event_loop, uvloop.new_event_loop
 
 
 def _cell(

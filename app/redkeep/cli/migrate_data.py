@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Move the entries and print what was done. Raises the leaves of our error tree."""
     import asyncio
 
-    from redkeep.access.event_loop import new_event_loop
+    from redkeep.access.event_loop import loop_factory
     from redkeep.migration.cluster import ClusterMigration
     from redkeep.migration.reencrypt import RATE, DataMigration
     from redkeep.settings import Settings
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         show=Meter().show,
     )
     start = time.monotonic()
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         counts = runner.run(migration.run())
     if sys.stderr.isatty():
         print(file=sys.stderr)
