@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from redkeep.access.slots import SLOTS, slot_of
+from redkeep.cache.secure import SecureAIResponseCache
+from redkeep.migration.cluster import ClusterMigration
+from redkeep.migration.counts import Counts
+from redkeep.settings import Settings
+from redkeep.target import build_target
+from tests.redis.moving import answers
 from tests.redis.old_application import Request, value
 from tests.redis.server import Files, Server, free_port, start_server
 
@@ -131,3 +138,41 @@ def _is_whole(server: Server) -> bool:
     assert isinstance(info, bytes | str)
     text = info.decode() if isinstance(info, bytes) else info
     return "cluster_state:ok" in text and isinstance(slots, list) and len(slots) == 3
+
+
+def settings_of(cluster: Cluster, **changes: Any) -> Settings:
+    """The cache user's settings on the Cluster, with changes."""
+    return Settings(**{**cluster.settings, **changes})
+
+
+def secure(cluster: Cluster, **changes: Any) -> SecureAIResponseCache:
+    """A cache on the Cluster that keeps nothing in memory."""
+    return SecureAIResponseCache.from_settings(settings_of(cluster, **changes), memory_cache_size=0)
+
+
+def target_of(cluster: Cluster, **changes: Any) -> Any:
+    """Where a migration goes, with the janitor's password."""
+    given = {**cluster.settings, "redis_janitor_password": cluster.servers[0].passwords["cache_janitor"], **changes}
+    return build_target(**{name: value for name, value in given.items() if name != "redis_client"})
+
+
+def migration(cluster: Cluster, *, changes: dict[str, Any] | None = None, **options: Any) -> ClusterMigration:
+    """A migration at full rate; `changes` are to its target."""
+    return ClusterMigration(target_of(cluster, **(changes or {})), **{"rate": 0, **options})
+
+
+def migrate(cluster: Cluster, **options: Any) -> Counts:
+    """Run one."""
+    return asyncio.run(migration(cluster, **options).run())
+
+
+def read(cluster: Cluster, asked: list[Request], **changes: Any) -> list[Any]:
+    """What a new cache answers, without an error."""
+    async def work() -> list[Any]:
+        async with secure(cluster, **changes) as cache:
+            assert cache.redis is not None, cache.last_error
+            found = await answers(cache, asked)
+            assert sum(cache.error_counts.values()) == 0, cache.last_error
+            return found
+
+    return asyncio.run(work())

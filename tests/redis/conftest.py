@@ -10,6 +10,7 @@ import pytest
 from redkeep.access.acl import build_users, setuser_arguments
 from redkeep.crypto.passwords import password_hash
 from redkeep.crypto.pki import Authority
+from tests.redis.cluster import Cluster, cluster_of
 from tests.redis.server import Files, Server, engine_and_version, free_port, start_server
 
 
@@ -47,6 +48,13 @@ def open_server(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Itera
     started = start_server(files, tmp_path_factory.mktemp("open"), tls_port="", port=str(free_port()), aclfile="")
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three servers of a Cluster for the whole session; a test empties it."""
+    with cluster_of(files, tmp_path_factory.mktemp("cluster")) as made:
+        yield made
 
 
 @pytest.fixture
