@@ -165,6 +165,9 @@ def test_who_would_be_shut_out_is_named() -> None:
     assert apps.all_are_admitted(wide, with_clients(*by_tls)) == ""
     everywhere = at(LEVELS["close"], redis_bind=["0.0.0.0"], allowed_clients=["10.0.0.7"])  # noqa: S104 - what is tested
     assert apps.all_are_admitted(everywhere, with_clients(*by_tls)) == ""
+    stranger = client(6, port=6380, user="cache_service") | {"addr": "10.0.0.9:4006"}
+    said = apps.all_are_admitted(everywhere, with_clients(*by_tls, stranger))
+    assert said.startswith("1 client would be shut out: 10.0.0.9:4006")
     plain = with_clients(client(5, port=6379, user="default"))
     assert "still speaks plaintext" in apps.all_are_admitted(at(LEVELS["close"]), plain)
     assert apps.all_are_admitted(replace(at(LEVELS["close"]), stragglers=True), with_clients(*by_tls)) == ""
