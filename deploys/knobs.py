@@ -32,6 +32,7 @@ _VERB_ARGUMENTS = frozenset(
         "secrets_folder",
         "stage",
         "stragglers",
+        "unknown_keys",
         "users",
         "what",
     }

@@ -9,7 +9,7 @@ from pyinfra import host, inventory, state
 from pyinfra.api import DeployError, StringCommand
 
 from deploys.facts.survey import Question, as_root
-from deploys.migration import apps, closing, legacy, preparation, proofs, ways
+from deploys.migration import apps, closing, legacy, preparation, proofs, sealed, ways
 from deploys.migration import window as windows
 from deploys.migration.passage import Check, Passage, Proof, Wish, conclude, gate, refuse, step, take
 from deploys.migration.window import BACKUP, BEFORE, FOLDER, OPEN, PLAN, VERIFIED, include_file
@@ -207,12 +207,16 @@ def compare(site: Site) -> None:
 
 
 def _arguments() -> dict[str, Any]:
-    stragglers, backup = host.data.get("stragglers"), host.data.get("old_backup")
+    stragglers, backup, unknown = (host.data.get(name) for name in ("stragglers", "old_backup", "unknown_keys"))
     if stragglers not in (None, "end"):
         raise DeployError("stragglers: the only value is end, which ends the sessions of clients that are not ready.")
     if backup not in (None, "keep", "delete"):
         raise DeployError("old_backup: keep or delete; without it the close deletes it.")
-    return {"stragglers": stragglers == "end", "old_backup": str(backup or "")}
+    if unknown not in (None, "leave"):
+        raise DeployError(
+            "unknown_keys: the only value is leave, which leaves entries sealed with a key that is not here as misses."
+        )
+    return {"stragglers": stragglers == "end", "old_backup": str(backup or ""), "leave_unknown": unknown == "leave"}
 
 
 def may_begin(passage: Passage) -> str:
@@ -241,6 +245,8 @@ def _go(passage: Passage) -> None:
         if check := GATES_FORWARD.get(name):
             gate(passage=passage, check=check, name="Ask who is not ready")
         _steps(passage, SERVER_FORWARD[name])
+        if name == "application_encryption":
+            gate(passage=passage, check=sealed.keys_are_known, patience=0, name="Ask what is sealed with other keys")
     if name == "close":
         # What a deploy mends is a step of this stage, too: only with the lock.
         site.dress = passage.dressed

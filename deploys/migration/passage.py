@@ -77,6 +77,7 @@ class Passage:
     again: bool = False
     stragglers: bool = False
     old_backup: str = ""
+    leave_unknown: bool = False
 
     @property
     def holder(self) -> Holder:
@@ -187,15 +188,15 @@ def take(passage: Passage) -> Generator[StringCommand, None, None]:
 
 
 @operation()
-def gate(passage: Passage, check: Check) -> Generator[StringCommand, None, None]:
+def gate(passage: Passage, check: Check, patience: float = PATIENCE_SECONDS) -> Generator[StringCommand, None, None]:
     """Go no further when the check says so: its sentence is shown, noted in the journal, and fails the host.
 
-    Asked before anything is touched as well, where that run would change nothing first.
+    Asked before anything is touched as well, where that run would change nothing first. Clients may still follow their settings within
+    ``patience`` seconds.
     """
     sentence = check(passage, passage.site.survey())
-    waited = time.monotonic() + PATIENCE_SECONDS if state.current_stage == StateStage.Execute else 0.0
+    waited = time.monotonic() + patience if state.current_stage == StateStage.Execute else 0.0
     while sentence and time.monotonic() < waited:
-        # Clients that follow their settings are on their way.
         time.sleep(1)
         passage.site.forget()
         sentence = check(passage, passage.site.survey())

@@ -184,7 +184,7 @@ def reseal(site: Site, rotation: Rotation) -> Generator[StringCommand, None, Non
         return
     try:
         with rotation.alone_on(site.bundle.server):
-            ok, lines, errors = _migrate_data(site)
+            ok, lines, errors = _migrate_data(site, "--leave-unknown")
     except DeployError as error:
         yield fail(str(error))
         return

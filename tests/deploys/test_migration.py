@@ -21,6 +21,7 @@ from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 
 NAME = "old"
+FOREIGN = f"'ai_cache:op:qa|h:{'0' * 32}'"
 PLAINTEXT = "systemd-run -q --unit=worker redis-cli SUBSCRIBE news; sleep 1"
 # Its own user already, and still no TLS.
 MOVED_HALF = """word() { sed -n "s/^$1=//p" /etc/redkeep/cache.env; }
@@ -117,6 +118,12 @@ def test_what_is_refused(site: Deployment, host: Host) -> None:
         assert "(user default, port 6379, connected for" in said.output
     finally:
         host.check(ENDED)
+    host.check(f"printf '\\301\\001\\001kkkkkkkk%060d' 0 | redis-cli -x SET {FOREIGN}")
+    said = site.run("migrate")
+    assert said.code != 0
+    assert "does not hold (at least 1 with key 6b6b6b6b6b6b6b6b), so they would be misses: bring back the secrets" in said.output
+    assert "REDIS_ENCRYPTION_KEYS" not in host.check("cat /etc/redkeep/cache.env")
+    host.check(f"redis-cli DEL {FOREIGN}")
     first = site.start("migrate")
     assert first.stdout is not None
     next(line for line in first.stdout if "migrate application_encryption" in line)

@@ -11,7 +11,7 @@ import pytest
 from redkeep import AIResponseCache, AIResponseCacheSecurityMigration, SecureAIResponseCache
 from redkeep.errors import ConfigurationError, PermissionDeniedError, ServerUnavailableError
 from redkeep.migration.reencrypt import DataMigration
-from tests.redis.caches import settings_of, stored
+from tests.redis.caches import plant, settings_of, stored
 from tests.redis.old_application import fill, requests
 from tests.redis.server import Server, free_port
 
@@ -31,11 +31,11 @@ def window(start: Callable[..., Server]) -> Server:
     return server
 
 
-def begun(server: Server, *, port: int = 0, **changes: Any) -> AIResponseCacheSecurityMigration:
+def begun(server: Server, *, port: int = 0, leave_unknown: bool = False, **changes: Any) -> AIResponseCacheSecurityMigration:
     current = AIResponseCache(redis_url=f"redis://127.0.0.1:{port or server.plain_port}/0", default_ttl=77)
     current.operation_ttls["mine"] = 88
     settings = settings_of(server, **{"redis_janitor_password": server.passwords["cache_janitor"], **changes})
-    return AIResponseCacheSecurityMigration(current, settings, rate=0)
+    return AIResponseCacheSecurityMigration(current, settings, rate=0, leave_unknown=leave_unknown)
 
 
 def test_a_cache_in_use_becomes_secure_and_goes_back(window: Server) -> None:
@@ -166,6 +166,28 @@ def test_a_check_that_fails_unseals_nothing_of_others(window: Server, monkeypatc
         await second.current_cache.close()
 
     asyncio.run(work())
+
+
+def test_a_wrong_key_is_refused_before_anything_is_opened(window: Server) -> None:
+    """What others have sealed with a key that the settings lack is told at the second step, and nothing is moved; it can be left."""
+    fill(window, list(requests(4)))
+    foreign = "ai_cache:op:qa|h:" + "0" * 32
+    plant(window, {foreign: b"\xc1\x01\x01" + b"k" * 60})
+    before = stored(window)
+
+    async def work() -> None:
+        migration = begun(window)
+        with pytest.raises(ConfigurationError, match=r"does not hold \(at least 1 with key 6b6b6b6b6b6b6b6b\)"):
+            await migration.migrate_to_secure_cache()
+        assert len(migration.results) == 1
+        assert stored(window) == before
+        cache = await begun(window, leave_unknown=True).migrate_to_secure_cache()
+        assert [name for name in stored(window) if "|h:" not in name] == []
+        await cache.close()
+        await migration.current_cache.close()
+
+    asyncio.run(work())
+    assert stored(window)[foreign] == before[foreign]
 
 
 def test_steps_are_refused_with_a_reason(window: Server, start: Callable[..., Server]) -> None:

@@ -39,6 +39,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--count", action="store_true", help="only count: readable entries, and sealed ones by key id")
     parser.add_argument("--reverse", action="store_true",
                         help="the way back within the migration window: readable names and plain JSON")
+    parser.add_argument("--leave-unknown", action="store_true",
+                        help="go on beside entries sealed with keys that the ring does not hold; they stay misses")
     parser.add_argument("--rate", type=_rate, default=None, metavar="N", help="entries a second (default: 2000; 0: no limit)")
     parser.add_argument("--state", type=Path, default=None, metavar="FILE",
                         help="where the state is kept between runs (default: in ~/.local/state/redkeep)")
@@ -51,8 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from redkeep.access.event_loop import loop_factory
-    from redkeep.migration.cluster import ClusterMigration
+    from redkeep.migration.cluster import ClusterMigration, refuse_unknown_keys
     from redkeep.migration.reencrypt import RATE, DataMigration
+    from redkeep.migration.sweep import HEADER_WEIGHT
     from redkeep.settings import Settings
 
     os.nice(_NICENESS)
@@ -60,10 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
         return _count(arguments)
     settings = Settings.load(arguments.env_file)
     kind = ClusterMigration if settings.redis_client == "cluster" else DataMigration
+    rate = RATE if arguments.rate is None else arguments.rate
     migration = kind(
         settings.target,
         compression=settings.redis_compression,
-        rate=RATE if arguments.rate is None else arguments.rate,
+        rate=rate,
         reverse=arguments.reverse,
         dry_run=arguments.dry_run,
         state_file=None if arguments.dry_run else arguments.state or _default_state(),
@@ -71,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     start = time.monotonic()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        if not (arguments.dry_run or arguments.leave_unknown):
+            runner.run(refuse_unknown_keys(settings.target, client=settings.redis_client, rate=rate / HEADER_WEIGHT))
         counts = runner.run(migration.run())
     if sys.stderr.isatty():
         print(file=sys.stderr)

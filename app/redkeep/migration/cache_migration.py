@@ -14,8 +14,10 @@ from redkeep.cache.response import AIResponseCache
 from redkeep.cache.secure import SecureAIResponseCache
 from redkeep.crypto.envelope import is_envelope
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
+from redkeep.migration.cluster import refuse_unknown_keys
 from redkeep.migration.counts import Counts
 from redkeep.migration.reencrypt import RATE, DataMigration
+from redkeep.migration.sweep import HEADER_WEIGHT
 from redkeep.settings import Settings
 
 Evidence = Mapping[str, str | int | float]
@@ -47,8 +49,12 @@ class AIResponseCacheSecurityMigration:
         *,
         rate: float = RATE,
         state_file: Path | None = None,
+        leave_unknown: bool = False,
     ) -> None:
-        """`settings` are those of the secure cache, by default the environment's; `rate` and `state_file` as in `DataMigration`."""
+        """`settings` are those of the secure cache, by default the environment's; `rate` and `state_file` as in `DataMigration`.
+
+        `leave_unknown` says that entries sealed with keys that the settings do not hold may stay misses; else they are refused.
+        """
         if not isinstance(current_cache, AIResponseCache) or getattr(current_cache, "encryption", None) is not None:
             raise TypeError("current_cache must be an AIResponseCache that seals nothing yet")
         self.current_cache = current_cache
@@ -58,6 +64,7 @@ class AIResponseCacheSecurityMigration:
         self._moving = False
         self._rate = rate
         self._state_file = state_file
+        self._leave_unknown = leave_unknown
         self._actions: dict[str, Callable[[], Awaitable[Evidence]]] = {
             "Validate current AIResponseCache functionality": self._validate_current_cache,
             "Check the secure passwords and keys in the settings": self._check_settings,
@@ -136,6 +143,8 @@ class AIResponseCacheSecurityMigration:
         if not target.password or not (target.tls or target.development):
             raise ConfigurationError("the settings have no password or no TLS; make them with `redkeep secrets env --production`")
         self._data(reverse=False)  # says who may scan, before anything is opened
+        if not self._leave_unknown:
+            await refuse_unknown_keys(target, client=settings.redis_client, rate=self._rate / HEADER_WEIGHT)
         return {"keys": len(target.keys), "tls": int(target.tls), "user": target.username or "default"}
 
     async def _open_secure_cache(self) -> Evidence:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -15,6 +17,9 @@ from redkeep.target import Target
 
 RATE: Final = 20_000
 """Entries a second: 31 bytes of each are read."""
+
+LOOK_SECONDS: Final = 10.0
+"""How long a run looks before it begins: at all of 200,000 entries, at a sample of more, for SCAN follows hashes of names."""
 
 _KEY_ID: Final = slice(3, 11)
 
@@ -47,17 +52,27 @@ class Census:
         used = [f"{self.sealed[key_id]:,} with {key_id}" for key_id in key_ids if self.sealed.get(key_id)]
         return f"entries are still sealed with what would be forgotten: {', '.join(used)}" if used else ""
 
+    def unknown(self, key_ids: Collection[str]) -> str:
+        """What nobody with these keys can open, in words: entries that were seen, by key id; empty when there are none."""
+        found = [f"{count:,} with key {key_id}" for key_id, count in sorted(self.sealed.items()) if key_id not in key_ids]
+        return f"entries are sealed with a key that the key ring does not hold (at least {', '.join(found)})" if found else ""
+
 
 async def take_census(
-    target: Target, *, rate: float = RATE, in_a_cluster: bool = False, show: Callable[[float, int], None] | None = None
+    target: Target,
+    *,
+    rate: float = RATE,
+    seconds: float = math.inf,
+    in_a_cluster: bool = False,
+    show: Callable[[float, int], None] | None = None,
 ) -> Census:
-    """Count by a sweep over all names. `show` gets the part done, 0 to 1, and the entries seen so far; `in_a_cluster` says that
-    the server's part of a Cluster is all that is asked for.
+    """Count by a sweep over all names, which ends early after so many `seconds`. `show` gets the part done, 0 to 1, and the entries
+    seen so far; `in_a_cluster` says that the server's part of a Cluster is all that is asked for.
 
     Raises ConfigurationError when nobody here may SCAN, and the leaves of our error tree.
     """
     census, sweep, patience = Census(), Sweep(target, pace=Pace(rate * 0.1), in_a_cluster=in_a_cluster), Patience()
-    cursor, seen, finished = 0, 0, False
+    cursor, seen, finished, end = 0, 0, False, time.monotonic() + seconds
     async with sweep:
         while not finished:
             try:
@@ -67,6 +82,8 @@ async def take_census(
                     cursor, seen = after, seen + len(names)
                     if show is not None:
                         show(swept(cursor), seen)
+                    if time.monotonic() > end:
+                        break
                 finished = True
             except ServerUnavailableError as error:
                 await patience.failed(error)

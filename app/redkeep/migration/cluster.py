@@ -8,6 +8,7 @@ Whoever reads in between finds it at one of the two (`ClusterClient`); what nobo
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,9 +19,10 @@ from redkeep.access.cluster import ClusterClient
 from redkeep.access.exclusive import ExclusiveConnection
 from redkeep.access.slots import SLOTS, Node, SlotMap, slot_of
 from redkeep.cache.epochs import Ask
+from redkeep.crypto.keyring import KeyRing
 from redkeep.errors import ConfigurationError, RedkeepError
+from redkeep.migration.census import LOOK_SECONDS, Census, take_census
 from redkeep.migration.census import RATE as CENSUS_RATE
-from redkeep.migration.census import Census, take_census
 from redkeep.migration.counts import Counts, Progress, sum_of
 from redkeep.migration.lease import Lease
 from redkeep.migration.reencrypt import DataMigration
@@ -236,20 +238,34 @@ class ClusterMigration:
             )
 
 
-async def take_census_by_settings(target: Target, *, client: str, rate: float = CENSUS_RATE) -> Census:
-    """The census of the server, or with the client `cluster` of every server of its Cluster, together. Raises as `take_census` does."""
+async def take_census_by_settings(
+    target: Target, *, client: str, rate: float = CENSUS_RATE, seconds: float = math.inf
+) -> Census:
+    """The census of the server, or with the client `cluster` of every server of its Cluster, together; a sample of it when it
+    takes longer than `seconds`. Raises as `take_census` does."""
     if client != "cluster":
-        return await take_census(target, rate=rate)
+        return await take_census(target, rate=rate, seconds=seconds)
     async with ClusterClient(target) as cluster:
         known = await whole_map(cluster)
-        parts = [take_census(cluster.target_of(node), rate=rate, in_a_cluster=True) for node in known.primaries]
+        parts = [take_census(cluster.target_of(node), rate=rate, seconds=seconds, in_a_cluster=True) for node in known.primaries]
         found = await _all(parts)
-        if await whole_map(cluster, again=True) != known:
+        if seconds == math.inf and await whole_map(cluster, again=True) != known:
             raise ConfigurationError("slots of the Cluster have changed servers while entries were counted; count again")
     total = Census()
     for each in found:
         total = total.plus(each)
     return total
+
+
+async def refuse_unknown_keys(target: Target, *, client: str, rate: float = CENSUS_RATE) -> None:
+    """Look at what lies there, for ten seconds at most. Raises ConfigurationError when entries are sealed with keys that the target
+    does not hold, and what `take_census` raises."""
+    census = await take_census_by_settings(target, client=client, rate=rate, seconds=LOOK_SECONDS)
+    if found := census.unknown([key.key_id.hex() for key in KeyRing.from_strings(target.keys).keys]):
+        raise ConfigurationError(
+            f"{found}; nothing was changed. Add it to REDIS_ENCRYPTION_KEYS, behind the key that seals; or, when these entries may "
+            "stay misses until they expire, go on with --leave-unknown (in Python: leave_unknown=True)"
+        )
 
 
 async def whole_map(cluster: ClusterClient, *, again: bool = False) -> SlotMap:

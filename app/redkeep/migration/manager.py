@@ -53,7 +53,7 @@ class DetailedMigrationManager:
         self, bundle: Path | str = ".", inventory: Path | str = "inventory", *, data: Mapping[str, str] | None = None
     ) -> None:
         """`bundle` is the folder with `deploys/`, `inventory` a path in it or an absolute one; `data` is given to the deploys as
-        `--data`: `stragglers`, `old_backup`, `secrets_folder`.
+        `--data`: `stragglers`, `old_backup`, `unknown_keys`, `secrets_folder`.
 
         Raises ConfigurationError when one of them is not there, or a name in `data` is none.
         """
