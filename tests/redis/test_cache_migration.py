@@ -209,6 +209,8 @@ def test_steps_are_refused_with_a_reason(window: Server, start: Callable[..., Se
         await refused(begun(window, redis_encryption_key=None), ConfigurationError, "REDIS_ENCRYPTION_KEY is not set")
         await refused(begun(window, redis_janitor_password=None), ConfigurationError, "REDIS_JANITOR_PASSWORD is not set")
         await refused(begun(window, port=another.plain_port), ConfigurationError, "name another Redis than the current cache uses")
+        for step in ("", migration.steps[1]):
+            await refused(begun(window, redis_client="cluster"), ConfigurationError, "a Cluster.*run `redkeep migrate-data`", step)
         await refused(begun(window, port=1), ServerUnavailableError, "does not reach its Redis")
 
     asyncio.run(work())

@@ -19,6 +19,7 @@ from redkeep.migration.counts import Counts
 from redkeep.migration.reencrypt import RATE, DataMigration
 from redkeep.migration.sweep import HEADER_WEIGHT
 from redkeep.settings import Settings
+from redkeep.target import read_client
 
 Evidence = Mapping[str, str | int | float]
 
@@ -123,7 +124,16 @@ class AIResponseCacheSecurityMigration:
         if secure is not None:
             await secure.close()
 
+    def _refuse_a_cluster(self) -> None:
+        """The current cache speaks to one server, and would miss what lies on the others."""
+        if (self._settings.redis_client if self._settings else read_client()) == "cluster":
+            raise ConfigurationError(
+                "the settings are for a Cluster (REDIS_CLIENT=cluster), and a cache of the old class speaks to one server; run "
+                "`redkeep migrate-data` on an app host, and create the cache with SecureAIResponseCache.from_settings()"
+            )
+
     async def _validate_current_cache(self) -> Evidence:
+        self._refuse_a_cluster()
         cache, key, value = self.current_cache, _probe(), {"probe": secrets.token_hex(8)}
         if not await cache.connect():
             raise ServerUnavailableError(f"the current cache does not reach its Redis: {cache.last_error}")
@@ -136,6 +146,7 @@ class AIResponseCacheSecurityMigration:
         return {"hit_ratio": summary["hit_ratio"], "total_operations": summary["total_operations"]}
 
     async def _check_settings(self) -> Evidence:
+        self._refuse_a_cluster()
         settings = self._settings = self._settings or Settings()
         target = settings.target
         if not target.keys:
