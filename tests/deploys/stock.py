@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from deploys.migration.window import JOURNAL
+from redkeep.crypto.store import SecretStore
+from redkeep.migration.counts import Counts
 from redkeep.migration.journal import Position, parse, position
 from redkeep.migration.stages import NAMES
+from tests.deploys.clients import running
 from tests.deploys.hoststate import tree
 from tests.deploys.runner import Deployment
 from tests.lab.hosts import Host
@@ -20,6 +24,8 @@ from tests.lab.hosts import Host
 # Whoever has the way in: ours while a migration is under way, the distribution's before and after.
 CLI = "$(PATH=$PATH:/usr/local/sbin; command -v redkeep-cli || command -v redis-cli || command -v valkey-cli)"
 APP = Path(__file__).with_name("old_app.py")
+NEW_APP = Path(__file__).with_name("new_app.py")
+NEW_CLIENTS = 4
 KEYS = f"""seq 1000 | awk '{{ printf "SETEX \\"ai_cache:op:qa|txt:question %d\\" %d \\"raw:{{%d}}\\"\\n", $1, 86400 + $1, $1 }}' |
 {CLI} >/dev/null
 {CLI} HSET sessions a 1 b 2 >/dev/null; {CLI} RPUSH queue one two three >/dev/null; {CLI} SET "a name" "a value" >/dev/null"""
@@ -122,3 +128,31 @@ def load(host: Host, size: Size) -> Iterator[Load]:
         host.check("rm -rf /run/old /root/old_app.py")
     assert process.returncode == 0, errors
     result.seen = json.loads(out)
+
+
+@contextmanager
+def new_clients(host: Host, size: Size) -> Iterator[Load]:
+    """Some clients of our own package beside the application of before, once its settings have the key; what they saw is known when
+    the block ends."""
+    result = Load()
+    with running(host, NEW_APP.read_text(), str(NEW_CLIENTS), str(size.entries), clients=NEW_CLIENTS) as printed:
+        yield result
+    result.seen = json.loads(printed["out"])
+
+
+def migrate_data(site: Deployment, host: Host, *, reverse: bool = False) -> Counts:
+    """`redkeep migrate-data` at its own pace, beside the load. From now on, or until now, the application of before may find nothing."""
+    password = SecretStore.open(site.secrets).password("cache_janitor")
+    host.check("touch /run/old/sealed")
+    variable = f"REDIS_JANITOR_PASSWORD={shlex.quote(password)}"
+    run = host.run(f"{variable} redkeep migrate-data --json --state /run/old/moving.json {'--reverse' if reverse else ''}")
+    if reverse:
+        host.check("rm /run/old/sealed")
+    # 1: the application of before has written in the meantime.
+    assert run.code in (0, 1), run
+    return Counts(**json.loads(run.out))
+
+
+def readable(host: Host, names: list[str]) -> dict[str, Any]:
+    """What the old class finds under these names: plain JSON."""
+    return {name: json.loads(host.check(f"{CLI} GET {shlex.quote(name)}")) for name in names}

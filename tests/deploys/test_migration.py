@@ -16,7 +16,21 @@ from redkeep.migration.stages import NAMES
 from tests.deploys.crash import MARK, Kill, run_and_kill
 from tests.deploys.hoststate import differences, leftovers, tree
 from tests.deploys.runner import Deployment
-from tests.deploys.stock import Size, contents, fill, forward, found, install, load, run_id, settle
+from tests.deploys.stock import (
+    NEW_CLIENTS,
+    Size,
+    contents,
+    fill,
+    forward,
+    found,
+    install,
+    load,
+    migrate_data,
+    new_clients,
+    readable,
+    run_id,
+    settle,
+)
 from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 
@@ -60,26 +74,40 @@ def test_there_and_back_under_load(
 ) -> None:
     """Through all stages, with a SIGKILL in the middle of the last one, and all the way back (in the long form: and through
     them again): no operation fails, no value is lost or changed, every TTL is kept within two seconds, the server restarts
-    once, and at the end of the way back every file, package, setting and user is as it was."""
+    once, and at the end of the way back every file, package, setting and user is as it was.
+
+    While there is a key, clients of our own package work beside those of before: each entry of before, sealed meanwhile by
+    migrate-data, is a hit for them, and what they have written themselves is there for the old class after the way back."""
     first = run_id(host)
     with load(host, size) as met:
-        forward(site, *NAMES[:-1])
-        assert run_id(host) == first
-        run_and_kill(site, Kill("Write the sandbox"), "migrate")
-        assert "a migration is under way" in site.run().output
-        assert "close validated" in site.run("migrate").ok().output
-        assert site.run().ok().changed_operations == 0
-        after = run_id(host)
-        assert after != first
-        back = site.run("rollback", "--data", "stage=preparation").ok()
-        assert re.findall(r"(\w+) rolled back", back.output) == list(reversed(NAMES))
+        forward(site, *NAMES[:4])
+        with new_clients(host, size) as beside:
+            sealed = migrate_data(site, host)
+            forward(site, *NAMES[4:-1])
+            assert run_id(host) == first
+            run_and_kill(site, Kill("Write the sandbox"), "migrate")
+            assert "a migration is under way" in site.run().output
+            assert "close validated" in site.run("migrate").ok().output
+            assert site.run().ok().changed_operations == 0
+            after = run_id(host)
+            assert after != first
+            back = site.run("rollback", "--data", "stage=access_control").ok()
+        returned = migrate_data(site, host, reverse=True)
+        written = beside.seen["written"]
+        assert {name: found["summary"] for name, found in readable(host, list(written)).items()} == written
+        further = site.run("rollback", "--data", "stage=preparation").ok()
+        assert re.findall(r"(\w+) rolled back", back.output + further.output) == list(reversed(NAMES))
         assert differences(before, found(host)) == []
         if size.again:
             forward(site, *NAMES)
         assert run_id(host) == after
     with capsys.disabled():
-        print(f"\n{size}: {met.seen}")
-    assert met.seen["failed"] == []
+        print(f"\n{size}: {met.seen}\nsealed: {beside.seen}\nthere: {sealed}\nback: {returned}")
+    assert met.seen["failed"] == beside.seen["failed"] == []
+    assert beside.seen["operations"] > 3 * NEW_CLIENTS
+    assert sealed.readable >= size.entries
+    assert returned.returned >= size.entries + NEW_CLIENTS
+    assert (sealed.unreadable, returned.unreadable, returned.without_old_name, returned.left) == (0, 0, 0, 0)
     assert met.seen["lost"] == 0
     assert met.seen["ttl_off"] < 2
     assert met.seen["operations"] > size.rate
