@@ -31,18 +31,47 @@ class Legacy:
     acl_file: bool = False
 
 
+# Shell that defines `words NAME FILE`: the words of a setting in redis.conf, of its last line, one on each line. They are split as
+# the server does it (sdssplitargs in sds.c): double quotes with escapes, single quotes with \' alone.
+WORDS = r"""words() {
+    LC_ALL=C awk -v setting="$1" '
+        function number(pair) { return 16 * (index(digits, tolower(substr(pair, 1, 1))) - 1) + index(digits, tolower(substr(pair, 2, 1))) - 1 }
+        BEGIN { digits = "0123456789abcdef"; blank = " \t\r\f\v"; from = "nrtba"; to = "\n\r\t\b\a" }
+        tolower($1) == setting { line = $0 }
+        END {
+            sub(/^[ \t\r\f\v]*[^ \t\r\f\v]+/, "", line)
+            for (i = 1; ; ) {
+                while (i <= length(line) && index(blank, substr(line, i, 1))) i++
+                if (i > length(line)) exit
+                for (word = quote = ""; i <= length(line); i++) {
+                    c = substr(line, i, 1)
+                    if (!quote && index(blank, c)) break
+                    if (!quote && (c == "\"" || c == "\047")) { quote = c; continue }
+                    if (c == quote) { i++; break }
+                    if (quote == "\047" && substr(line, i, 2) == "\\\047") c = substr(line, ++i, 1)
+                    else if (quote == "\"" && substr(line, i) ~ /^\\x[0-9A-Fa-f][0-9A-Fa-f]/) {
+                        c = sprintf("%c", number(substr(line, i + 2, 2))); i += 3
+                    } else if (quote == "\"" && c == "\\" && i < length(line)) {
+                        c = substr(line, ++i, 1)
+                        if (place = index(from, c)) c = substr(to, place, 1)
+                    }
+                    word = word c
+                }
+                print word
+            }
+        }' "$2"
+}"""
+
+
 def access(engine: Engine) -> str:
     """Shell that defines ``r``, redis-cli by the plaintext port, with the password of the server's own configuration file: it
     is read on the host and stays there."""
     return f"""conf={engine.config}
-word() {{
-    awk -v n="$1" 'tolower($1) == n {{ sub(/^[ \\t]*[^ \\t]+[ \\t]+/, ""); v = $0 }} END {{ print v }}' "$conf" |
-        sed 's/[[:space:]]*$//; s/^"\\(.*\\)"$/\\1/'
-}}
-port=$(word port); port=${{port:-6379}}
-address=$(awk 'tolower($1) == "bind" {{ v = $0 }} END {{ print v }}' "$conf" | tr -d '"' | tr ' ' '\\n' | sed 1d | sed 's/^-//' |
+{WORDS}
+port=$(words port "$conf"); port=${{port:-6379}}
+address=$(words bind "$conf" | sed 's/^-//' |
     awk '$0 == "127.0.0.1" || $0 == "0.0.0.0" || $0 == "*" {{ l = 1 }} NR == 1 {{ f = $0 }} END {{ print (l || !f) ? "127.0.0.1" : f }}')
-secret=$(word requirepass)
+secret=$(words requirepass "$conf")
 if [ -n "$secret" ]; then REDISCLI_AUTH=$secret; export REDISCLI_AUTH; fi
 r() {{ timeout 60 {engine.cli} --no-auth-warning -h "$address" -p "$port" "$@"; }}"""
 

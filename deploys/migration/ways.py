@@ -7,6 +7,7 @@ from typing import Literal
 
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.facts.survey import Survey
+from deploys.migration.legacy import WORDS
 from deploys.migration.passage import Passage
 from deploys.migration.window import include_file, include_text, original_file
 from deploys.rendering import render
@@ -44,6 +45,7 @@ def _command(passage: Passage, survey: Survey, way: Way) -> Iterator[Difference]
         address=window.address,
         port=window.port,
         original=original_file(engine),
+        words=WORDS,
     )
     yield from file_differences([ManagedFile(CLI, text, mode="0700")], survey)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import os
 import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from deploys.facts.survey import FileState, ServerState
 from deploys.migration import apps, closing, course, legacy, passage, preparation, ways
 from deploys.migration.legacy import Legacy
 from deploys.migration.passage import Passage
-from deploys.migration.window import BACKUP, BEFORE, VERIFIED, Window, include_text
+from deploys.migration.window import BACKUP, BEFORE, VERIFIED, Window, include_text, original_file
+from deploys.stages.wanted import CLI
 from redkeep.migration.journal import Holder, Position
 from redkeep.migration.stages import LEVELS, NAMES, STAGES
 from tests.unit.wanted import FakeSite, bundle, data, survey, there
@@ -103,6 +106,37 @@ def test_what_a_server_says_is_understood() -> None:
     assert (found.ping, found.address, found.port, found.users) == ("PONG", "10.0.0.5", 6400, 1)
     assert (found.info, found.config) == ({"used_memory": "5"}, {"maxmemory": "0"})
     assert (found.free, found.memory) == ((10240, 20480), (2 * 1024**2,))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("plain#1", "plain#1"),
+        ('"in double quotes"  ', "in double quotes"),
+        ("'in single quotes'", "in single quotes"),
+        (r"""'it\'s "one" \n'""", """it's "one" \\n"""),
+        (r'''"a\"b\\c\x41\xe4\x2F\tz\q'"''', "a\"b\\cA\udce4/\tzq'"),
+        ("un\\x41quoted\\", "un\\x41quoted\\"),
+        ("half'way in'", "halfway in"),
+        ('""', ""),
+        ("''", ""),
+        ("$(id) `id` %s & *\r", "$(id)\n`id`\n%s\n&\n*"),
+    ],
+)
+@pytest.mark.parametrize("way", ["access", "command"])
+def test_the_password_of_before_is_read_as_the_server_reads_it(written: str, meant: str, way: str, tmp_path: Path) -> None:
+    """Quotes, escapes and none of them, the last line of several: what redis-server takes for the password is sent to it."""
+    conf = tmp_path / "redis.conf"
+    lines = f"  requirepass first\n# requirepass none\nbind '127.0.0.1' \"::1\"\nRequirePass\t {written}\nport \"6400\"\n"
+    conf.write_text(lines, newline="")
+    if way == "access":
+        script = legacy.access(ENGINE).replace(f"conf={ENGINE.config}", f"conf={conf}") + "\n" + 'printf %s "${REDISCLI_AUTH-}"'
+    else:
+        text = next(d for d in ways.command(at(0, verb="rollback"), survey(files={CLI: there()}))).stdin
+        script = base64.b64decode(str(text)).decode().replace(original_file(ENGINE), str(conf))
+        script = re.sub("^exec .*", 'printf %s "${REDISCLI_AUTH-}"', script, flags=re.MULTILINE)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=True)
+    assert done.stdout.decode("utf-8", "surrogateescape") == meant
 
 
 @pytest.mark.parametrize(
