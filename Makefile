@@ -6,7 +6,7 @@ FILE ?=
 PYINFRA = .venv/bin/pyinfra
 PYTEST = .venv/bin/python -m pytest
 
-.PHONY: help inventory-there deploy status rotate backup restore destroy verify test test-fast test-environment environment lint coverage lab lab-down soak bench bench-deploy performance image locks clean
+.PHONY: help inventory-there deploy status migrate rollback rotate backup restore destroy verify test test-fast test-environment environment lint coverage lab lab-down soak bench bench-deploy performance image locks clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 18
@@ -17,6 +17,12 @@ deploy: environment inventory-there ## Secure the hosts of INVENTORY (this machi
 
 status: environment inventory-there ## Show what differs on the hosts from what is wanted; changes nothing
 	$(PYINFRA) -y $(INVENTORY) deploys/status.py $(ARGS)
+
+migrate: environment inventory-there ## Move a Redis in use to a hardened one, the next stage; ARGS="--data stage=..." names it, ARGS="--dry" shows it
+	$(PYINFRA) -y $(INVENTORY) deploys/migrate.py $(ARGS)
+
+rollback: environment inventory-there ## Undo the last stage of a migration; ARGS="--data stage=..." every stage back to that one
+	$(PYINFRA) -y $(INVENTORY) deploys/rollback.py $(ARGS)
 
 rotate: environment inventory-there ## Exchange secrets: WHAT=passwords, certificates, ca, encryption-key or api-key; ARGS="--dry" shows the plan
 	$(PYINFRA) -y $(INVENTORY) deploys/rotate.py --data what=$(WHAT) $(ARGS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import click
 import pytest
 
 from deploys.invocation import Invocation, invocation
+from tests.unit.wanted import ROOT
 
 
 def called(**params: object) -> Invocation:
@@ -51,3 +53,17 @@ def test_a_dry_run_is_known(given: dict[str, bool], expected: bool) -> None:
 def test_hosts_that_do_not_wait_for_each_other_are_known(given: dict[str, bool], expected: bool) -> None:
     """A rotation takes each step on all hosts before the next."""
     assert expected == called(**given).apart
+
+
+@pytest.mark.parametrize("verb", ["secure_redis", "status", "migrate", "rollback", "rotate", "backup", "restore", "destroy"])
+def test_every_verb_is_a_target_of_make(verb: str) -> None:
+    """It runs the verb's file by the project's own pyinfra, on the inventory asked for, with what is given in ARGS."""
+    target = {"secure_redis": "deploy"}.get(verb, verb)
+    words = ["make", "--dry-run", "--no-print-directory", target, "INVENTORY=config.py", "ARGS=--data stage=tls"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith(f".venv/bin/pyinfra -y config.py deploys/{verb}.py ")
+    assert last.endswith(" --data stage=tls")
+    shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"\n{target} " in f"\n{shown.stdout}"
