@@ -93,12 +93,17 @@ def plaintext_ends(passage: Passage, survey: Survey) -> Iterator[Difference]:
 def all_by_tls(passage: Passage, survey: Survey) -> str:
     """Who still speaks plaintext."""
     found = readiness.not_on_port(_clients(survey), passage.site.bundle.knobs.redis_tls_port)
+    unknown = sorted({session.peer for session in found if not _within(session.peer, _admitted(passage, survey))})
+    missing = f"{', '.join(unknown)} {'are no hosts' if len(unknown) > 1 else 'is no host'} of the inventory"
     return _unless_ended(
         passage,
         readiness.refusal(
             found,
             what="still speak plaintext" if len(found) > 1 else "still speaks plaintext",
-            remedy=f"Move them to port {passage.site.bundle.knobs.redis_tls_port} with TLS ({ENVIRONMENT} on the app hosts says how)",
+            remedy=f"Move them to port {passage.site.bundle.knobs.redis_tls_port} with TLS ({ENVIRONMENT} on the app hosts says how)"
+            + (
+                f"; {missing}: put it in the group app, or in allowed_clients, and give it the settings of one" if unknown else ""
+            ),
         ),
     )
 
@@ -110,7 +115,7 @@ def all_are_admitted(passage: Passage, survey: Survey) -> str:
     bundle = passage.site.bundle
     doors = bundle.bind_addresses(survey.addresses)
     everywhere = any(ipaddress.ip_address(door).is_unspecified for door in doors)
-    admitted = [ipaddress.ip_network(text) for text in (*bundle.client_addresses, *survey.addresses, "127.0.0.0/8", "::1")]
+    admitted = _admitted(passage, survey)
     found = [
         session for session in _clients(survey) if not (_within(session.peer, admitted) and (everywhere or session.door in doors))
     ]
@@ -120,6 +125,12 @@ def all_are_admitted(passage: Passage, survey: Survey) -> str:
         remedy=f"Let their hosts be in the inventory's group app or in allowed_clients, and call Redis at {' or '.join(doors)}",
     )
     return _unless_ended(passage, shut)
+
+
+def _admitted(passage: Passage, survey: Survey) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """From where a client may come once the last stage is over."""
+    known = (*passage.site.bundle.client_addresses, *survey.addresses, "127.0.0.0/8", "::1")
+    return [ipaddress.ip_network(text) for text in known]
 
 
 def _within(text: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

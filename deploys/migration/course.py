@@ -244,6 +244,8 @@ def _go(passage: Passage) -> None:
         take(passage=passage, name=f"Begin: {passage.stage.description}")
         if check := GATES_FORWARD.get(name):
             gate(passage=passage, check=check, name="Ask who is not ready")
+        if name == "tls" and (sentence := ways.open_door(passage)):
+            site.say(sentence)
         _steps(passage, SERVER_FORWARD[name])
         if name == "application_encryption":
             gate(passage=passage, check=sealed.keys_are_known, patience=0, name="Ask what is sealed with other keys")

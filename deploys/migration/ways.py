@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from deploys.bundle import LOOPBACK
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.facts.survey import Survey
 from deploys.migration.legacy import WORDS
@@ -128,6 +129,22 @@ def firewall(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield from network.firewall_live(passage.site, survey)
     elif survey.file(network.RULES).kind or survey.file(network.UNIT_FILE).kind:
         yield Difference("the firewall's rules are there", network.remove_script(survey))
+
+
+def open_door(passage: Passage) -> str:
+    """What is said before the TLS port opens on addresses of the old server that no allow-list guards; empty when none is."""
+    if network.wanted(passage.site) or not passage.window.documented:
+        return ""
+    bind = passage.window.before.get("bind", "")
+    doors = [word.removeprefix("-") for word in bind.split()]
+    if doors and all(door in LOOPBACK or door.startswith("127.") for door in doors):
+        return ""
+    asks = passage.site.bundle.knobs.tls_client_certificates == "required"
+    return (
+        f"port {passage.site.bundle.knobs.redis_tls_port} opens on {bind or 'every address'}, where the server listens now, without an "
+        f"allow-list: whoever reaches it is asked for {'a certificate and a password' if asks else 'a password'}. Keep it shut in front of "
+        "this host; the last stage listens only where the inventory says."
+    )
 
 
 def live_tls(passage: Passage, survey: Survey) -> Iterator[Difference]:

@@ -178,6 +178,10 @@ def test_who_speaks_plaintext_is_named() -> None:
     said = apps.all_by_tls(at(LEVELS["close"]), found)
     assert "1 client still speaks plaintext: 10.0.0.7:4001 'worker' (user default, port 6379, connected for 65 s)" in said
     assert "Move them to port 6380 with TLS" in said
+    assert "10.0.0.7 is no host of the inventory: put it in the group app, or in allowed_clients" in said
+    known = apps.all_by_tls(at(LEVELS["close"], redis_address="10.0.0.5", allowed_clients=["10.0.0.0/24"]), found)
+    assert "still speaks plaintext" in known
+    assert "inventory" not in known
     assert apps.all_by_tls(replace(at(LEVELS["close"]), stragglers=True), found) == ""
 
 
@@ -205,6 +209,28 @@ def test_who_would_be_shut_out_is_named() -> None:
     plain = with_clients(client(5, port=6379, user="default"))
     assert "still speaks plaintext" in apps.all_are_admitted(at(LEVELS["close"]), plain)
     assert apps.all_are_admitted(replace(at(LEVELS["close"]), stragglers=True), with_clients(*by_tls)) == ""
+
+
+@pytest.mark.parametrize(
+    ("bind", "knobs", "told"),
+    [
+        ("0.0.0.0", {}, True),
+        ("127.0.0.1 10.0.0.5 -::1", {}, True),
+        ("* -::*", {}, True),
+        ("", {}, True),
+        ("127.0.0.1 -::1", {}, False),
+        ("0.0.0.0", {"redis_address": "10.0.0.5", "allowed_clients": ["10.0.0.7"]}, False),
+        ("0.0.0.0", {"redis_address": "10.0.0.5", "allowed_clients": ["10.0.0.7"], "firewall": False}, True),
+    ],
+)  # fmt: skip
+def test_a_door_without_an_allow_list_is_named(bind: str, knobs: dict[str, Any], told: bool) -> None:
+    """The TLS port opens where the old server listens; whom nothing but its certificate keeps out is said before."""
+    going = at(LEVELS["tls"], **knobs)
+    going.window = replace(going.window, before={"port": "6379", "tls-port": "0", "bind": bind})
+    said = ways.open_door(going)
+    assert bool(said) is told
+    if told:
+        assert f"port 6380 opens on {bind or 'every address'}, where the server listens now, without an allow-list" in said
 
 
 def test_who_is_still_default_is_named() -> None:
