@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from redkeep.crypto.passwords import validate_password
@@ -252,10 +252,10 @@ def read_target(env_file: Path | None = None) -> Target:
     return build_target(**fields, env_file=env_file)  # type: ignore[arg-type]  # names are those of VARIABLES
 
 
-def read_client(env_file: Path | None = None) -> str:
-    """What carries the commands, by the same settings as `read_target`. Raises ConfigurationError."""
+def read_for_the_cache(env_file: Path | None = None) -> dict[str, Any]:
+    """The settings of FOR_THE_CACHE that are there, `redis_client` always, from where `read_target` reads. Raises ConfigurationError."""
     fields = collect(read_env_file(env_file) if env_file else os.environ)
-    return str(fields.get("redis_client", DEFAULT_CLIENT))
+    return {"redis_client": DEFAULT_CLIENT, **{name: value for name, value in fields.items() if name in FOR_THE_CACHE}}
 
 
 def _keys(single: str | None, ring: str | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,14 @@ import pytest
 from redkeep.access.redis_py import RedisPyClient
 from redkeep.access.sentinel import Primary, Sentinels
 from redkeep.cache.secure import SecureAIResponseCache
+from redkeep.cli import main
 from redkeep.crypto.passwords import generate_password
+from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError, ServerUnavailableError
+from redkeep.migration.primary import take_census_there
 from redkeep.settings import Settings
+from tests.redis.moving import command
+from tests.redis.old_application import fill, requests
 from tests.redis.sentinel import NAME, Watched, watched
 from tests.redis.server import Files
 
@@ -99,6 +105,47 @@ def test_a_server_that_is_no_primary_any_more_is_left(site: Watched) -> None:
             await client.close()
 
     asyncio.run(work())
+
+
+def test_entries_are_moved_and_counted_at_the_primary(site: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`REDIS_URL` names the replica, which would refuse each write and may lag: migrate-data, the count and `keys retire` go where
+    the Sentinels say."""
+    primary, replica = site.servers
+    store = SecretStore.open(tmp_path / "secrets", create=True)
+    (old,) = store.encryption_keys()
+    with primary.log_in() as operator:
+        operator.ask(("FLUSHALL",))
+    fill(primary, list(requests(10)))
+    known = {name.upper(): str(value) for name, value in site.settings.items() if "sentinel" in name or name == "redis_client"}
+    run = command(replica, tmp_path, **known, REDIS_ENCRYPTION_KEY=old)
+    out, err = run.communicate(timeout=30)
+    assert (run.returncode, "10 entries sealed anew" in out) == (0, True), err
+    with replica.log_in() as operator:  # it has stopped to follow
+        assert operator.ask(("REPLICAOF", "NO", "ONE"), ("FLUSHALL",)) == ["OK", "OK"]
+    try:
+        run = command(replica, tmp_path, "--count", **known, REDIS_ENCRYPTION_KEY=old)
+        assert "10 sealed with" in run.communicate(timeout=30)[0]
+        folder = ["--secrets", str(tmp_path / "secrets")]
+        store.set_password("cache_janitor", primary.passwords["cache_janitor"])
+        assert main(["keys", "add", *folder]) == main(["keys", "promote", *folder]) == 0
+        assert main(["keys", "retire", *folder, "--env-file", str(tmp_path / "cache.env")]) == 2
+        assert "entries are still sealed with what would be forgotten: 10 with" in capsys.readouterr().err
+    finally:
+        with replica.log_in() as operator:
+            operator.ask(("REPLICAOF", "127.0.0.1", str(primary.port)))
+
+
+def test_a_failover_meanwhile_is_no_success(site: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is primary at the end was another server at the beginning: what was counted there is not given out."""
+    answers = iter([("127.0.0.1", site.servers[0].port), ("127.0.0.1", site.servers[1].port)])
+
+    async def ask(_: Primary) -> tuple[str, int]:
+        return next(answers)
+
+    monkeypatch.setattr(Primary, "_ask", ask)
+    target = Settings(**site.settings, redis_janitor_password=site.servers[0].passwords["cache_janitor"]).target
+    with pytest.raises(ConfigurationError, match=r"at the beginning and is 127\.0\.0\.1:\d+ now.*run again"):
+        asyncio.run(take_census_there(target, site.settings))
 
 
 def test_a_failover_is_followed(site: Watched) -> None:

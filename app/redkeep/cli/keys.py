@@ -136,8 +136,8 @@ def _census(args: argparse.Namespace, store: SecretStore) -> Census:
     import sys
 
     from redkeep.migration.census import Census
-    from redkeep.migration.cluster import take_census_by_settings
-    from redkeep.target import read_client, read_target
+    from redkeep.migration.primary import take_census_there
+    from redkeep.target import read_for_the_cache, read_target
 
     if args.counts is not None:
         name = "the standard input" if args.counts == "-" else args.counts
@@ -153,7 +153,7 @@ def _census(args: argparse.Namespace, store: SecretStore) -> Census:
     target = read_target(args.env_file)
     if target.janitor_password is None and "cache_janitor" in store.users():
         target = target._replace(janitor_password=store.password("cache_janitor"))
-    return asyncio.run(take_census_by_settings(target, client=read_client(args.env_file)))
+    return asyncio.run(take_census_there(target, read_for_the_cache(args.env_file)))
 
 
 def _ids(store: SecretStore) -> list[str]:

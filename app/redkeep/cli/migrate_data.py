@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from redkeep.access.event_loop import loop_factory
     from redkeep.migration.cluster import ClusterMigration, refuse_unknown_keys
+    from redkeep.migration.primary import at_primary
     from redkeep.migration.reencrypt import RATE, DataMigration
     from redkeep.migration.sweep import HEADER_WEIGHT
     from redkeep.settings import Settings
@@ -64,20 +65,26 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.load(arguments.env_file)
     kind = ClusterMigration if settings.redis_client == "cluster" else DataMigration
     rate = RATE if arguments.rate is None else arguments.rate
-    migration = kind(
-        settings.target,
-        compression=settings.redis_compression,
-        rate=rate,
-        reverse=arguments.reverse,
-        dry_run=arguments.dry_run,
-        state_file=None if arguments.dry_run else arguments.state or _default_state(),
-        show=Meter().show,
-    )
+    state_file = None if arguments.dry_run else arguments.state or _default_state()
+
+    async def moved() -> Counts:
+        async with at_primary(settings.target, settings.for_the_cache) as target:
+            migration = kind(
+                target,
+                compression=settings.redis_compression,
+                rate=rate,
+                reverse=arguments.reverse,
+                dry_run=arguments.dry_run,
+                state_file=state_file,
+                show=Meter().show,
+            )
+            if not (arguments.dry_run or arguments.leave_unknown):
+                await refuse_unknown_keys(target, client=settings.redis_client, rate=rate / HEADER_WEIGHT)
+            return await migration.run()
+
     start = time.monotonic()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        if not (arguments.dry_run or arguments.leave_unknown):
-            runner.run(refuse_unknown_keys(settings.target, client=settings.redis_client, rate=rate / HEADER_WEIGHT))
-        counts = runner.run(migration.run())
+        counts = runner.run(moved())
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if arguments.json:
@@ -93,14 +100,14 @@ def _count(arguments: argparse.Namespace) -> int:
     import asyncio
 
     from redkeep.migration.census import RATE
-    from redkeep.migration.cluster import take_census_by_settings
-    from redkeep.target import read_client, read_target
+    from redkeep.migration.primary import take_census_there
+    from redkeep.target import read_for_the_cache, read_target
 
     if arguments.dry_run or arguments.reverse:
         raise ConfigurationError("--count changes nothing and goes with neither --dry-run nor --reverse; drop one")
     target = read_target(arguments.env_file)
     rate = RATE if arguments.rate is None else arguments.rate
-    census = asyncio.run(take_census_by_settings(target, client=read_client(arguments.env_file), rate=rate))
+    census = asyncio.run(take_census_there(target, read_for_the_cache(arguments.env_file), rate=rate))
     if arguments.json:
         import json
 

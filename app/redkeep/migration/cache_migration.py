@@ -16,10 +16,11 @@ from redkeep.crypto.envelope import is_envelope
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
 from redkeep.migration.cluster import refuse_unknown_keys
 from redkeep.migration.counts import Counts
+from redkeep.migration.primary import at_primary
 from redkeep.migration.reencrypt import RATE, DataMigration
 from redkeep.migration.sweep import HEADER_WEIGHT
 from redkeep.settings import Settings
-from redkeep.target import read_client
+from redkeep.target import Target, read_for_the_cache
 
 Evidence = Mapping[str, str | int | float]
 
@@ -115,7 +116,7 @@ class AIResponseCacheSecurityMigration:
         """
         if self.secure_cache is None:
             return None
-        counts = await self._data(reverse=True).run()
+        counts = await self._move(reverse=True)
         await self._close_secure_cache()
         return counts
 
@@ -126,7 +127,7 @@ class AIResponseCacheSecurityMigration:
 
     def _refuse_a_cluster(self) -> None:
         """The current cache speaks to one server, and would miss what lies on the others."""
-        if (self._settings.redis_client if self._settings else read_client()) == "cluster":
+        if (self._settings.for_the_cache if self._settings else read_for_the_cache())["redis_client"] == "cluster":
             raise ConfigurationError(
                 "the settings are for a Cluster (REDIS_CLIENT=cluster), and a cache of the old class speaks to one server; run "
                 "`redkeep migrate-data` on an app host, and create the cache with SecureAIResponseCache.from_settings()"
@@ -153,9 +154,10 @@ class AIResponseCacheSecurityMigration:
             raise ConfigurationError("REDIS_ENCRYPTION_KEY is not set; make the settings with `redkeep secrets env --production`")
         if not target.password or not (target.tls or target.development):
             raise ConfigurationError("the settings have no password or no TLS; make them with `redkeep secrets env --production`")
-        self._data(reverse=False)  # says who may scan, before anything is opened
+        self._data(target, reverse=False)  # says who may scan, before anything is opened
         if not self._leave_unknown:
-            await refuse_unknown_keys(target, client=settings.redis_client, rate=self._rate / HEADER_WEIGHT)
+            async with at_primary(target, settings.for_the_cache) as found:
+                await refuse_unknown_keys(found, client=settings.redis_client, rate=self._rate / HEADER_WEIGHT)
         return {"keys": len(target.keys), "tls": int(target.tls), "user": target.username or "default"}
 
     async def _open_secure_cache(self) -> Evidence:
@@ -208,7 +210,7 @@ class AIResponseCacheSecurityMigration:
     async def _migrate_data(self) -> Evidence:
         self._opened()
         self._moving = True
-        counts = await self._data(reverse=False).run()
+        counts = await self._move(reverse=False)
         seen: dict[str, Any] = {name: count for name, count in vars(counts).items() if isinstance(count, int)}
         return seen
 
@@ -223,10 +225,15 @@ class AIResponseCacheSecurityMigration:
             raise ConfigurationError(f"the secure cache is not open yet; first: {self.steps[2]}")
         return self.secure_cache
 
-    def _data(self, *, reverse: bool) -> DataMigration:
+    async def _move(self, *, reverse: bool) -> Counts:
+        assert self._settings is not None  # checked by a step before
+        async with at_primary(self._settings.target, self._settings.for_the_cache) as target:
+            return await self._data(target, reverse=reverse).run()
+
+    def _data(self, target: Target, *, reverse: bool) -> DataMigration:
         assert self._settings is not None  # checked by a step before
         return DataMigration(
-            self._settings.target,
+            target,
             compression=self._settings.redis_compression,
             rate=self._rate,
             reverse=reverse,
