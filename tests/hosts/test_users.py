@@ -26,7 +26,7 @@ MAY = {
     "cache_janitor": "ping scan unlink",
     "health_service": "ping info",
     "health_check": "ping",
-    "monitor": "ping info acl|log acl|whoami acl|dryrun client|list",
+    "monitor": "ping info acl|log acl|whoami acl|dryrun acl|users client|list",
     "exporter": "ping info dbsize slowlog|len latency|latest latency|histogram client|setname",
     "replica": "ping psync replconf",
     "sentinel": ("ping info role publish subscribe multi exec slaveof config|rewrite client|setname client|kill script|kill"),

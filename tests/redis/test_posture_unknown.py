@@ -40,13 +40,14 @@ def unknown(server: Server) -> dict[str, Control]:
         ((("CONFIG", "SET", "maxmemory", "1"),), {"sealed round trip"}, "the server is out of memory"),
         (
             (("ACL", "SETUSER", "monitor", "-acl|dryrun"),),
-            {"users' rights", "default user's rights", "dangerous commands"},
+            {"users' rights", "default user's rights", "dangerous commands", "unknown users"},
             "monitor may not ask ACL DRYRUN",
         ),
+        ((("ACL", "SETUSER", "monitor", "-acl|users"),), {"unknown users"}, "monitor may not ask ACL USERS"),
         ((("ACL", "SETUSER", "monitor", "-client|list"),), {"connected users", "connected ports"}, "monitor may not ask CLIENT LIST"),
         (
             (("ACL", "SETUSER", "monitor", "off"),),
-            {"users' rights", "default user's rights", "dangerous commands", "connected users", "connected ports"},
+            {"users' rights", "default user's rights", "dangerous commands", "unknown users", "connected users", "connected ports"},
             "the login of monitor was refused",
         ),
     ],

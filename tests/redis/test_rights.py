@@ -68,6 +68,41 @@ def test_who_is_connected(start: Callable[..., Server]) -> None:
         assert {"ok"} == {control.state for control in found(as_monitor(server)).values()}
 
 
+def test_who_else_there_is(start: Callable[..., Server]) -> None:
+    """Users that wait unconnected: five at most and harmless; none once they are expected by the settings, or gone."""
+    server = start()
+    names = [f"\x1b[31mguest{number}" for number in range(6)]
+    with server.log_in() as operator:
+        operator.ask(*(("ACL", "SETUSER", name, "on", "nopass", "+@all", "~*") for name in names))
+        control = found(as_monitor(server))["unknown users"]
+        assert ("weak", 5) == (control.state, control.evidence.count(r"\x1b[31mguest"))
+        assert control.evidence.endswith(" and 1 more")
+        assert control.evidence.isprintable()
+        assert "SECURITY_MONITOR_USERS" in control.remedy
+        assert {"ok"} == {control.state for control in probe_users(as_monitor(server), expected=names)}
+        operator.ask(*(("ACL", "DELUSER", name) for name in names))
+    assert "ok" == found(as_monitor(server))["unknown users"].state
+
+
+def test_the_users_of_a_redis_of_ones_own(start: Callable[..., Server]) -> None:
+    """Whom the cache logs in as is expected, whatever the name."""
+    server = start()
+    with server.log_in() as operator:
+        operator.ask(("ACL", "SETUSER", "shop", "on", f">{server.passwords['cache_service']}", "+ping"))
+    target = server.target(redis_username="shop", redis_monitor_password=server.passwords["monitor"])
+    assert "ok" == found(target)["unknown users"].state
+
+
+def test_a_deployment_without_the_right(start: Callable[..., Server]) -> None:
+    """One from before: unknown, with the command that grants it, and no refusal in ACL LOG."""
+    server = start()
+    with server.log_in() as operator:
+        operator.ask(("ACL", "SETUSER", "monitor", "-acl|users"), ("ACL", "LOG", "RESET"))
+        control = found(as_monitor(server))["unknown users"]
+        assert ("unknown", True) == (control.state, "make deploy" in control.remedy)
+        assert [[]] == operator.ask(("ACL", "LOG"))
+
+
 @pytest.mark.parametrize(
     ("replies", "words"),
     [
@@ -77,7 +112,7 @@ def test_who_is_connected(start: Callable[..., Server]) -> None:
     ],
 )
 def test_nobody_can_be_asked(replies: tuple[bytes, ...], words: str) -> None:
-    """Something that is no Redis, a full one, an end without a word: all five are unknown, with the reason, and none is green."""
+    """Something that is no Redis, a full one, an end without a word: all of them are unknown, with the reason, and none is green."""
     with speaker(*replies) as port:
         target = build_target(redis_url=f"redis://127.0.0.1:{port}/0", redis_monitor_password="monitor-" + "x" * 20)
         there = found(target)

@@ -1,4 +1,4 @@
-"""Twenty-two ways of weakening a live server: each turns its own line red, with the remedy that helps."""
+"""Twenty-three ways of weakening a live server: each turns its own line red, with the remedy that helps."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ BY_COMMAND: dict[str, tuple[Commands, str, str]] = {
     "default opened to all": (setuser("default", "on", "nopass", "+@all", "~*"), "no login without password", RESETS),
     "default may something": (setuser("default", "+info"), "default user's rights", RESETS),
     "any password opens a user nobody made": (setuser("redkeep-probe", "on", "nopass"), "wrong password", RESETS),
+    "a user nobody deployed": (setuser("eve", "on", "nopass", "+@all", "~*"), "unknown users", "ACL DELUSER"),
     "cache user may everything": (setuser("cache_service", "+@all"), "cache user's rights", RESETS),
     "cache user may see other keys": (setuser("cache_service", "~*"), "cache user's rights", RESETS),
     "cache user may scan": (setuser("cache_service", "+scan"), "cache user's rights", RESETS),

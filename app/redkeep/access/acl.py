@@ -34,7 +34,7 @@ _COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "cache_janitor": ("ping", "scan", "unlink"),
     "health_service": ("ping", "info"),
     "health_check": ("ping",),
-    "monitor": ("ping", "info", "acl|log", "acl|whoami", "acl|dryrun", "client|list"),
+    "monitor": ("ping", "info", "acl|log", "acl|whoami", "acl|dryrun", "acl|users", "client|list"),
     "exporter": (
         "ping", "info", "dbsize", "slowlog|len", "latency|latest", "latency|histogram", "client|setname",
     ),

@@ -102,6 +102,7 @@ _ALLOWED: Final[dict[str, tuple[str, ...]]] = {
     "ACL LIST": (),
     "ACL WHOAMI": ("monitor",),
     "ACL LOG": ("monitor",),
+    "ACL USERS": ("monitor",),
     "ACL CAT": (),
     "ACL DRYRUN default PING": ("monitor",),
     "ACL GETUSER default": (),

@@ -29,10 +29,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the posture and return the exit code. Raises ConfigurationError when the settings cannot be used."""
+    from redkeep.monitoring.monitor_settings import MonitorSettings
     from redkeep.monitoring.posture import assess
     from redkeep.target import read_target
 
-    posture = assess(read_target(arguments.env_file))
+    users = MonitorSettings.of(arguments.env_file).users
+    posture = assess(read_target(arguments.env_file), users=users)
     if arguments.json:
         import json
 

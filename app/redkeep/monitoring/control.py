@@ -36,5 +36,5 @@ _GROUPS: Final = {
     **dict.fromkeys(("plaintext port", "plaintext on the TLS port", "network reach", "connected ports"), "network"),
     **dict.fromkeys(("env file", "client key file", "CA file"), "files"),
     "sealed round trip": "data",
-    "connected users": "rights",
+    **dict.fromkeys(("unknown users", "connected users"), "rights"),
 }

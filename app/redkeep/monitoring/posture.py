@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
 from redkeep.monitoring.control import STATES, Control, State
@@ -44,13 +44,13 @@ class Posture(NamedTuple):
         return f"redkeep: {', '.join(counts)}"
 
 
-def assess(target: Target, *, timeout: float = 3.0) -> Posture:
+def assess(target: Target, *, timeout: float = 3.0, users: Collection[str] = ()) -> Posture:
     """Probe the live system behind `target` from this machine, with the target's own credentials; never raises.
 
-    `timeout` bounds each network step, in seconds. Blocking: 50-100 ms on a healthy system; from a coroutine, call it
-    through `asyncio.to_thread`.
+    `timeout` bounds each network step, in seconds; `users` are expected on the server besides Redkeep's. Blocking: 50-100 ms
+    on a healthy system; from a coroutine, call it through `asyncio.to_thread`.
     """
-    server = (*probe_server(target, timeout=timeout), *probe_users(target, timeout=timeout), *probe_reach(target))
+    server = (*probe_server(target, timeout=timeout), *probe_users(target, timeout=timeout, expected=users), *probe_reach(target))
     return Posture(tuple(_printable((*server, *probe_files(target), *probe_host(target)))))
 
 

@@ -1,4 +1,5 @@
-"""What each user of the server may really do, and who is connected: asked as `monitor`, by ACL DRYRUN and CLIENT LIST.
+"""What each user of the server may really do, who else there is, and who is connected: asked as `monitor`, by ACL DRYRUN,
+ACL USERS and CLIENT LIST.
 
 `ACL DRYRUN` answers as the server would, runs nothing and leaves no line in ACL LOG (Redis 7.0, Valkey 7.2 and later).
 """
@@ -6,12 +7,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from redkeep.access.tls import client_context
 from redkeep.errors import RedkeepError
 from redkeep.monitoring.control import Control
+from redkeep.monitoring.monitor_settings import PREFIX
 from redkeep.monitoring.probes import REDEPLOY, explain
 from redkeep.monitoring.server_report import connections
 from redkeep.monitoring.wire import Refusal, Wire
@@ -21,23 +23,29 @@ from redkeep.target import Target
 if TYPE_CHECKING:
     from redkeep.access.matrix import Case
 
-NAMES: Final = ("users' rights", "default user's rights", "dangerous commands", "connected users", "connected ports")
+NAMES: Final = ("users' rights", "default user's rights", "dangerous commands", "unknown users", "connected users", "connected ports")
 _BY_CHOICE: Final = ("CLIENT", "TRACKING", "on")
 """A deployment may give it to the cache user (acl.py, `client_tracking`)."""
 
-_KILL: Final = "as the operator: ACL DELUSER and CLIENT KILL USER; then deploy again"
+_KILL: Final = f"as the operator: ACL DELUSER and CLIENT KILL USER, then deploy again; or name your own in {PREFIX}USERS"
+_GRANT: Final = "run `make deploy`: it gives monitor the right"
+_ASK_USERS: Final = ("ACL", "USERS")
+_SHOWN: Final = 5
 
 
-def probe_users(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
-    """Effective rights of every user, and who is connected how; never raises. `timeout` in seconds, for each step.
+def probe_users(target: Target, *, timeout: float = 3.0, expected: Collection[str] = ()) -> Iterator[Control]:
+    """Effective rights of every user, who else there is, and who is connected how; never raises. `timeout` in seconds, for each step.
 
-    Without the monitor's password there is nobody to ask as: one control says so.
+    `expected` are users of other people's making; the one that the target logs in as is expected anyway. Without
+    the monitor's password there is nobody to ask as: one control says so.
     """
     if not target.monitor_password:
         yield Control(NAMES[0], "not applicable", "asked by the security monitoring, which has the password of `monitor`")
         return
-    from redkeep.access.matrix import command_matrix  # here: not every host has somebody to ask as
+    from redkeep.access.acl import USERS  # here: not every host has somebody to ask as
+    from redkeep.access.matrix import command_matrix
 
+    known = {*USERS, *expected, target.username or "default"}
     try:
         context = client_context(target) if target.tls else None
         with Wire(target.host, target.port, context=context, timeout=timeout, max_reply_bytes=16 * 1024 * 1024) as wire:
@@ -47,7 +55,8 @@ def probe_users(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
                 return
             cells = [case for case in command_matrix() if not case.allowed and case.line != _BY_CHOICE]
             found = _rights(cells, wire.ask(*(("ACL", "DRYRUN", case.user, *case.line) for case in cells)))
-            clients = _connected(wire.ask(("CLIENT", "LIST"))[0], target)
+            found.append(_unknown_users(wire, known))
+            clients = _connected(wire.ask(("CLIENT", "LIST"))[0], target, known)
     except (OSError, RedkeepError, ValueError) as error:
         yield from _unknown(NAMES, f"could not be tried: {explain(error)}", "")
         return
@@ -84,22 +93,41 @@ def _listed(users: dict[str, list[str]]) -> str:
     return "; ".join(parts)
 
 
-def _connected(reply: object, target: Target) -> list[Control]:
-    if isinstance(reply, Refusal):
-        return list(_unknown(NAMES[3:], "monitor may not ask CLIENT LIST", REDEPLOY))
-    from redkeep.access.acl import USERS
+def _unknown_users(wire: Wire, known: Collection[str]) -> Control:
+    """Users that neither Redkeep nor the settings name, connected or not."""
+    name = NAMES[3]
+    (may,) = wire.ask(("ACL", "DRYRUN", "monitor", *_ASK_USERS))  # a refusal of the question itself would stand in ACL LOG
+    if isinstance(may, Refusal):
+        return Control(name, "unknown", "monitor may not ask ACL DRYRUN", REDEPLOY)
+    reply = wire.ask(_ASK_USERS)[0] if may == "OK" else None
+    if not isinstance(reply, list):
+        return Control(name, "unknown", "monitor may not ask ACL USERS", _GRANT)
+    there = {each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else str(each) for each in reply}
+    strangers = sorted(there - set(known))
+    if strangers:
+        return Control(name, "weak", f"not made by Redkeep: {_some(strangers)}", _KILL)
+    return Control(name, "ok", f"all {len(there)} users are expected ones")
 
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(map(harmless, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
+
+
+def _connected(reply: object, target: Target, known: Collection[str]) -> list[Control]:
+    if isinstance(reply, Refusal):
+        return list(_unknown(NAMES[4:], "monitor may not ask CLIENT LIST", REDEPLOY))
     there = connections(reply)
-    strangers = sorted({each.user for each in there} - set(USERS))
+    strangers = sorted({each.user for each in there} - set(known))
     ours = {each.port for each in there if each.user == "monitor"}  # by this very connection; a port can be mapped on the way
     elsewhere = sorted({each.port for each in there if each.port} - ours)
     return [
-        Control(NAMES[3], "weak", f"connected as {', '.join(map(harmless, strangers[:5]))}", _KILL)
+        Control(NAMES[4], "weak", f"connected as {_some(strangers)}", _KILL)
         if strangers
-        else Control(NAMES[3], "ok", "nobody is connected under a name that is not ours"),
-        Control(NAMES[4], "weak", f"clients use port {', '.join(map(str, elsewhere[:5]))} too", "set port 0: deploy again")
+        else Control(NAMES[4], "ok", "nobody is connected under a name that is not expected"),
+        Control(NAMES[5], "weak", f"clients use port {', '.join(map(str, elsewhere[:5]))} too", "set port 0: deploy again")
         if elsewhere
-        else Control(NAMES[4], "ok", f"every client uses the TLS port of {target.host}"),
+        else Control(NAMES[5], "ok", f"every client uses the TLS port of {target.host}"),
     ]
 
 

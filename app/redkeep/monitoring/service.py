@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from redkeep.environment import read_env_file
-from redkeep.errors import ConfigurationError
 from redkeep.monitoring import otlp
 from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alerts import SimpleAlertManager
@@ -28,6 +27,7 @@ from redkeep.monitoring.figures import Family, Figures
 from redkeep.monitoring.keeper import Keeper
 from redkeep.monitoring.key_ages import KeyAges
 from redkeep.monitoring.metrics import SecurityMetricsCollector
+from redkeep.monitoring.monitor_settings import MonitorSettings
 from redkeep.monitoring.node import Node
 from redkeep.monitoring.posture import Posture, assess
 from redkeep.monitoring.posture_changes import PostureChanges
@@ -35,15 +35,13 @@ from redkeep.monitoring.status import security_fields
 from redkeep.monitoring.watcher import Watcher
 from redkeep.monitoring.words import Redactor
 from redkeep.optimization import SecurityOptimizationConfig
-from redkeep.target import Target, parse_url, read_target
+from redkeep.target import read_target
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks at a node: INFO and, when its counters grew, the new head of ACL LOG."""
 
-NODES_VARIABLE: Final = "SECURITY_MONITOR_NODES"
-STATE_VARIABLE: Final = "SECURITY_MONITOR_STATE_FILE"
 _CLOSE_STEPS: Final = 3
 """Network steps that a look may still take at the end: connect, INFO, ACL LOG."""
 
@@ -71,7 +69,8 @@ class MonitoringService:
         """From `env_file`, or this process's environment: the cache's variables, REDIS_MONITOR_PASSWORD, SECURITY_ALERT_...
 
         SECURITY_MONITOR_NODES names the nodes to watch (`host:port`, separated by commas) when there are more than the one
-        of REDIS_URL. The state file is SECURITY_MONITOR_STATE_FILE, or lies in systemd's STATE_DIRECTORY, or there is none.
+        of REDIS_URL, SECURITY_MONITOR_USERS the Redis users besides Redkeep's that are expected there. The state file is
+        SECURITY_MONITOR_STATE_FILE, or lies in systemd's STATE_DIRECTORY, or there is none.
         `interval` is the seconds a posture stays valid, `timeout` those of each network step; `alerts` replaces the
         environment's alert settings.
         Raises ConfigurationError with one sentence.
@@ -90,7 +89,10 @@ class MonitoringService:
         )
         self._changes = PostureChanges(self.monitor)
         self._keys = KeyAges(target.keys)
-        nodes = [Node(each, timeout=timeout) for each in _node_targets(target, variables)] if target.monitor_password else []
+        settings = MonitorSettings.read(variables)
+        self._users = settings.users
+        watched = [target._replace(address=address) for address in settings.nodes] or [target]
+        nodes = [Node(each, timeout=timeout) for each in watched] if target.monitor_password else []
         self._watcher = Watcher(nodes, self.monitor, redact=Redactor(secrets))
         self.monitor.subscribe(self._counted)
         self._posture: Posture | None = None
@@ -98,11 +100,11 @@ class MonitoringService:
         self._certificates: list[dict[str, Any]] = []
         self._probing = asyncio.Lock()
         self._keeper = Keeper(
-            _state_file(variables) if state_file == "environment" else state_file,
+            settings.state_file if state_file == "environment" else state_file,
             {"events": self.monitor, "watcher": self._watcher, "alerts": self._manager, "keys": self._keys, "posture": self._changes},
             self.monitor,
         )
-        self._otlp_endpoint = variables.get(otlp.VARIABLE, "").strip()
+        self._otlp_endpoint = settings.otlp_endpoint
         if self._otlp_endpoint:
             otlp.check_endpoint(self._otlp_endpoint)
         self._otlp: otlp.OtlpExport | None = None
@@ -172,7 +174,7 @@ class MonitoringService:
     async def probe(self) -> None:
         """Find out the posture anew."""
         async with self._probing:
-            posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout)
+            posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout, users=self._users)
             self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
             self._posture, self._posture_at = posture, time.time()
         changed = self._changes.note(posture)
@@ -302,28 +304,6 @@ class MonitoringService:
                 logger.exception("monitoring_failed")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), max(0.1, pause - (time.monotonic() - began)))
-
-
-def _state_file(variables: Mapping[str, str]) -> Path | None:
-    named = variables.get(STATE_VARIABLE, "").strip()
-    if named:
-        return Path(named)
-    folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    return Path(folder) / "monitoring.json" if folder else None
-
-
-def _node_targets(target: Target, variables: Mapping[str, str]) -> list[Target]:
-    names = [part.strip() for part in variables.get(NODES_VARIABLE, "").split(",") if part.strip()]
-    found = {}
-    for name in names:
-        try:
-            address = parse_url(f"redis://{name}")
-        except ConfigurationError:
-            raise ConfigurationError(f"{NODES_VARIABLE} must be host:port, several separated by commas") from None
-        if address.username or address.password or address.path or address.query:
-            raise ConfigurationError(f"{NODES_VARIABLE} must be host:port, several separated by commas")
-        found[(address.host, address.port)] = target._replace(address=address)
-    return list(found.values()) or [target]
 
 
 def _iso(moment: float) -> str:
