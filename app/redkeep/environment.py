@@ -61,7 +61,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     if local.is_file():
         more = _variables(local)
         if twice := sorted(set(more) & set(variables)):
-            raise ConfigurationError(f"{local}: {twice[0]} stands in {path} already; remove it")
+            raise ConfigurationError(f"{local}: {twice[0]} is already set in {path}; remove it")
         variables |= more
     known = {SOURCE, *VARIABLES, *(f"{field.upper()}_FILE" for field in SECRETS)}
     for name in sorted(set(variables) - known):
@@ -83,13 +83,13 @@ def _variables(path: Path) -> dict[str, str]:
         if name in variables:
             raise ConfigurationError(f"{where}: {name} is given twice; keep one")
         if "$(" in value or "${" in value or "`" in value:
-            raise ConfigurationError(f"{where}: {name} holds a substitution, which stays literal text; write the value itself")
+            raise ConfigurationError(f"{where}: {name} contains a substitution, which is kept as literal text; write the value itself")
         if value[:1] in ('"', "'"):
             if len(value) < 2 or value[-1] != value[0] or value[0] in value[1:-1] or "\\" in value:
-                raise ConfigurationError(f"{where}: {name} has a quote, a backslash or a comment too many after its quote")
+                raise ConfigurationError(f"{where}: {name} has an unmatched quote, a backslash, or text after its closing quote; correct it")
             value = value[1:-1]
         elif any(character.isspace() for character in value):
-            raise ConfigurationError(f"{where}: {name} holds a space; comments have their own line")
+            raise ConfigurationError(f"{where}: {name} contains a space; put comments on their own line")
         variables[name] = value
     return variables
 
@@ -147,7 +147,7 @@ def _read(path: Path, *, what: str, private: bool = False) -> str:
     except FileNotFoundError:
         raise ConfigurationError(f"{what} does not exist") from None
     except PermissionError:
-        raise ConfigurationError(f"{what} may not be read by this user; run as root, or join the group that owns it") from None
+        raise ConfigurationError(f"{what} cannot be read by this user; run as root, or join the group that owns it") from None
     except OSError as error:
         raise ConfigurationError(f"{what} cannot be read: {error.strerror}") from None
     try:

@@ -36,13 +36,13 @@ class Settings(BaseSettings):
     redis_cache_password: SecretStr | None = Field(default=None, description="Password of the user cache_service")
     redis_health_password: SecretStr | None = Field(default=None, description="Password of the user health_service")
     redis_janitor_password: SecretStr | None = Field(
-        default=None, description="Password of the user cache_janitor; only for invalidation by a pattern of names"
+        default=None, description="Password of the user cache_janitor; only for invalidation by a name pattern"
     )
     redis_monitor_password: SecretStr | None = Field(
         default=None, description="Password of the user monitor; only for the security monitoring"
     )
     redis_tls_enabled: bool = Field(default=False, description="Enable TLS encryption for Redis connections")
-    redis_tls_ca_file: Path | None = Field(default=None, description="The only CA that is trusted, PEM")
+    redis_tls_ca_file: Path | None = Field(default=None, description="The only trusted CA, PEM")
     redis_tls_cert_file: Path | None = Field(default=None, description="Client certificate, PEM")
     redis_tls_key_file: Path | None = Field(default=None, description="Key of the client certificate, PEM")
     redis_tls_min_version: Literal["1.3", "1.2"] = Field(default="1.3", description="Lowest TLS version")
@@ -50,17 +50,17 @@ class Settings(BaseSettings):
         default=None, description="Encryption key for application-layer encryption: 32 bytes, URL-safe base64"
     )
     redis_encryption_keys: SecretStr | None = Field(
-        default=None, description="Key ring instead of one key: comma separated, newest first"
+        default=None, description="Key ring instead of one key, separated by commas, newest first"
     )
-    redis_namespace: str = Field(default="", description="Separates tenants; part of every key and sealed value")
-    redis_compression: Literal["none", "lz4", "zstd"] = Field(default="none", description="Before sealing")
+    redis_namespace: str = Field(default="", description="Separates tenants; part of every key and encrypted value")
+    redis_compression: Literal["none", "lz4", "zstd"] = Field(default="none", description="Compression before encryption")
     redis_client: Literal["redis-py", "transport", "sentinel", "cluster"] = Field(
-        default=DEFAULT_CLIENT, description="What carries the commands"
+        default=DEFAULT_CLIENT, description="The client that sends the commands"
     )
     redis_sentinels: str = Field(default="", description="host:port of each Sentinel, comma separated; with the client sentinel")
-    redis_sentinel_name: str = Field(default="mymaster", description="What the Sentinels call the primary")
-    redis_sentinel_username: str | None = Field(default=None, description="User at the Sentinels, which have users of their own")
-    redis_sentinel_password: SecretStr | None = Field(default=None, description="Password at the Sentinels")
+    redis_sentinel_name: str = Field(default="mymaster", description="The Sentinels' name for the primary")
+    redis_sentinel_username: str | None = Field(default=None, description="User on the Sentinels, which have their own users")
+    redis_sentinel_password: SecretStr | None = Field(default=None, description="Password on the Sentinels")
     redis_client_tracking: bool = Field(default=False, description="Keep what was read in memory until the server says it changed")
     redis_read_legacy: bool = Field(default=False, description="Read unencrypted entries: migration windows only")
     redis_protected_mode: bool = Field(default=True, description="Redis protected mode; production refuses false")

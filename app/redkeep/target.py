@@ -117,12 +117,12 @@ def parse_url(url: str) -> Address:
     if parts.scheme not in ("redis", "rediss"):
         raise ConfigurationError("REDIS_URL must begin with rediss:// or redis://")
     if not host or port == 0 or any(not c.isprintable() or c.isspace() for c in url):
-        raise ConfigurationError("REDIS_URL names no usable host and port; write rediss://host:port/0")
+        raise ConfigurationError("REDIS_URL has no usable host and port; write rediss://host:port/0")
     if parts.fragment:
-        raise ConfigurationError("REDIS_URL holds a '#'; put the password into REDIS_CACHE_PASSWORD, not into the URL")
+        raise ConfigurationError("REDIS_URL contains a '#'; put the password into REDIS_CACHE_PASSWORD, not into the URL")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     if not query.keys() <= OPTIONS:  # not repeated: a stray '?' may have cut a password in two
-        raise ConfigurationError(f"REDIS_URL has an option in its query that is not one of {', '.join(sorted(OPTIONS))}")
+        raise ConfigurationError(f"REDIS_URL has a query option that is not one of {', '.join(sorted(OPTIONS))}")
     database = parts.path.strip("/") or query.get("db", "0")
     if not (database.isascii() and database.isdigit()):
         raise ConfigurationError("REDIS_URL has a database that is not a number; write rediss://host:port/0")
@@ -147,9 +147,9 @@ def reconcile(
     disabled, and for two users or two passwords.
     """
     if tls_enabled is False and address.scheme == "rediss":
-        raise ConfigurationError("REDIS_URL says rediss:// but REDIS_TLS_ENABLED is false; remove one of the two")
+        raise ConfigurationError("REDIS_URL begins with rediss:// but REDIS_TLS_ENABLED is false; remove one of the two")
     if address.password and password:
-        raise ConfigurationError("REDIS_URL holds a password although one is set besides; take it out of the URL")
+        raise ConfigurationError("REDIS_URL contains a password although one is also set separately; remove it from the URL")
     if address.username and username and address.username != username:
         raise ConfigurationError("REDIS_URL and REDIS_USERNAME name different users; keep REDIS_USERNAME")
     return bool(tls_enabled) or address.scheme == "rediss"
@@ -201,7 +201,7 @@ def build_target(
         password=redis_password or redis_cache_password,
     )
     if (redis_tls_cert_file is None) != (redis_tls_key_file is None):
-        raise ConfigurationError("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE belong together; set both or none")
+        raise ConfigurationError("REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE belong together; set both or neither")
     passwords = {
         "REDIS_URL (its password)": address.password,
         "REDIS_PASSWORD": redis_password,
@@ -223,7 +223,7 @@ def build_target(
     if username and not password:
         raise ConfigurationError("REDIS_USERNAME is set without a password; set REDIS_CACHE_PASSWORD")
     if password and not tls and not development and address.host not in _LOOPBACK:
-        raise ConfigurationError("REDIS_TLS_ENABLED is off: the password would cross the network in clear; use rediss://")
+        raise ConfigurationError("REDIS_TLS_ENABLED is off: the password would cross the network unencrypted; use rediss://")
     return Target(
         address=address._replace(username=None, password=None),
         tls=tls,
@@ -266,11 +266,11 @@ def _keys(single: str | None, ring: str | None) -> tuple[str, ...]:
     field = "REDIS_ENCRYPTION_KEYS" if ring else "REDIS_ENCRYPTION_KEY"
     keys = tuple((ring or "").replace(",", " ").split()) if ring else ((single,) if single else ())
     if ring and not keys:
-        raise ConfigurationError("REDIS_ENCRYPTION_KEYS holds no key; write them separated by commas, newest first")
+        raise ConfigurationError("REDIS_ENCRYPTION_KEYS contains no key; write keys separated by commas, newest first")
     for place, key in enumerate(keys, 1):
         decode_key(key, field=f"{field} (key {place})" if len(keys) > 1 else field)
     if len(set(keys)) != len(keys):
-        raise ConfigurationError(f"{field} holds one key twice; remove the copy")
+        raise ConfigurationError(f"{field} contains a key twice; remove the copy")
     return keys
 
 

@@ -187,8 +187,8 @@ def write(path: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--host", "0.0.0.0"], "the key would cross the network in clear"),
-        (["--host", "app.example"], "the key would cross the network in clear"),
+        (["--host", "0.0.0.0"], "the key would cross the network unencrypted"),
+        (["--host", "app.example"], "the key would cross the network unencrypted"),
         (["--tls-cert", "/nowhere"], "belong together"),
         (["--tls-cert", "/etc/hostname", "--tls-key", "/etc/hostname"], "cannot be used"),
         (["--port", "70000"], "--port must be"),
@@ -206,7 +206,7 @@ def test_a_port_in_use(server: Server, api: Api) -> None:
     port = api.url.rpartition(":")[2]
     ended = subprocess.run(command("serve", "--port", port), env=environment(server), capture_output=True, text=True, timeout=60)
     assert (2, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines())), ended.stderr
-    assert f"redkeep: --host 127.0.0.1 --port {port} cannot be listened on: Address already in use; give another\n" == ended.stderr
+    assert f"redkeep: --host 127.0.0.1 --port {port} cannot be used: Address already in use; choose another\n" == ended.stderr
 
 
 def test_tls(server: Server, start: Callable[..., Server], tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from tests.dashboard.stack import dashboard_environment
 from tests.redis.server import Server
 from tests.unit.test_dashboard_client import Answers, answering
 
-TITLES = {"ok": "Redis is secured", "weak": "Security issues", "unknown": "Not everything can be told"}
-SIDES = {"ok": "Redis Secured", "weak": "Security Issues", "unknown": "Not Everything Can Be Told"}
+TITLES = {"ok": "Redis is secured", "weak": "Security issues", "unknown": "Some checks could not run"}
+SIDES = {"ok": "Redis Secured", "weak": "Security Issues", "unknown": "Some Checks Could Not Run"}
 HOSTILE = '<img src=x onerror="window.hacked=1">', "**bold** [x](javascript:window.hacked=1)", "\x1b[31m\r\nred", "A" * 10_000
 
 
@@ -39,7 +39,7 @@ def test_the_answer_is_the_apis(page: Page, api: Api) -> None:
         assert control["evidence"].split()[0] in words
     assert {"server", "client", "CA"} <= set(rows)
     (key,) = status["key_ages"]
-    age = f"seals and opens, seen here since {key['first_seen'][:10]}", f"{days(key['age_days'])} old"
+    age = f"encrypts and decrypts, seen here since {key['first_seen'][:10]}", f"{days(key['age_days'])} old"
     assert ("rk-ok", True) == (rows[key["key_id"]][0], all(words in rows[key["key_id"]][1] for words in age))
     for each in status["certificates"]:
         assert f"{days(each['days_left'])} left" in rows[each["whose"]][1]
@@ -233,7 +233,7 @@ def test_an_api_that_is_away(page: Page, api: Api) -> None:
     try:
         assert page.until(lambda: page.text(".rk-hero h1") == "The API does not answer")
         assert "did not answer within 5 s" in page.text(".rk-hero p")
-        assert page.until(lambda: "Not known: the API does not answer" in page.text('[data-testid="stSidebar"]'))
+        assert page.until(lambda: "Unknown: the API does not answer" in page.text('[data-testid="stSidebar"]'))
         assert "Authentication" not in page.text('[data-testid="stSidebar"]')
         assert page.until(lambda: not page.rows())
     finally:
@@ -248,8 +248,8 @@ def test_a_wrong_key_is_said(api: Api, driver: Chrome, tmp_path: Path) -> None:
         page = Page(driver, url, api)
         page.open()
         assert page.until(lambda: "refuses this dashboard's key" in page.text(".rk-hero p"))
-        assert "The API gives no status" == page.text(".rk-hero h1")
-        assert page.until(lambda: "Not known: the API gives no status" in page.text('[data-testid="stSidebar"]'))
+        assert "The API returned no status" == page.text(".rk-hero h1")
+        assert page.until(lambda: "Unknown: the API returned no status" in page.text('[data-testid="stSidebar"]'))
         assert api.key not in driver.page_source
 
 
@@ -259,9 +259,9 @@ def test_a_stranger_in_the_apis_place(driver: Chrome, api: Api, tmp_path: Path) 
     with answering(stranger) as port, showing(dashboard_environment(api, tmp_path, REDKEEP_API_URL=f"http://127.0.0.1:{port}"), tmp_path) as url:
         page = Page(driver, url, api)
         page.open()
-        said = f"What answers at http://127.0.0.1:{port} is not the API of this version of Redkeep."
-        assert page.until(lambda: ("The API gives no status", said) == (page.text(".rk-hero h1"), page.text(".rk-hero p")))
-        assert page.until(lambda: "Not known" in page.text('[data-testid="stSidebar"]'))
+        said = f"What answers at http://127.0.0.1:{port} is not the API of this Redkeep version."
+        assert page.until(lambda: ("The API returned no status", said) == (page.text(".rk-hero h1"), page.text(".rk-hero p")))
+        assert page.until(lambda: "Unknown:" in page.text('[data-testid="stSidebar"]'))
         assert page.until(lambda: f"Not shown. {said}" in page.body())
         assert 0 == page.driver.execute_script("return document.querySelectorAll('.rk-ok').length")
 
@@ -289,8 +289,8 @@ def test_without_the_monitors_password_nothing_is_green_that_nobody_watches(redi
         assert page.until(lambda: len(page.driver.execute_script(tiles)) >= 5)
         found = dict(page.driver.execute_script(tiles))
         assert ("rk-tile rk-unknown",) * 2 == (found["Refused logins"], found["Servers up"])
-        assert page.until(lambda: "not watched" in page.text('[data-testid="stSidebar"]'))
+        assert page.until(lambda: "not monitored" in page.text('[data-testid="stSidebar"]'))
         page.tab("Activity")
-        assert page.until(lambda: "Nobody watches: the API has no REDIS_MONITOR_PASSWORD." in page.body())
+        assert page.until(lambda: "Not monitored: the API has no REDIS_MONITOR_PASSWORD." in page.body())
         loaded = page.driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
         assert [] == [name for name in loaded if not name.startswith((url, "data:", "blob:"))]

@@ -94,7 +94,7 @@ def test_it_names_no_user_that_it_cannot_see(app_host: Machine) -> None:
     uid = app_host.out(f"stat -c %u /proc/{app_host.pid}").strip()
     users = [tuple(map(int, line.split())) for line in app_host.lines(f"cat /proc/{pid(app_host)}/uid_map")]
     visible = any(outer <= int(uid) < outer + length for _, outer, length in users)
-    said = f"runs as uid {uid}" if visible else "does not run as root; as whom is not visible from this sandbox"
+    said = f"runs as uid {uid}" if visible else "does not run as root; its user is not visible from this sandbox"
     assert evidence == f"process {app_host.pid} {said}"
 
 

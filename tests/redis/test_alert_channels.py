@@ -69,7 +69,7 @@ def test_a_webhook_that_hangs(both: Channels, monkeypatch: pytest.MonkeyPatch) -
 
     (event,) = asyncio.run(run())
     over.set()
-    assert (3, "no end within 0.3 seconds") == (len(posts.taken), event.details["reason"])
+    assert (3, "not finished within 0.3 seconds") == (len(posts.taken), event.details["reason"])
 
 
 def test_a_mail_server_that_is_down(both: Channels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_no_redirect_is_followed(hook: tuple[dict[str, object], Posts], status: 
     posts.answer = lambda number: (status, {"Location": "/elsewhere" if status > 302 else "http://169.254.169.254/latest/meta-data/"})
     found = tried(**values)["webhook"]
     assert (False, 1) == (found["ok"], len(posts.taken))
-    assert f"{status}, a redirect, and none is followed" in found["detail"]
+    assert f"{status}, a redirect, which is not followed" in found["detail"]
 
 
 @pytest.mark.parametrize(("status", "tries"), [(400, 1), (403, 1), (404, 1), (408, 3), (425, 3), (429, 3), (500, 3), (503, 3)])
@@ -243,8 +243,8 @@ def test_a_receiver_with_another_certificate(
     foreign = tried(**{**values, "security_alert_webhook_ca_file": files.folder / "foreign-ca.crt"})["webhook"]["detail"]
     Resolver(monkeypatch, ["127.0.0.1"], name="other.example")
     named = tried(**{**values, "security_alert_webhook": url.replace("localhost", "other.example")})["webhook"]["detail"]
-    assert "certificate does not hold" in foreign
-    assert "certificate does not hold" in named
+    assert "certificate is not valid" in foreign
+    assert "certificate is not valid" in named
     assert [] == posts.taken
 
 
@@ -331,7 +331,7 @@ def test_a_mail_server_that_hangs(files: Files, monkeypatch: pytest.MonkeyPatch)
 
     with talker(answer) as port:
         found = tried(**mail_settings(files, port))["email"]
-        assert "no end within 0.3 seconds" == found["detail"]
+        assert "not finished within 0.3 seconds" == found["detail"]
         end = time.monotonic() + 5
         while any(each.name == "redkeep-alert-mail" for each in threading.enumerate()) and time.monotonic() < end:
             time.sleep(0.01)
@@ -344,7 +344,7 @@ def test_mail_servers_that_refuse(files: Files, monkeypatch: pytest.MonkeyPatch)
     assert "cannot be reached (ConnectionRefusedError)" in tried(**mail_settings(files, free_port()))["email"]["detail"]
     with mail_server(files, security="starttls") as (port, mails):
         foreign = mail_settings(files, port, security_alert_smtp_ca_file=files.folder / "foreign-ca.crt")
-        assert "certificate does not hold" in tried(**foreign)["email"]["detail"]
+        assert "certificate is not valid" in tried(**foreign)["email"]["detail"]
         assert "the mail server answered 530" in tried(**mail_settings(files, port))["email"]["detail"]
         assert [] == mails.taken
 
@@ -353,7 +353,7 @@ def test_mail_servers_that_refuse(files: Files, monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(type(mails), "handle_RCPT", refuse, raising=False)
         login = {"security_alert_smtp_username": MAIL_USER, "security_alert_smtp_password": MAIL_PASSWORD}
-        assert "refused the recipients; see SECURITY_ALERT_EMAIL" in tried(**mail_settings(files, port, **login))["email"]["detail"]
+        assert "refused the recipients; check SECURITY_ALERT_EMAIL" in tried(**mail_settings(files, port, **login))["email"]["detail"]
     assert alert_mail.STEP_SECONDS < MailChannel.deadline_seconds
 
 

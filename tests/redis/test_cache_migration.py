@@ -151,7 +151,7 @@ def test_a_check_that_fails_unseals_nothing_of_others(window: Server, monkeypatc
         assert not sealed & names
         with monkeypatch.context() as broken:
             broken.setattr("redkeep.migration.cache_migration.is_envelope", lambda _: False)
-            with pytest.raises(ConfigurationError, match="does not seal what it stores"):
+            with pytest.raises(ConfigurationError, match="does not encrypt what it stores"):
                 await second.migrate_to_secure_cache()
         assert len(second.results) == 3
         assert second.secure_cache is None
@@ -205,13 +205,13 @@ def test_steps_are_refused_with_a_reason(window: Server, start: Callable[..., Se
     async def work() -> None:
         migration = begun(window)
         await refused(migration, ConfigurationError, "there is no step 'Do magic'; the steps are: Validate", "Do magic")
-        await refused(migration, ConfigurationError, "not open yet; first: Open Secure", migration.steps[4])
+        await refused(migration, ConfigurationError, "not open yet; run this step first: Open Secure", migration.steps[4])
         await refused(begun(window, redis_encryption_key=None), ConfigurationError, "REDIS_ENCRYPTION_KEY is not set")
         await refused(begun(window, redis_janitor_password=None), ConfigurationError, "REDIS_JANITOR_PASSWORD is not set")
         await refused(begun(window, port=another.plain_port), ConfigurationError, "name another Redis than the current cache uses")
         for step in ("", migration.steps[1]):
             await refused(begun(window, redis_client="cluster"), ConfigurationError, "a Cluster.*run `redkeep migrate-data`", step)
-        await refused(begun(window, port=1), ServerUnavailableError, "does not reach its Redis")
+        await refused(begun(window, port=1), ServerUnavailableError, "cannot reach its Redis")
 
     asyncio.run(work())
     with pytest.raises(TypeError, match="current_cache must be"):

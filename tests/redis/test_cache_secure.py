@@ -97,9 +97,9 @@ def test_constructor_of_the_prd(server: Server, monkeypatch: pytest.MonkeyPatch)
         ({"encryption_key": "not a key"}, {}, "encryption_key"),
         ({"encryption_key": generate_key()[:-3]}, {}, "encryption_key"),
         ({"redis_password": generate_password(), "redis_url": "redis://far:1"}, {}, "REDIS_TLS_ENABLED"),
-        ({}, {"REDIS_TLS_ENABLED": "true"}, "demands TLS"),
-        ({"encryption_key": generate_key()}, {"REDIS_URL": "rediss://far:1"}, "demands TLS"),
-        ({}, {"REDIS_ENCRYPTION_KEY": generate_key()}, "demands encryption"),
+        ({}, {"REDIS_TLS_ENABLED": "true"}, "requires TLS"),
+        ({"encryption_key": generate_key()}, {"REDIS_URL": "rediss://far:1"}, "requires TLS"),
+        ({}, {"REDIS_ENCRYPTION_KEY": generate_key()}, "requires encryption"),
         ({"compression": "gzip", "encryption_key": generate_key()}, {}, "compression"),
     ],
 )

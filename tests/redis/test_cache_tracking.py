@@ -340,7 +340,7 @@ def test_settings_that_contradict_each_other(server: Server) -> None:
     """Tracking needs our transport, which hears of changes, and a key, without which nothing is sealed."""
     with pytest.raises(ConfigurationError, match="REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport"):
         secure(server, **ON, redis_client="redis-py")
-    with pytest.raises(ConfigurationError, match="REDIS_CLIENT_TRACKING keeps sealed values only"):
+    with pytest.raises(ConfigurationError, match="REDIS_CLIENT_TRACKING keeps encrypted values only"):
         secure(server, **ON, redis_encryption_key=None)
 
 

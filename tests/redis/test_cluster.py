@@ -175,7 +175,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(cluster: Cluster, server: Serve
     with server.log_in() as operator:
         assert operator.ask(("ACL", "SETUSER", "cache_service", *RIGHTS)) == ["OK"]
     try:
-        assert "take REDIS_CLIENT=cluster out" in refusal(ConfigurationError, ClusterMigration(server.target(**password)).run())
+        assert "remove REDIS_CLIENT=cluster" in refusal(ConfigurationError, ClusterMigration(server.target(**password)).run())
     finally:
         with server.log_in() as operator:
             assert operator.ask(("ACL", "SETUSER", "cache_service", *(f"-{rule[1:]}" for rule in RIGHTS))) == ["OK"]

@@ -31,10 +31,10 @@ from tests.unit.wanted import FakeCredentials, FakeSite, bundle, survey
     ("more", "changes", "janitor", "says"),
     [
         ((), {}, False, "REDIS_JANITOR_PASSWORD is not set"),
-        ((), {"REDIS_ENCRYPTION_KEY": ""}, True, "no encryption key to seal with; set REDIS_ENCRYPTION_KEY"),
+        ((), {"REDIS_ENCRYPTION_KEY": ""}, True, "no encryption key; set REDIS_ENCRYPTION_KEY"),
         (("--rate", "-1"), {}, True, "must be a number of entries a second"),
         (("--state", "/nowhere/at/all"), {}, True, "cannot be kept at /nowhere/at/all: No such file"),
-        ((), {"REDIS_URL": "rediss://127.0.0.1:1/0"}, True, "127.0.0.1:1: no connection"),
+        ((), {"REDIS_URL": "rediss://127.0.0.1:1/0"}, True, "127.0.0.1:1: cannot connect"),
         ((), {"REDIS_CACHE_PASSWORD": generate_password()}, True, "the login of user cache_service was refused"),
     ],
 )
@@ -57,7 +57,7 @@ def test_nowhere_to_keep_the_state(server: Server, tmp_path: Path) -> None:
     assert "name a file with --state" in run.communicate(timeout=30)[1]
     assert run.returncode == 2
     run = command(server, tmp_path, "--dry-run")
-    assert "would be sealed anew" in run.communicate(timeout=30)[0]
+    assert "would be encrypted" in run.communicate(timeout=30)[0]
 
 
 def test_the_summary_names_what_is_left(server: Server, tmp_path: Path) -> None:
@@ -68,9 +68,9 @@ def test_the_summary_names_what_is_left(server: Server, tmp_path: Path) -> None:
     run = command(server, tmp_path, "--leave-unknown")
     out, err = run.communicate(timeout=30)
     assert run.returncode == 1, err
-    assert "3 entries sealed anew: 3 readable ones, 0 of older keys" in out
-    assert f"1 left as they are: sealed with key {(b'k' * 8).hex()}" in out
-    assert "1 left as they are: nothing that this cache or the old class wrote" in out
+    assert "3 entries encrypted: 3 were readable, 0 had an older key" in out
+    assert f"1 left as they are: encrypted with key {(b'k' * 8).hex()}" in out
+    assert "1 left as they are: neither this cache nor the old class wrote them" in out
 
 
 @pytest.mark.parametrize("way", [(), ("--reverse",)], ids=["there", "back"])
@@ -176,7 +176,7 @@ def test_a_key_is_retired_when_nothing_needs_it(server: Server, tmp_path: Path, 
     fill(server, list(requests(2)))
     run = command(server, tmp_path, "--count", REDIS_ENCRYPTION_KEY="", REDIS_ENCRYPTION_KEYS=",".join(ring))
     assert [line.split() for line in run.communicate(timeout=30)[0].splitlines()] == [
-        ["10", "sealed", "with", f"{old_id},", "an", "older", "key"], ["2", "readable"],
+        ["10", "encrypted", "with", f"{old_id},", "an", "older", "key"], ["2", "readable"],
     ]  # fmt: skip
     assert migrate(server, redis_encryption_key=None, redis_encryption_keys=",".join(ring)).older_key == 10
     assert main(retire) == 0

@@ -111,7 +111,7 @@ def test_two_at_once(server: Server, tmp_path: Path) -> None:
         first = migration(server, rate=200, state_file=tmp_path / "state")
         run = asyncio.create_task(first.run())
         await asyncio.sleep(0.3)
-        with pytest.raises(ConfigurationError, match="another run is at work"):
+        with pytest.raises(ConfigurationError, match="another run is using"):
             await migration(server, state_file=tmp_path / "state").run()
         return await migration(server).run(), await run
 

@@ -98,7 +98,7 @@ def test_a_file_that_holds_something_else(start: Callable[..., Server], tmp_path
     state.write_text(json.dumps({**spoil(saved), "version": saved["version"]}))
     after = lived(path)
     (event,) = after.events(kind="state_unusable")
-    assert "it holds something else; counting begins anew" == event["details"]["reason"]
+    assert "its content is not usable; counting starts again from zero" == event["details"]["reason"]
     assert 7 == after.monitor.get_failure_count()
 
 
@@ -120,7 +120,7 @@ def test_a_file_of_another_process(start: Callable[..., Server], tmp_path: Path)
         await first.start()
         await second.start()
         (event,) = second.events(kind="state_unusable")
-        assert "is kept by another process; name another file in SECURITY_MONITOR_STATE_FILE" in event["details"]["reason"]
+        assert "belongs to another process; name another file in SECURITY_MONITOR_STATE_FILE" in event["details"]["reason"]
         await asyncio.to_thread(guess, server, times=3)
         assert await until(lambda: second.monitor.get_failure_count() == 3)
         await first.close()
@@ -139,7 +139,7 @@ def test_a_disk_that_fills(server: Server, tmp_path: Path, monkeypatch: pytest.M
 
     def full(path: Path, state: dict[str, Any]) -> None:
         writes.append(path)
-        raise ConfigurationError("the monitoring's state cannot be written: No space left on device; see the folder's owner")
+        raise ConfigurationError("the monitoring's state cannot be written: No space left on device; check who owns the folder")
 
     monkeypatch.setattr("redkeep.monitoring.keeper.write_state", full)
     after = lived(env_file(server, tmp_path, security_monitor_state_file=tmp_path / "state.json"))
@@ -292,7 +292,7 @@ def test_a_node_that_goes_and_comes(start: Callable[..., Server], tmp_path: Path
         assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
         server.stop()
         assert await until(lambda: monitoring.nodes()[0]["state"] == "down")
-        assert "see that Redis runs and listens there" in monitoring.nodes()[0]["reason"]
+        assert "check that Redis runs and listens there" in monitoring.nodes()[0]["reason"]
         assert monitoring.nodes()[0]["latency_ms"] is None
         server.start_again()
         assert await until(lambda: monitoring.nodes()[0]["state"] == "up")
@@ -309,7 +309,7 @@ def test_a_monitor_whose_password_is_refused(server: Server, tmp_path: Path) -> 
     found = lived(env_file(server, tmp_path, redis_monitor_password="another-" + "x1y2z3" * 4))
     (node,) = found.nodes()
     assert "down" == node["state"]
-    assert "the password of monitor is the one of the last deploy?" in node["reason"]
+    assert "is the password of monitor that of the last deploy?" in node["reason"]
     assert 1 == len(found.events(kind="node_down"))
 
 

@@ -194,7 +194,7 @@ def test_a_password_that_is_refused(server: Server) -> None:
         ((b"+OK\r\n", b"$5\r\nhello\r\n"), "INFO has no run_id"),
         ((b"+OK\r\n", b"$x\r\n"), "the reply cannot be read"),
         ((b"HTTP/1.1 400 Bad Request\r\n",), "does not speak the Redis protocol"),
-        ((b"+OK\r\n", b"$8\r\nrun_id:a\r\n", b"$8\r\nrun_id:a\r\n+OK\r\n"), "ACL LOG: the reply is no list"),
+        ((b"+OK\r\n", b"$8\r\nrun_id:a\r\n", b"$8\r\nrun_id:a\r\n+OK\r\n"), "ACL LOG: the reply is not a list"),
     ],
 )
 def test_what_is_no_redis(replies: tuple[bytes, ...], words: str) -> None:

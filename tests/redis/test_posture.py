@@ -162,7 +162,7 @@ def test_cache_user_cannot_write(weak: Callable[..., Server]) -> None:
 
 
 def test_cache_user_is_off(weak: Callable[..., Server]) -> None:
-    """A refused login is weak; what needs a login is unknown, and nothing that could not be tried is ok."""
+    """A refused login is weak; what needs a login is unknown, and nothing that could not be checked is ok."""
     server = weak(("ACL", "SETUSER", "cache_service", "off"))
     expected = {"login": "weak", "cache user's rights": "unknown", "default user": "unknown", "sealed round trip": "unknown"}
     assert expected == not_ok(server.target())

@@ -41,10 +41,10 @@ def unknown(server: Server) -> dict[str, Control]:
         (
             (("ACL", "SETUSER", "monitor", "-acl|dryrun"),),
             {"users' rights", "default user's rights", "dangerous commands", "unknown users"},
-            "monitor may not ask ACL DRYRUN",
+            "monitor may not run ACL DRYRUN",
         ),
-        ((("ACL", "SETUSER", "monitor", "-acl|users"),), {"unknown users"}, "monitor may not ask ACL USERS"),
-        ((("ACL", "SETUSER", "monitor", "-client|list"),), {"connected users", "connected ports"}, "monitor may not ask CLIENT LIST"),
+        ((("ACL", "SETUSER", "monitor", "-acl|users"),), {"unknown users"}, "monitor may not run ACL USERS"),
+        ((("ACL", "SETUSER", "monitor", "-client|list"),), {"connected users", "connected ports"}, "monitor may not run CLIENT LIST"),
         (
             (("ACL", "SETUSER", "monitor", "off"),),
             {"users' rights", "default user's rights", "dangerous commands", "unknown users", "connected users", "connected ports"},
@@ -69,12 +69,12 @@ TARGET = build_target(redis_url="redis://127.0.0.1:1/0", redis_encryption_key=ge
 @pytest.mark.parametrize(
     ("replies", "state", "words"),
     [
-        ((b"+OK\r\n", b"$-1\r\n:0\r\n"), "unknown", "the value was gone"),
-        ((b"+OK\r\n", b"$7\r\ngarbage\r\n:1\r\n"), "weak", "what came back does not open"),
+        ((b"+OK\r\n", b"$-1\r\n:0\r\n"), "unknown", "the value disappeared"),
+        ((b"+OK\r\n", b"$7\r\ngarbage\r\n:1\r\n"), "weak", "the value read back does not decrypt"),
         ((b"+QUEUED\r\n",), "weak", "the cache user cannot write its own keys"),
         ((b"-NOPERM no\r\n",), "weak", "the cache user cannot write its own keys: NOPERM no"),
         ((b"-LOADING wait\r\n",), "unknown", "the server is still loading"),
-        ((b"-MOVED 1 a:1\r\n",) * 48, "unknown", "no key of this cluster node was found"),
+        ((b"-MOVED 1 a:1\r\n",) * 48, "unknown", "no key that belongs to this cluster node was found"),
     ],
 )
 def test_a_round_trip_that_goes_wrong(replies: tuple[bytes, ...], state: str, words: str) -> None:
@@ -95,7 +95,7 @@ def test_a_cluster_node_that_owns_a_later_key() -> None:
     """Random keys are tried until the node owns one."""
     replies = (b"-MOVED 1 a:1\r\n", b"-MOVED 2 a:1\r\n", b"+OK\r\n", b"$-1\r\n:0\r\n")
     with speaker(*replies) as port, Wire("127.0.0.1", port, context=None, timeout=3.0) as wire:
-        assert "the value was gone" in sealed_round_trip(wire, TARGET).evidence
+        assert "the value disappeared" in sealed_round_trip(wire, TARGET).evidence
 
 
 def test_certificates_that_cannot_be_told(files: Files, server: Server) -> None:
@@ -114,4 +114,4 @@ def test_a_certificate_near_its_end(start: Callable[..., Server], files: Files, 
     rows = {each["whose"]: each for each in certificates(target, timeout=3.0)}
     assert ("weak", "ok") == (rows["server"]["state"], rows["client"]["state"])
     (control,) = [each for each in assess(target).controls if each.name == "certificate expiry"]
-    assert ("weak", True) == (control.state, control.evidence.startswith("the server certificate is the first to end"))
+    assert ("weak", True) == (control.state, control.evidence.startswith("the server certificate expires first"))

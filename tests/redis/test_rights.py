@@ -61,7 +61,7 @@ def test_who_is_connected(start: Callable[..., Server]) -> None:
         users, ports = there["connected users"], there["connected ports"]
         assert ("weak", 5) == (users.state, users.evidence.count(r"\x1b[31mguest"))
         assert users.evidence.isprintable()
-        assert ("weak", f"clients use port {port} too") == (ports.state, ports.evidence)
+        assert ("weak", f"clients also use port {port}") == (ports.state, ports.evidence)
         open_ones.close()
         for name in names:
             operator.ask(("CLIENT", "KILL", "USER", name), ("ACL", "DELUSER", name))
@@ -108,7 +108,7 @@ def test_a_deployment_without_the_right(start: Callable[..., Server]) -> None:
     [
         ((b"HTTP/1.1 400 Bad Request\r\n",), "does not speak the Redis protocol"),
         ((b"-ERR max number of clients reached\r\n",), "the login of monitor was refused"),
-        ((b"",), "could not be tried"),
+        ((b"",), "could not be checked"),
     ],
 )
 def test_nobody_can_be_asked(replies: tuple[bytes, ...], words: str) -> None:

@@ -65,7 +65,7 @@ def test_wrong_passwords_and_certificates_have_their_errors(server: Server, file
     assert kinds == [AuthenticationError, TLSError, TLSError, ServerUnavailableError]
     assert "certificate required" in str(none)
     assert type(unknown) is ServerUnavailableError
-    assert "does not resolve" in str(unknown)
+    assert "cannot be resolved" in str(unknown)
 
 
 def test_a_refused_login_is_not_hammered(server: Server) -> None:

@@ -39,21 +39,21 @@ def error_of(script: Script, *, limits: Limits = ONCE) -> RedkeepError:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", "not Redis' protocol", id="http"),
-        pytest.param(b"\x16\x03\x03\x00\x7a\x02\x00\x00", "not Redis' protocol", id="tls-record"),
-        pytest.param(b"$-5\r\n", "not Redis' protocol", id="negative-length"),
-        pytest.param(b"$99999999999999999999999\r\n", "not Redis' protocol", id="length-over-64-bit"),
-        pytest.param(b"%1\r\n*1\r\n+a\r\n+b\r\n", "not Redis' protocol", id="unhashable-key"),
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", "not in the Redis protocol", id="http"),
+        pytest.param(b"\x16\x03\x03\x00\x7a\x02\x00\x00", "not in the Redis protocol", id="tls-record"),
+        pytest.param(b"$-5\r\n", "not in the Redis protocol", id="negative-length"),
+        pytest.param(b"$99999999999999999999999\r\n", "not in the Redis protocol", id="length-over-64-bit"),
+        pytest.param(b"%1\r\n*1\r\n+a\r\n+b\r\n", "not in the Redis protocol", id="unhashable-key"),
         pytest.param(b"*1\r\n" * 40 + b":1\r\n", "", id="deep-nesting"),
         pytest.param(b":7\r\n", "does not fit its command", id="integer-for-get"),
         pytest.param(b"*1\r\n$1\r\nx\r\n", "does not fit its command", id="list-for-get"),
         pytest.param(b"|1\r\n+a\r\n+b\r\n$1\r\nx\r\n", "does not fit its command", id="attribute-before-the-reply"),
         pytest.param(b"#t\r\n", "does not fit its command", id="boolean-for-get"),
-        pytest.param(b">2\r\n$7\r\nunknown\r\n$1\r\nx\r\n", "pushed what was not asked for ('unknown')", id="unknown-push"),
-        pytest.param(b">3\r\n+message\r\n+c\r\n+x\r\n", "pushed what was not asked for ('message')", id="pubsub-push"),
-        pytest.param(b">2\r\n+invalidate\r\n*1\r\n+k\r\n", "pushed what was not asked for", id="invalidate-without-tracking"),
-        pytest.param(b">0\r\n", "pushed what was not asked for", id="empty-push"),
-        pytest.param(b">1\r\n+\x1b[31m\r\n", "pushed what was not asked for ('\\x1b[31m')", id="push-with-escapes"),
+        pytest.param(b">2\r\n$7\r\nunknown\r\n$1\r\nx\r\n", "pushed something that was not requested ('unknown')", id="unknown-push"),
+        pytest.param(b">3\r\n+message\r\n+c\r\n+x\r\n", "pushed something that was not requested ('message')", id="pubsub-push"),
+        pytest.param(b">2\r\n+invalidate\r\n*1\r\n+k\r\n", "pushed something that was not requested", id="invalidate-without-tracking"),
+        pytest.param(b">0\r\n", "pushed something that was not requested", id="empty-push"),
+        pytest.param(b">1\r\n+\x1b[31m\r\n", "pushed something that was not requested ('\\x1b[31m')", id="push-with-escapes"),
     ],
 )
 def test_nonsense_ends_the_connection_with_a_name(answer: bytes, words: str) -> None:
@@ -112,7 +112,7 @@ def test_a_list_is_not_made_on_a_promise(promise: bytes, nested: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     error = error_of(says(b"*1\r\n" * (nested - 1) + promise))
     assert isinstance(error, WireError)
-    assert "promises a list" in str(error)
+    assert "announced a longer list" in str(error)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
 
 
@@ -121,13 +121,13 @@ def test_a_list_is_not_made_on_a_promise(promise: bytes, nested: int) -> None:
     [
         (b"-NOPROTO unsupported protocol version\r\n", WireError, "RESP2 only"),
         (b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n", WireError, "RESP2 only"),
-        (b"*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n", WireError, "does not take HELLO 3"),
-        (b"+OK\r\n", WireError, "does not take HELLO 3"),
+        (b"*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n", WireError, "does not accept HELLO 3"),
+        (b"+OK\r\n", WireError, "does not accept HELLO 3"),
         (b"-WRONGPASS invalid username-password pair or user is disabled.\r\n", AuthenticationError, "was refused"),
         (b"-NOAUTH HELLO must be called with the client already authenticated\r\n", AuthenticationError, "was refused"),
         (b"-ERR max number of clients reached\r\n", ServerUnavailableError, "maxclients"),
         (b"-DENIED Redis is running in protected mode\r\n", ServerUnavailableError, "protected mode"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", WireError, "not Redis' protocol"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", WireError, "not in the Redis protocol"),
     ],
 )
 def test_a_refused_login_says_why(login: bytes, kind: type[RedkeepError], words: str) -> None:
@@ -181,7 +181,7 @@ def test_after_a_failed_attempt_nobody_waits_for_the_next_one() -> None:
         ("MOVED 3999 10.0.0.1:6381", ServerUnavailableError, "cluster node"),
         ("BUSY Redis is busy running a script.", ServerUnavailableError, "script"),
         ("NOAUTH Authentication required.", AuthenticationError, "was refused"),
-        ("ERR unknown command 'GET', with args beginning with: 's3cret-key'", RedkeepError, "calls GET wrong"),
+        ("ERR unknown command 'GET', with args beginning with: 's3cret-key'", RedkeepError, "rejects GET"),
     ],
 )
 def test_error_replies_become_our_errors(reply: str, kind: type[RedkeepError], words: str) -> None:

@@ -184,7 +184,7 @@ def test_an_odd_invalidation_drops_the_connection(push: bytes) -> None:
 
         async with peer(script) as target, Transport(target, limits=Limits(replays=0)) as transport:
             await transport.enable_tracking(told.append)
-            with pytest.raises(WireError, match="pushed what was not asked for"):
+            with pytest.raises(WireError, match="pushed something that was not requested"):
                 await transport.execute("GET", "ai_cache:a")
         return told
 

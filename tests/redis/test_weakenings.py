@@ -87,7 +87,7 @@ def test_a_plaintext_port_opened(start: Callable[..., Server], quiet_port: int) 
     server = start()
     with server.log_in() as operator:
         assert ["OK"] == operator.ask(("CONFIG", "SET", "port", str(quiet_port)))
-    assert "set port 0" in weak(target_of(server))["plaintext port"].remedy
+    assert "sets port 0" in weak(target_of(server))["plaintext port"].remedy
 
 
 def test_a_stranger_connected(start: Callable[..., Server]) -> None:

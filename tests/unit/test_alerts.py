@@ -100,7 +100,7 @@ def test_slow_failures_alarm_by_the_hour_and_guessing_at_once() -> None:
     for _ in range(5):
         fast.monitor.record("auth_attempt")
     assert ["firing: High Authentication Failures"] == fast.check()
-    assert ("error", True) == (fast.channel.taken[0].severity, "guesses passwords" in fast.channel.taken[0].message)
+    assert ("error", True) == (fast.channel.taken[0].severity, "is guessing passwords" in fast.channel.taken[0].message)
 
 
 def test_what_lasts_is_repeated_after_the_cooldown() -> None:

@@ -89,13 +89,16 @@ def test_swapped_chunks_are_noticed() -> None:
 
 def test_another_key_is_told_apart_from_damage() -> None:
     """Whoever took the wrong secrets is told so."""
-    with pytest.raises(DecryptionError, match="sealed to another key"):
+    with pytest.raises(DecryptionError, match="encrypted for another key"):
         opened(sealed(b"x"), generate_private_key())
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(b"", "no archive"), (b"REDIS0011", "no archive"), (b"redkeep-archive 2\n{}\n", "later version"), (MAGIC + b"[]\n", "damaged")],
+    [
+        (b"", "not a redkeep archive"), (b"REDIS0011", "not a redkeep archive"), (b"redkeep-archive 2\n{}\n", "later version"),
+        (MAGIC + b"[]\n", "damaged"),
+    ],
 )
 def test_other_files_are_called_what_they_are(content: bytes, sentence: str) -> None:
     """Before anything is tried on them."""

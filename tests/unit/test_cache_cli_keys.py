@@ -46,7 +46,7 @@ def test_a_whole_rotation(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     new = ids(folder)[1]
     assert new in shown
     shown += run(capsys, "keys", "list", *where)
-    assert re.search(rf"seals and opens +{old} +today\nopens +{new}", shown)
+    assert re.search(rf"encrypts and decrypts +{old} +today\ndecrypts +{new}", shown)
     shown += run(capsys, "keys", "promote", *where)
     assert ids(folder) == [new, old]
     shown += run(capsys, "keys", "promote", new[:6], *where)
@@ -54,7 +54,7 @@ def test_a_whole_rotation(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     kept = SecretStore.open(folder).encryption_keys()
     shown += run(capsys, "keys", "retire", *where, "--force", "--env-file", str(folder / "none"))
     assert ids(folder) == [new]
-    assert f"forgot {old}; deploy to make it so. Lost: what they sealed is lost; nobody was asked" in shown
+    assert f"removed {old}; deploy to apply this. Lost: what they encrypted, which was not counted" in shown
     shown += run(capsys, "keys", "retire", *where)
     assert old in shown
     assert not any(key in shown for key in kept)
@@ -83,20 +83,20 @@ def test_a_key_that_is_in_use_is_kept(folder: Path, tmp_path: Path, capsys: pyte
         assert ids(folder) == list(before)
         return capsys.readouterr().err
 
-    assert f"cannot be told whether entries are still sealed with {old}" in refused("--env-file", str(tmp_path / "none"))
+    assert f"whether entries still need {old} cannot be determined" in refused("--env-file", str(tmp_path / "none"))
     for text in ("[]", '{"sealed": 1}', '{"sealed": {"a": -1}, "readable": 0, "other": 0}'):
         counts.write_text(text)
         assert "these are no counts" in refused("--counts", str(counts))
-    for text, says in (("", "is empty: the count did not succeed on the app host"), ("{", "holds no counts; give what")):
+    for text, says in (("", "is empty: the count failed on the app host"), ("{", "contains no counts; give what")):
         counts.write_text(text)
         assert f"{counts} {says}" in (said := refused("--counts", str(counts)))
         assert "--env-file" not in said
     assert "cannot be read: No such file" in refused("--counts", str(tmp_path / "none"))
     counts.write_text(f'{{"sealed": {{"{new}": 9, "{old}": 1234}}, "readable": 1, "other": 0}}')
     said = refused("--counts", str(counts))
-    assert f"still sealed with what would be forgotten: 1,234 with {old}; run `redkeep migrate-data` first" in said
+    assert f"entries still encrypted with old keys: 1,234 with {old}; run `redkeep migrate-data` first" in said
     shown = run(capsys, "keys", "retire", *where, "--counts", str(counts), "--force")
-    assert f"Lost: entries are still sealed with what would be forgotten: 1,234 with {old}" in shown
+    assert f"Lost: entries still encrypted with old keys: 1,234 with {old}" in shown
 
 
 def test_a_key_that_is_not_in_use_may_go(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_init_makes_them_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["secrets", "init"])
     assert content == Path("secrets/local/secrets.json").read_bytes()
     assert "nothing was changed" in capsys.readouterr().out
-    assert ["encryption key", "authority"] == [row.kind for row in again().entries()]
+    assert ["encryption key", "CA"] == [row.kind for row in again().entries()]
 
 
 def test_refusal_is_one_sentence_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,7 +221,7 @@ def test_certs_inspect(store: SecretStore, capsys: pytest.CaptureFixture[str]) -
         assert shown in out
     Path("ca.pem").write_bytes(store.trust_bundle())
     assert 0 == main(["certs", "inspect", "ca.pem"])
-    assert re.search(r"use: +authority", capsys.readouterr().out)
+    assert re.search(r"use: +CA", capsys.readouterr().out)
     Path("noise").write_bytes(b"noise")
     assert 2 == main(["certs", "inspect", "noise"])
     assert 2 == main(["certs", "inspect", "nobody"])
@@ -316,7 +316,7 @@ def test_no_option_takes_a_passphrase(verb: tuple[str, str], capsys: pytest.Capt
 def test_a_new_api_key(store: SecretStore, capsys: pytest.CaptureFixture[str]) -> None:
     """It replaces the old at once and is not shown; where no API was ever deployed there is nothing to renew."""
     assert main(["secrets", "renew-api-key"]) == 2
-    assert "a deploy with the knob api_enabled makes it" in capsys.readouterr().err
+    assert "a deploy with the knob api_enabled creates it" in capsys.readouterr().err
     old = store.password("api")
     assert main(["secrets", "renew-api-key"]) == 0
     fresh = again().password("api")

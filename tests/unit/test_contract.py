@@ -243,8 +243,8 @@ class TestSecureAIResponseCache:
         ({"encryption_key": []}, "encryption_key"),
         ({"encryption_key": b"\xff" * 44}, "encryption_key"),
         ({"redis_password": ""}, "REDIS_PASSWORD"),
-        ({"redis_tls_ca_file": "ca.crt"}, "redis_tls_ca_file is given while TLS is off"),
-        ({"redis_tls_cert_file": "a.crt", "redis_tls_key_file": "a.key"}, "redis_tls_cert_file is given while TLS is off"),
+        ({"redis_tls_ca_file": "ca.crt"}, "redis_tls_ca_file is given although TLS is off"),
+        ({"redis_tls_cert_file": "a.crt", "redis_tls_key_file": "a.key"}, "redis_tls_cert_file is given although TLS is off"),
         ({"namespace": "tenant"}, "namespace"),
     ],
 )

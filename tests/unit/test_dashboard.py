@@ -47,7 +47,7 @@ def test_the_key_never_travels_in_clear(url: str, fine: bool) -> None:
         ({}, "REDKEEP_API_KEY is not set"),
         ({"REDKEEP_API_KEY": "a", "REDKEEP_API_KEY_FILE": "/b"}, "both set"),
         ({"REDKEEP_API_KEY_FILE": "/nowhere"}, "cannot be read"),
-        ({"REDKEEP_API_KEY": "a\nb"}, "no header carries"),  # pragma: allowlist secret - refused
+        ({"REDKEEP_API_KEY": "a\nb"}, "a header cannot carry"),  # pragma: allowlist secret - refused
     ],
 )
 def test_a_key_that_will_not_do(variables: dict[str, str], said: str) -> None:
@@ -97,7 +97,7 @@ def test_where_nobody_can_listen(host: str, reason: str) -> None:
         command = [sys.executable, "-m", "redkeep.cli", "dashboard", "--host", host, "--port", port, "--insecure-open"]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (2, "", 1) == (ended.returncode, ended.stdout, len(ended.stderr.splitlines()))
-    assert ended.stderr.startswith(f"redkeep: --host {host} --port {port} cannot be listened on: {reason}")
+    assert ended.stderr.startswith(f"redkeep: --host {host} --port {port} cannot be used: {reason}")
 
 
 def test_no_value_becomes_markup() -> None:
@@ -172,9 +172,9 @@ KEY = {"key_id": "k", "first_seen": "", "age_days": 0}
         (pieces.channels([{**CHANNEL, "enabled": False}]), "not-applicable", "not configured"),
         (pieces.deliveries({"email": {"ok": False, "detail": "refused"}}), "weak", "failed"),
         (pieces.deliveries({"email": {"ok": True, "detail": ""}}), "ok", "delivered"),
-        (pieces.ends([], [{**KEY, "primary": True}]), "ok", "seals and opens"),
-        (pieces.ends([], [{**KEY, "primary": False}]), "ok", "only opens"),
-        (pieces.ends([{"state": "weak", "whose": "server", "ends": "2026-01-31T12:00", "days_left": 3}], []), "weak", "ends 2026-01-31"),
+        (pieces.ends([], [{**KEY, "primary": True}]), "ok", "encrypts and decrypts"),
+        (pieces.ends([], [{**KEY, "primary": False}]), "ok", "only decrypts"),
+        (pieces.ends([{"state": "weak", "whose": "server", "ends": "2026-01-31T12:00", "days_left": 3}], []), "weak", "expires 2026-01-31"),
     ],
 )
 def test_a_row_has_the_colour_of_its_state(html: str, kind: str, said: str) -> None:

@@ -62,7 +62,7 @@ def answering(answers: Answers, context: ssl.SSLContext | None = None) -> Iterat
         (Answers(401), "refuses this dashboard's key"),
         (Answers(429, Retry_After="7"), "asks for a pause of 7 s"),
         (Answers(500), "answered 500 to /x"),
-        (Answers(200, b"<html>"), "is not the API of Redkeep"),
+        (Answers(200, b"<html>"), "is not Redkeep's API"),
         (Answers(0), "broke (RemoteProtocolError)"),
     ],
     ids=["redirect", "wrong key", "too many", "error", "no JSON", "cut"],

@@ -21,8 +21,8 @@ OUT_OF_ORDER = """--> Preparing operation files...
 NOT_READY = """--> Connecting to hosts...
     [old] Connected
     [old] Ready: deploys/migrate.py
-    [old] \x1b[1mmigrate application_encryption: Seal what is written from now on\x1b[0m
-    [old] old: 1 client still speaks plaintext: 127.0.0.1:55056 (user default, port 6379, connected for 53 s). Move them.
+    [old] \x1b[1mmigrate application_encryption: Encrypt what is written from now on\x1b[0m
+    [old] old: 1 client still uses plaintext: 127.0.0.1:55056 (user default, port 6379, connected for 53 s). Move them.
     [old] Error: executed 0 commands
 """
 
@@ -42,9 +42,9 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_what_a_run_says() -> None:
     """Lines of hosts without colours and without what says only how far it is; the reason is what stopped it, or each host's last."""
-    assert said(NOT_READY)[0] == "old: migrate application_encryption: Seal what is written from now on"
+    assert said(NOT_READY)[0] == "old: migrate application_encryption: Encrypt what is written from now on"
     assert len(said(NOT_READY)) == 2
-    assert reason(NOT_READY).startswith("old: 1 client still speaks plaintext")
+    assert reason(NOT_READY).startswith("old: 1 client still uses plaintext")
     assert reason(OUT_OF_ORDER) == "old: stage: tls is out of order; preparation comes first"
     assert reason("") == ""
 
@@ -101,5 +101,5 @@ def test_what_is_missing_is_named(bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["stage", "--debug", "a b"])
 def test_data_that_is_none(bundle: Path, name: str) -> None:
     """What could be an option, or is the manager's own, is refused."""
-    with pytest.raises(ConfigurationError, match="is no name of what a deploy is given"):
+    with pytest.raises(ConfigurationError, match="is not the name of a deploy option"):
         DetailedMigrationManager(bundle, data={name: "x"})

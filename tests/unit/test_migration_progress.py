@@ -66,5 +66,5 @@ def test_the_summary_of_the_way_back() -> None:
     """A sentence for each thing that was done or is left."""
     counts = Counts(returned=5, superseded=1, invalidated=2, without_old_name=3, left=4)
     said = summary(counts, seconds=5, dry_run=False, reverse=True).splitlines()
-    assert said[0] == "5 entries given back their old names, readable, in 5 s; 0 of them read again and compared"
+    assert said[0] == "5 entries restored to readable form under their old names, in 5 s; 0 of them read back and compared"
     assert [sentence.split()[0] for sentence in said[1:]] == ["2", "1", "3", "4"]

@@ -56,7 +56,7 @@ def test_stages_go_in_order() -> None:
     assert check_forward("preparation", ("preparation",)).name == "preparation"
     with pytest.raises(ConfigurationError, match="tls is out of order; authentication comes first"):
         check_forward("tls", ("preparation",))
-    with pytest.raises(ConfigurationError, match="preparation is done already; the last one done is authentication"):
+    with pytest.raises(ConfigurationError, match="preparation is already done; the last one done is authentication"):
         check_forward("preparation", NAMES[:2])
     assert following(NAMES) is None
     assert check_forward("close", NAMES).name == "close"
@@ -97,8 +97,8 @@ def test_who_is_not_ready_is_named() -> None:
     assert [s.number for s in among(found, {"cache_service"})] == [4]
     assert [s.number for s in older_than(found, 91)] == [3]
     assert [s.number for s in older_than(found, 90)] == [3, 4]
-    sentence = refusal(found, what="still speak plaintext", remedy="Move them.")
-    assert "3 clients still speak plaintext" in sentence
+    sentence = refusal(found, what="still use plaintext", remedy="Move them.")
+    assert "3 clients still use plaintext" in sentence
     assert "127.0.0.1:40112 (user default, port 6379, connected for 2 h, redis-py 5.0.1)" in sentence
     assert "10.0.0.5:40114 'worker' (user cache_service, port 6380, connected for 90 s)" in sentence
     assert "(user default, the socket file, connected for 1 s)" in sentence
@@ -148,7 +148,7 @@ def test_a_position_in_words() -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [("nonsense", "line 1: not an entry"), ("[1]", "not an entry"), ('{"stage": "tls"}', "not an entry"),
-     (json.dumps({"stage": "moon", "event": "begun", "what": "", "who": "", "run": ""}), "of a later version")],
+     (json.dumps({"stage": "moon", "event": "begun", "what": "", "who": "", "run": ""}), "written by a later version")],
 )  # fmt: skip
 def test_a_damaged_journal_is_named(line: str, says: str) -> None:
     """A line that is no entry is refused with its number, not skipped."""
@@ -161,7 +161,7 @@ def test_the_lock_names_its_holder() -> None:
     holder = Holder("bob\x1b[2J@lap", "b1", "m", 7, "migrate", "tls")
     assert Holder.parse(holder.line()) == holder
     says = holder.refusal(silent=3.4)
-    assert says.startswith("'bob\\x1b[2J@lap' is at work on this migration (migrate tls, run b1, last sign of life 3 s ago): wait")
+    assert says.startswith("'bob\\x1b[2J@lap' is running this migration (migrate tls, run b1, last sign of life 3 s ago): wait")
     assert "\x1b" not in says
 
 

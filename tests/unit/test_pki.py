@@ -225,7 +225,7 @@ def test_good_leaf_passes() -> None:
     [
         (SERVER, CA, NAMES, "server", 90, "expired on"),
         (SERVER, CA, NAMES, "server", -1, "not yet valid"),
-        (SERVER, OTHER, NAMES, "server", 0, "not a trusted authority"),
+        (SERVER, OTHER, NAMES, "server", 0, "not a trusted CA"),
         (SERVER, CA, ["redis-2.internal"], "server", 0, "is not for redis-2.internal"),
         (SERVER, CA, ["10.0.0.6"], "server", 0, "is not for 10.0.0.6"),
         (SERVER, CA, NAMES, "replication", 0, "as server, not as replication"),
@@ -248,13 +248,13 @@ def test_leaf_of_an_ended_authority() -> None:
     """A leaf whose authority has ended is refused in the authority's name."""
     old = Authority.create("Old", days=20, now=datetime.now(UTC) - timedelta(days=30))
     leaf = old.issue(["a"], use="server", now=datetime.now(UTC) - timedelta(days=25))
-    with pytest.raises(CertificateError, match="authority 'Old' expired"):
+    with pytest.raises(CertificateError, match="CA 'Old' expired"):
         check_leaf(leaf, trust=[old.cert_pem], names=["a"], use="server")
 
 
 def test_forged_authority_of_the_same_name() -> None:
     """An authority with the same name and another key vouches for nothing; a leaf is no authority."""
-    with pytest.raises(CertificateError, match="not a trusted authority"):
+    with pytest.raises(CertificateError, match="not a trusted CA"):
         check_leaf(SERVER, trust=[Authority.create("Test CA").cert_pem], names=NAMES, use="server")
     key = serialization.load_pem_private_key(NODE.key_pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -269,7 +269,7 @@ def test_forged_authority_of_the_same_name() -> None:
         .sign(key, hashes.SHA256())
     )
     leaf = Leaf(forged.public_bytes(serialization.Encoding.PEM), NODE.key_pem)
-    with pytest.raises(CertificateError, match="not a trusted authority"):
+    with pytest.raises(CertificateError, match="not a trusted CA"):
         check_leaf(leaf, trust=[NODE.cert_pem], names=[], use="server")
 
 

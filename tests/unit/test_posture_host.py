@@ -127,11 +127,11 @@ def test_root_process(host: Host) -> None:
     [
         ("65534", "         0          0 4294967295", "ok", "process 700 runs as uid 65534"),
         ("65534", "", "ok", "process 700 runs as uid 65534"),
-        ("65534", "0 0 1\n998 998 1", "ok", "process 700 does not run as root; as whom is not visible from this sandbox"),
+        ("65534", "0 0 1\n998 998 1", "ok", "process 700 does not run as root; its user is not visible from this sandbox"),
         ("998", "0 0 1\n998 998 1", "ok", "process 700 runs as uid 998"),
         ("0", "0 0 1\n998 998 1", "weak", "process 700 runs as root"),
-        ("65534", "998 998 1", "unknown", "as whom process 700 runs is not visible from this sandbox"),
-        ("65534", "0 100000 65536", "unknown", "as whom process 700 runs is not visible from this sandbox"),
+        ("65534", "998 998 1", "unknown", "the user of process 700 is not visible from this sandbox"),
+        ("65534", "0 100000 65536", "unknown", "the user of process 700 is not visible from this sandbox"),
     ],
 )
 def test_whose_the_process_is_seen_from_a_sandbox(host: Host, uid: str, users: str, state: str, words: str) -> None:

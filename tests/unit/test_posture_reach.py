@@ -32,7 +32,7 @@ def test_nothing_listens_here() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     (control,) = probe_reach(target("127.0.0.1", port))
-    assert ("unknown", f"nothing is seen to listen on port {port} of this machine") == (control.state, control.evidence)
+    assert ("unknown", f"no listener on port {port} of this machine is visible") == (control.state, control.evidence)
 
 
 @pytest.mark.parametrize(("host", "state"), [("10.9.8.7", "ok"), ("8.8.8.8", "unknown"), ("redis.invalid", "unknown")])

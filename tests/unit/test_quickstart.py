@@ -158,7 +158,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 def test_a_tag_is_called_one(tmp_path: Path, capsys: Captured) -> None:
     """Who takes an image by its tag is told how to pin it; who has pinned it is not."""
     assert make(tmp_path / "a") == 0
-    assert "pin      redis:7-alpine may become another image" in capsys.readouterr().out
+    assert "pin      redis:7-alpine can change over time" in capsys.readouterr().out
     assert make(tmp_path / "b", "--image", f"redis@sha256:{'a1' * 32}") == 0
     assert "pin " not in capsys.readouterr().out
 
@@ -178,5 +178,5 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path, capsys: Captured) -> N
     """Files that quickstart did not make are neither mixed with nor replaced."""
     (tmp_path / "compose.yaml").write_text("mine")
     assert make(tmp_path) == 2
-    assert "holds files that quickstart did not make" in capsys.readouterr().err
+    assert "contains files that quickstart did not make" in capsys.readouterr().err
     assert ["compose.yaml"] == [path.name for path in tmp_path.iterdir()]

@@ -41,12 +41,12 @@ def test_a_file_of_somebody_else(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     write_state(path, {})
     path.chmod(0o666)
-    with pytest.raises(ConfigurationError, match="can be written by others"):
+    with pytest.raises(ConfigurationError, match="is writable by others"):
         read_state(path)
     link, pipe = tmp_path / "link", tmp_path / "pipe"
     link.symlink_to(path)
     os.mkfifo(pipe)
-    for odd, words in ((link, "cannot be read"), (pipe, "no file of ours"), (tmp_path, "no file of ours")):
+    for odd, words in ((link, "cannot be read"), (pipe, "not a state file of Redkeep"), (tmp_path, "not a state file of Redkeep")):
         with pytest.raises(ConfigurationError, match=words):
             read_state(odd)
 

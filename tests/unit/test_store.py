@@ -180,7 +180,7 @@ def test_leaf_names_default_to_its_name(store: SecretStore) -> None:
     assert ("redis-1",) == store.leaf("redis-1", use="server").names
     client = store.leaf("cache_service", use="client")
     assert ((), "cache_service") == (client.names, client.common_name)
-    with pytest.raises(ConfigurationError, match="renewed within"):
+    with pytest.raises(ConfigurationError, match="before it expires"):
         store.leaf("redis-1", use="server", renew_within_days=89)
 
 
@@ -228,5 +228,5 @@ def test_entries_show_no_value(store: SecretStore) -> None:
     for value in (*map(store.password, store.users()), *store.encryption_keys(), "PRIVATE"):
         assert value not in shown
     kinds = [row.kind for row in store.entries()]
-    assert ["password"] * 3 + ["old password", "encryption key", "authority"] == kinds[:6]
+    assert ["password"] * 3 + ["old password", "encryption key", "CA"] == kinds[:6]
     assert ["replication certificate"] * 15 == kinds[6:]

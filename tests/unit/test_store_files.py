@@ -84,6 +84,6 @@ def test_deleted_file_is_not_remade(folder: Path, store: SecretStore) -> None:
     """When the file goes away under an open store, it stops: new secrets would lock every client out."""
     store.password("operator")
     (folder / "secrets.json").unlink()
-    with pytest.raises(SecretStoreError, match="is gone"):
+    with pytest.raises(SecretStoreError, match="has disappeared"):
         store.password("another")
     assert not (folder / "secrets.json").exists()

@@ -117,7 +117,7 @@ def test_lock_held_too_long(folder: Path, store: SecretStore) -> None:
     place = SecretFolder(folder)
     with (
         place.locked(),
-        pytest.raises(SecretStoreError, match="another run holds"),
+        pytest.raises(SecretStoreError, match="another run has locked"),
         place.locked(seconds=0.05),
     ):
         pass

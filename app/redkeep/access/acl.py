@@ -101,13 +101,13 @@ def build_users(
     if version < ((7, 2) if engine == "valkey" else (7, 0)):
         raise ConfigurationError(f"version: {engine} {version[0]}.{version[1]} is too old; Redis 7.0 or Valkey 7.2 is needed")
     if not re.fullmatch(r"[A-Za-z0-9_.:-]+", key_prefix):
-        raise ConfigurationError("key_prefix: only letters, digits and _ . : - are possible, and it may not be empty")
+        raise ConfigurationError("key_prefix: use only letters, digits and _ . : -, and at least one of them")
     asked = {*names, "default"}
     for name in sorted(asked | set(hashes)):
         if name not in USERS:
-            raise ConfigurationError(f"user {_shown(name)}: not known; the users are {', '.join(USERS)}")
+            raise ConfigurationError(f"user {_shown(name)}: unknown; the users are {', '.join(USERS)}")
     for name in sorted(set(hashes) - asked):
-        raise ConfigurationError(f"user {name}: a password is given but the user is not asked for")
+        raise ConfigurationError(f"user {name}: has a password but is not one of the users to make; add the user, or remove the password")
     _check_hashes({name: tuple(hashes.get(name, ())) for name in asked})
 
     def rules(name: str) -> tuple[str, ...]:
@@ -266,12 +266,12 @@ def _check_hashes(hashes: Mapping[str, tuple[str, ...]]) -> None:
         if name == "default" and digests:
             raise ConfigurationError("user default: it is off and has no password; remove its hash")
         if name != "default" and not digests:
-            raise ConfigurationError(f"user {name}: no password hash; make the secrets first")
+            raise ConfigurationError(f"user {name}: no password hash; create the secrets first")
         for digest in digests:
             if not isinstance(digest, str) or not _HASH.fullmatch(digest):
                 raise ConfigurationError(f"user {name}: a hash is not 64 lower-case hex digits of SHA-256")
             if digest in _NO_PASSWORDS:
-                raise ConfigurationError(f"user {name}: the password is empty or a well-known word; make a random one")
+                raise ConfigurationError(f"user {name}: the password is empty or a well-known word; use a random one")
             if owners.setdefault(digest, name) != name:
                 raise ConfigurationError(f"user {name}: shares its password with {owners[digest]}; give each its own")
 

@@ -40,14 +40,14 @@ class BasicACLManager:
             found = {name: str(fields.get(variable.lower()) or "") for name, variable in VARIABLES.items()}
             missing = [VARIABLES[name] for name in ("cache_service", "health_service") if not found[name]]
             if missing:
-                raise ConfigurationError(f"{missing[0]} is not set; each user has a password of its own")
+                raise ConfigurationError(f"{missing[0]} is not set; each user needs its own password")
             passwords = {name: secret for name, secret in found.items() if secret}
         for name, secret in passwords.items():
             if name not in USERS or name == "default":
-                raise ConfigurationError(f"user {name!r}: not known; the users are {', '.join(user for user in USERS if user != 'default')}")
+                raise ConfigurationError(f"user {name!r}: unknown; the users are {', '.join(user for user in USERS if user != 'default')}")
             validate_password(secret, field=f"the password of {name}")
         if not passwords:
-            raise ConfigurationError("passwords names no user")
+            raise ConfigurationError("passwords is empty; name at least one user")
         self._hashes = {name: (password_hash(secret),) for name, secret in passwords.items()}
 
     async def setup_users(self, *, persist: bool = True) -> tuple[str, ...]:
@@ -59,13 +59,13 @@ class BasicACLManager:
         """
         if persist and not any((await self._answer(self._redis.config_get("aclfile"), "CONFIG GET")).values()):
             raise ConfigurationError(
-                "the server has no ACL file, so its users would be gone after a restart: set aclfile in its configuration, or say persist=False"
+                "the server has no ACL file, so its users would be lost in a restart: set aclfile in its configuration, or pass persist=False"
             )
         users = await self._wanted()
         for user in users:
             await self._answer(self._redis.execute_command("ACL", *setuser_arguments(user)), "ACL SETUSER")  # type: ignore[no-untyped-call]
         if left := await self.differences():
-            raise ConfigurationError(f"the server did not take it: {left[0]}")
+            raise ConfigurationError(f"the server did not apply it: {left[0]}")
         if persist:
             await self._answer(self._redis.acl_save(), "ACL SAVE")
         return tuple(user.name for user in users)
@@ -95,7 +95,7 @@ class BasicACLManager:
         try:
             return await reply
         except NoPermissionError:
-            raise PermissionDeniedError(f"this login may not {command}; log in as the operator") from None
+            raise PermissionDeniedError(f"this login may not run {command}; log in as the operator") from None
         except (RedisError, OSError) as error:
             raise ServerUnavailableError(f"{command}: no answer ({type(error).__name__})") from None
 

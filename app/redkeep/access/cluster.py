@@ -36,7 +36,7 @@ class ClusterClient:
     def __init__(self, target: Target, *, limits: Limits | None = None, credentials: Credentials | None = None) -> None:
         """Connect to nothing yet. Raises ConfigurationError and CertificateError for settings and files that cannot be used."""
         if target.address.database:
-            raise ConfigurationError("REDIS_URL names a database, and a Cluster has none but 0")
+            raise ConfigurationError("REDIS_URL names a database, but a Cluster has only database 0")
         self._target = target
         self._limits = limits
         self._credentials = credentials
@@ -187,7 +187,7 @@ class ClusterClient:
         slot = slot_of(keys[0])
         node = known.owners.get(slot)
         if node is None:
-            raise ServerUnavailableError(f"no server of the Cluster has slot {slot}; see CLUSTER INFO there")
+            raise ServerUnavailableError(f"no server of the Cluster has slot {slot}; check it with CLUSTER INFO")
         return node
 
     async def _learn(self) -> SlotMap:
@@ -215,12 +215,12 @@ class ClusterClient:
             found = SlotMap.parse(await connection.execute("CLUSTER", "SLOTS"), asked=node.host)
         except PermissionDeniedError:
             raise PermissionDeniedError(
-                f"{node}: user {target.username} may not ask for the Cluster's servers; grant it +cluster|slots +asking on each"
+                f"{node}: user {target.username} may not list the Cluster's servers; grant it +cluster|slots +asking on each"
             ) from None
         except ConfigurationError:
-            raise ConfigurationError(f"{node}: it is no node of a Cluster; take REDIS_CLIENT=cluster out of the settings") from None
+            raise ConfigurationError(f"{node}: this server is not part of a Cluster; remove REDIS_CLIENT=cluster from the settings") from None
         finally:
             await connection.close()
         if not found.owners:
-            raise ServerUnavailableError(f"{node}: no server of its Cluster has a slot yet; see CLUSTER INFO there")
+            raise ServerUnavailableError(f"{node}: no server of its Cluster has slots yet; check it with CLUSTER INFO")
         return found

@@ -84,7 +84,7 @@ def admit(command: Sequence[Argument], *, in_transaction: bool = False) -> None:
         return
     if rule == SUBCOMMAND and len(command) > 1 and name_of(command[1:]) in _CLIENT:
         return
-    hint = "put it and what belongs to it into one execute_many" if rule == TRANSACTION else "use a connection of redis-py for it"
+    hint = "put it and the commands that belong to it into one execute_many" if rule == TRANSACTION else "use a redis-py connection for it"
     raise ConfigurationError(f"{name_of(command)} would change the connection that all callers share; {hint}")
 
 
@@ -96,11 +96,11 @@ def admit_batch(commands: Sequence[Command]) -> None:
         name = name_of(command)
         depth += (name == "MULTI") - (name in ("EXEC", "DISCARD"))
         if depth not in (0, 1):
-            raise ConfigurationError(f"{name} has no partner in its batch; begin with MULTI and end with EXEC")
+            raise ConfigurationError(f"{name} is unpaired in its batch; begin with MULTI and end with EXEC")
     if name == "ASKING":
-        raise ConfigurationError("ASKING is said of the next command, and its batch has none")
+        raise ConfigurationError("ASKING applies to the next command, but its batch ends with it")
     if depth:
-        raise ConfigurationError("MULTI has no partner in its batch; end it with EXEC")
+        raise ConfigurationError("MULTI is unpaired in its batch; end the batch with EXEC")
 
 
 def may_repeat(command: Sequence[Argument]) -> bool:

@@ -34,6 +34,9 @@ from redkeep.target import Target
 TIMEOUT_SECONDS: Final = 5.0
 """For connecting and for each reply, as the old class had it (contract.md)."""
 
+_CANNOT_CONNECT: Final = "cannot connect"
+"""What an error says for which the server's TLS alert may be the reason."""
+
 
 class TLSConnection(Connection):
     """A connection whose TLS comes from a `SharedContext`, not from redis-py's, which trusts every system CA."""
@@ -70,7 +73,7 @@ async def connect(
 async def explain(error: Exception, target: Target, *, timeout: float) -> RedkeepError:
     """Like `classify`, for a connection that failed while it was made: the server's TLS alert may have been lost, so look again."""
     ours = classify(error, target)
-    if target.tls and type(ours) is ServerUnavailableError and "no connection" in str(ours):
+    if target.tls and type(ours) is ServerUnavailableError and _CANNOT_CONNECT in str(ours):
         alert = await asyncio.to_thread(_alert, target, timeout)
         ours = classify(alert, target) if alert else ours
     return ours
@@ -102,7 +105,7 @@ def new_client(
     try:
         return Redis.from_pool(ConnectionPool(**options))
     except (TypeError, ValueError, refused.RedisError):
-        raise ConfigurationError("REDIS_URL has an option in its query with a value that cannot be used") from None
+        raise ConfigurationError("REDIS_URL has a query option with an unusable value; correct it") from None
 
 
 def classify(error: Exception, target: Target) -> RedkeepError:
@@ -121,19 +124,19 @@ def classify(error: Exception, target: Target) -> RedkeepError:
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return TLSError(
-                f"{where}: the server's certificate does not hold ({cause.verify_message}); check REDIS_TLS_CA_FILE"
+                f"{where}: the server's certificate is not valid ({cause.verify_message}); check REDIS_TLS_CA_FILE"
             )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             reason = (cause.reason or "handshake failed").lower().replace("_", " ")
-            return TLSError(f"{where}: no TLS ({reason}); check the client certificate and REDIS_TLS_MIN_VERSION")
+            return TLSError(f"{where}: the TLS handshake failed ({reason}); check the client certificate and REDIS_TLS_MIN_VERSION")
         if isinstance(cause, socket.gaierror):
-            return ServerUnavailableError(f"{target.host}: the name does not resolve; check REDIS_URL and the DNS")
+            return ServerUnavailableError(f"{target.host}: the name cannot be resolved; check REDIS_URL and DNS")
     if any(isinstance(cause, TimeoutError | refused.TimeoutError) for cause in causes):
-        return ServerUnavailableError(f"{where}: no answer in time; see that Redis runs and that no firewall is between")
+        return ServerUnavailableError(f"{where}: no answer in time; check that Redis runs and that no firewall blocks it")
     if isinstance(error, refused.ResponseError):
         word = "READONLY" if isinstance(error, refused.ReadOnlyError) else text.partition(" ")[0]  # redis-py takes that word away
-        return ServerUnavailableError(f"{where}: the server cannot serve now ({word})")
-    return ServerUnavailableError(f"{where}: no connection; see that Redis runs and listens there")
+        return ServerUnavailableError(f"{where}: the server cannot serve requests now ({word})")
+    return ServerUnavailableError(f"{where}: {_CANNOT_CONNECT}; check that Redis runs and listens there")
 
 
 def _alert(target: Target, timeout: float) -> ssl.SSLError | None:

@@ -63,7 +63,7 @@ class ExclusiveConnection:
         """
         wire = self._wire
         if wire is None or wire.over:
-            raise ServerUnavailableError(f"{self.peer}: the connection is over")
+            raise ServerUnavailableError(f"{self.peer}: the connection is closed")
         if not commands:
             return []
         try:

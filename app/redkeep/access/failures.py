@@ -48,18 +48,18 @@ _WITH_VERBS: Final = frozenset({"ACL", "CLIENT", "CLUSTER", "CONFIG"})
 _LOGIN: Final = frozenset({"NOAUTH", "WRONGPASS"})
 _PASSING: Final = {
     "LOADING": "it is still loading its data",
-    "BUSY": "it runs a long script",
-    "READONLY": "it is a replica and takes no writes",
-    "MISCONF": "it takes no writes since it could not save",
+    "BUSY": "it is running a long script",
+    "READONLY": "it is a replica and accepts no writes",
+    "MISCONF": "it accepts no writes because it could not save to disk",
     "OOM": "it is out of memory",
     "CLUSTERDOWN": "the cluster is down",
-    "MOVED": "it is a cluster node, and the key lies on another",
+    "MOVED": "it is a cluster node, and the key is on another",
     "ASK": "it is a cluster node, and the key is moving",
     "TRYAGAIN": "it is a cluster node, and keys are moving",
-    "CROSSSLOT": "it is a cluster node, and the keys lie on several",
+    "CROSSSLOT": "it is a cluster node, and the keys are on several",
     "MASTERDOWN": "it is a replica that has lost its primary",
     "NOREPLICAS": "it has too few replicas",
-    "DENIED": "its protected mode admits only clients on its own machine",
+    "DENIED": "its protected mode allows only clients on its own machine",
 }
 
 
@@ -81,12 +81,12 @@ def reply_error(reply: Exception, command: Sequence[Argument], peer: Peer) -> Re
     if code in ("MOVED", "ASK"):
         return _redirected(text, peer, once=code == "ASK")
     if code in _PASSING:
-        return ServerUnavailableError(f"{peer}: the server cannot serve now ({code}): {_PASSING[code]}")
+        return ServerUnavailableError(f"{peer}: the server cannot serve requests now ({code}): {_PASSING[code]}")
     if code == "ERR" and "max number of clients" in text:
         return ServerUnavailableError(f"{peer}: the server has reached its maxclients")
     if name_of(command) == "HELLO":
         return login_error(peer, resp2=code == "NOPROTO" or "unknown command" in text.lower())
-    return ConfigurationError(f"{peer}: the server calls {name_of(command)} wrong ({code}); correct the command")
+    return ConfigurationError(f"{peer}: the server rejects {name_of(command)} ({code}); correct the command")
 
 
 def _asked(command: Sequence[Argument]) -> str:
@@ -97,7 +97,7 @@ def _asked(command: Sequence[Argument]) -> str:
 def _redirected(text: str, peer: Peer, *, once: bool) -> ServerUnavailableError:
     """From `MOVED 3999 127.0.0.1:6381`; without a host the one that was asked is meant."""
     code, _, place = text.partition(" ")
-    error = RedirectedError(f"{peer}: the server cannot serve now ({code}): {_PASSING[code]}")
+    error = RedirectedError(f"{peer}: the server cannot serve requests now ({code}): {_PASSING[code]}")
     host, _, port = place.rpartition(" ")[2].rpartition(":")
     if port.isascii() and port.isdigit():
         error.host, error.port, error.once = host.strip("[]") or peer.host, int(port), once
@@ -107,8 +107,8 @@ def _redirected(text: str, peer: Peer, *, once: bool) -> ServerUnavailableError:
 def login_error(peer: Peer, *, resp2: bool = False) -> WireError:
     """The error for a server that does not take HELLO 3."""
     if resp2:
-        return WireError(f"{peer}: the server speaks RESP2 only; Redis 6 or newer is needed, with no proxy before it")
-    return WireError(f"{peer}: the server does not take HELLO 3; see what answers on this port")
+        return WireError(f"{peer}: the server speaks RESP2 only; Redis 6 or newer is needed, without a proxy in front of it")
+    return WireError(f"{peer}: the server does not accept HELLO 3; check what listens on this port")
 
 
 def network_error(error: BaseException | None, peer: Peer) -> RedkeepError:
@@ -118,16 +118,16 @@ def network_error(error: BaseException | None, peer: Peer) -> RedkeepError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return TLSError(
-                f"{peer}: the server's certificate does not hold ({cause.verify_message}); check REDIS_TLS_CA_FILE"
+                f"{peer}: the server's certificate is not valid ({cause.verify_message}); check REDIS_TLS_CA_FILE"
             )
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             reason = (cause.reason or "handshake failed").lower().replace("_", " ")
-            return TLSError(f"{peer}: no TLS ({reason}); check the client certificate and REDIS_TLS_MIN_VERSION")
+            return TLSError(f"{peer}: the TLS handshake failed ({reason}); check the client certificate and REDIS_TLS_MIN_VERSION")
         if isinstance(cause, socket.gaierror):
-            return ServerUnavailableError(f"{peer.host}: the name does not resolve; check REDIS_URL and the DNS")
+            return ServerUnavailableError(f"{peer.host}: the name cannot be resolved; check REDIS_URL and DNS")
         if isinstance(cause, TimeoutError):
-            return ServerUnavailableError(f"{peer}: no answer in time; see that Redis runs and that no firewall is between")
-    return ServerUnavailableError(f"{peer}: no connection; see that Redis runs and listens there")
+            return ServerUnavailableError(f"{peer}: no answer in time; check that Redis runs and that no firewall blocks it")
+    return ServerUnavailableError(f"{peer}: cannot connect; check that Redis runs and listens there")
 
 
 def again(error: RedkeepError) -> RedkeepError:

@@ -129,7 +129,7 @@ class Lane:
         if self._closed:
             return ServerUnavailableError(f"{self.peer}: this client is closed")
         return ServerUnavailableError(
-            f"{self.peer}: too much in flight ({self.in_flight} commands, {self.bytes_in_flight} bytes); ask less at once"
+            f"{self.peer}: too many requests in flight ({self.in_flight} commands, {self.bytes_in_flight} bytes); send fewer at once"
         )
 
     def _plan_flush(self) -> None:
@@ -227,7 +227,7 @@ class Lane:
         if wire is not self.wire:
             return
         if code == "NOAUTH" or (code == "READONLY" and self._time() - self._up_since > _RENEW_SECONDS):
-            wire.abort(ServerUnavailableError(f"{self.peer}: the connection is made anew ({code})"))
+            wire.abort(ServerUnavailableError(f"{self.peer}: the connection is being replaced ({code})"))
 
     # Deadlines.
 
@@ -242,7 +242,7 @@ class Lane:
             if self._sent:
                 stalled_at = max(self._sent[0][1], silent_since) + limit
                 if stalled_at <= now:
-                    wire.abort(ServerUnavailableError(f"{self.peer}: the server has been silent too long"))
+                    wire.abort(ServerUnavailableError(f"{self.peer}: the server has not answered for too long"))
                     upcoming = [call[1] for call in self._waiting][:1]
                 elif self._sent[0][1] <= now:
                     upcoming.append(stalled_at)

@@ -61,4 +61,4 @@ def limits_of(target: Target) -> Limits:
             client_name=query.get("client_name", defaults.client_name),
         )
     except ValueError:
-        raise ConfigurationError("REDIS_URL has an option in its query with a value that cannot be used") from None
+        raise ConfigurationError("REDIS_URL has a query option with an unusable value; correct it") from None

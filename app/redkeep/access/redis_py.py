@@ -191,7 +191,7 @@ class RedisPyClient:
             self._free -= 1
             return
         if len(self._waiting) >= MAX_WAITING:
-            raise ServerUnavailableError(f"{self._where}: too many commands wait already")
+            raise ServerUnavailableError(f"{self._where}: too many commands are already waiting")
         turn = loop.create_future()
         self._waiting.append(turn)
         try:
@@ -212,7 +212,7 @@ class RedisPyClient:
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin anew in another event loop, as after `asyncio.run` or a fork; what belongs to the other loop is left alone."""
         if self._loop is not None and self._loop.is_running() and self._process == os.getpid():
-            raise ConfigurationError("this client belongs to another event loop that is running; make one client a loop")
+            raise ConfigurationError("this client belongs to another event loop that is running; create one client per loop")
         self._loop, self._process = loop, os.getpid()
         self._idle, self._born, self._waiting, self._free = [], {}, deque(), self._max_connections
 
@@ -263,7 +263,7 @@ class RedisPyClient:
         if type(error) is refused.ResponseError and not word.isupper():
             word = "ERR"  # redis-py takes that word away
         if word in ("ERR", "WRONGTYPE"):
-            return ConfigurationError(f"{self._where}: the server calls the command wrong ({word}); correct it")
+            return ConfigurationError(f"{self._where}: the server rejects the command ({word}); correct it")
         return classify(error, self._target)
 
     @property
@@ -272,4 +272,4 @@ class RedisPyClient:
 
 
 def _unpackable() -> ConfigurationError:
-    return ConfigurationError("an argument of the command is no bytes, text or number, or holds lone surrogates; encode it before")
+    return ConfigurationError("an argument of the command is not bytes, text or a number, or contains lone surrogates; encode it first")

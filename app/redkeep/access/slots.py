@@ -51,7 +51,7 @@ class SlotMap:
                 node = Node(host.decode() if host and host != b"?" else asked, int(port))
                 found.update(dict.fromkeys(range(int(first), int(last) + 1), node))
         except (AttributeError, TypeError, ValueError):
-            raise ConfigurationError(f"{asked}: what it says of the Cluster's slots cannot be read; see CLUSTER SLOTS there") from None
+            raise ConfigurationError(f"{asked}: its reply to CLUSTER SLOTS cannot be read; check what listens there") from None
         return cls(found)
 
     @property
@@ -82,7 +82,7 @@ def keys_of(command: Sequence[Argument]) -> tuple[Argument, ...]:
     if name in _MANY:
         return tuple(command[1:])
     if name in _ELSEWHERE:
-        raise ConfigurationError(f"{name} is not for a Cluster: its keys may lie on several servers")
+        raise ConfigurationError(f"{name} does not work in a Cluster: its keys may be on several servers")
     return () if name in _KEYLESS else tuple(command[1:2])
 
 

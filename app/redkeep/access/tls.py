@@ -30,7 +30,7 @@ def client_context(
     PEM or certificate and key do not match.
     """
     if target.ca_file is None:
-        raise ConfigurationError("REDIS_TLS_CA_FILE is not set; name the file with the CA that signed the server")
+        raise ConfigurationError("REDIS_TLS_CA_FILE is not set; name the file with the CA that signed the server's certificate")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # CERT_REQUIRED and check_hostname from the start
     context.minimum_version = VERSIONS[only_version or target.tls_min_version]
     if only_version:
@@ -38,7 +38,7 @@ def client_context(
     try:
         context.load_verify_locations(cafile=target.ca_file)
     except ssl.SSLError:
-        raise CertificateError(f"REDIS_TLS_CA_FILE: {target.ca_file} holds no certificate in PEM form") from None
+        raise CertificateError(f"REDIS_TLS_CA_FILE: {target.ca_file} contains no certificate in PEM format; name the file with the CA") from None
     except OSError as error:
         raise ConfigurationError(f"REDIS_TLS_CA_FILE: {target.ca_file} cannot be read: {error.strerror}") from None
     if client_certificate and target.cert_file and target.key_file:
@@ -46,7 +46,7 @@ def client_context(
         try:
             context.load_cert_chain(target.cert_file, target.key_file, password=_no_prompt)
         except ssl.SSLError:
-            raise CertificateError(f"REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE: {pair} are no matching pair in PEM form") from None
+            raise CertificateError(f"REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE: {pair} are not a matching pair in PEM format") from None
         except OSError as error:
             raise ConfigurationError(
                 f"REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE: {pair} cannot be read: {error.strerror}"
@@ -110,4 +110,4 @@ def stamp(file: Path) -> tuple[int, int, int] | None:
 
 
 def _no_prompt() -> NoReturn:
-    raise CertificateError("REDIS_TLS_KEY_FILE is encrypted; a service cannot type a passphrase")
+    raise CertificateError("REDIS_TLS_KEY_FILE is encrypted, and a service cannot type a passphrase; store the key unencrypted with mode 0640")

@@ -57,7 +57,7 @@ class Tracking:
                 self._tell(keys)
                 return
         kind = message[0] if message and isinstance(message[0], bytes) else b"?"
-        raise WireError(f"the server pushed what was not asked for ({kind[:32].decode('latin-1')!a})")
+        raise WireError(f"the server pushed something that was not requested ({kind[:32].decode('latin-1')!a})")
 
     def _tell(self, keys: list[bytes] | None) -> None:
         if self._callback is None:

@@ -187,7 +187,7 @@ class Transport:
         if self._lane is not None and loop is self._loop and process == self._process:
             return self._lane
         if self._loop is not None and process == self._process and not self._loop.is_closed():
-            raise ConfigurationError("this client belongs to another event loop that is still open; make one client a loop")
+            raise ConfigurationError("this client belongs to another event loop that is still open; create one client per loop")
         for lane in (self._lane, self._second):
             if lane is not None:
                 lane.abandon(loop_usable=False)

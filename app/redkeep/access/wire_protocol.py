@@ -155,9 +155,9 @@ class WireProtocol(asyncio.BufferedProtocol):
         except (RedkeepError, ssl.SSLError) as error:
             self._end(error)
         except TooManyElements:
-            self._end(WireError(f"{self._owner.peer}: the server promises a list longer than any it was asked for; dropped it"))
+            self._end(WireError(f"{self._owner.peer}: the server announced a longer list than was requested; the connection was dropped"))
         except (ProtocolError, TypeError, ValueError, MemoryError) as error:  # all that hiredis was seen to raise
-            wrong = WireError(f"{self._owner.peer}: the server answers what is not Redis' protocol; see what listens there")
+            wrong = WireError(f"{self._owner.peer}: the answer is not in the Redis protocol; check what listens there")
             wrong.__cause__ = error
             self._end(wrong)
 
@@ -245,7 +245,7 @@ class WireProtocol(asyncio.BufferedProtocol):
             self.answered = waited - len(sent)
         self._unanswered_bytes = 0 if complete else self._unanswered_bytes + nbytes
         if self._unanswered_bytes > self._max_reply_bytes:
-            raise WireError(f"{self._owner.peer}: a reply is longer than {self._max_reply_bytes} bytes; dropped it")
+            raise WireError(f"{self._owner.peer}: a reply is longer than {self._max_reply_bytes} bytes; the connection was dropped")
 
     def _hand_out_rare(self, reply: Any) -> int:
         """Everything but bytes and nil; returns the bytes of the command that was answered."""
@@ -275,7 +275,7 @@ class WireProtocol(asyncio.BufferedProtocol):
         return size
 
     def _unasked(self) -> WireError:
-        return WireError(f"{self._owner.peer}: the server sent a reply that nobody asked for; the connection was dropped")
+        return WireError(f"{self._owner.peer}: the server sent a reply that was not requested; the connection was dropped")
 
     def _end(self, error: BaseException | None) -> None:
         if self.over:

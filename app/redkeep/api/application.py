@@ -32,7 +32,7 @@ def create_application(env_file: Path | None = None, *, interval: float | None =
     app = FastAPI(
         title="Redkeep",
         version=__version__,
-        summary="What the cache and the monitoring of a hardened Redis say",
+        summary="Status, events and metrics of a hardened Redis and its cache",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,

@@ -14,7 +14,7 @@ from redkeep.errors import ConfigurationError
 
 HEADER: Final = "X-API-Key"
 
-_header = APIKeyHeader(name=HEADER, scheme_name="ApiKey", auto_error=False, description="The key of REDKEEP_API_KEY.")
+_header = APIKeyHeader(name=HEADER, scheme_name="ApiKey", auto_error=False, description="The key from REDKEEP_API_KEY.")
 _bearer = HTTPBearer(scheme_name="Bearer", auto_error=False, description="The same key, for Prometheus' `authorization`.")
 
 
@@ -58,7 +58,7 @@ def gate_of(request: Request) -> Gate:
     """The application's gate. Raises ConfigurationError when its lifespan did not open one."""
     gate = getattr(request.app.state, "redkeep_gate", None)
     if not isinstance(gate, Gate):
-        raise ConfigurationError("the application has no gate; its lifespan did not run: include redkeep_router() before it starts")
+        raise ConfigurationError("the API's lifespan did not run: include redkeep_router() before the application starts")
     return gate
 
 

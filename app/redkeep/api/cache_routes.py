@@ -13,7 +13,7 @@ from redkeep.api.problems import KEYED, REFUSED, UNAVAILABLE, Route
 from redkeep.cache.response import AIResponseCache
 
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
-_NO_SCAN: Final = "no user here may search for names; invalidate op:NAME, or everything, or set REDIS_JANITOR_PASSWORD"
+_NO_SCAN: Final = "no user here may search key names; invalidate op:NAME or everything, or set REDIS_JANITOR_PASSWORD"
 Cache = Annotated[AIResponseCache, Depends(cache_of)]
 
 router = APIRouter(
@@ -28,16 +28,16 @@ async def cache_status(cache: Cache) -> Any:
 
 
 @router.post(
-    "/invalidate", response_model=Invalidated, responses={**REFUSED, **UNAVAILABLE}, summary="Make cached answers invalid"
+    "/invalidate", response_model=Invalidated, responses={**REFUSED, **UNAVAILABLE}, summary="Invalidate cached answers"
 )
 async def invalidate(
     cache: Cache,
     pattern: Annotated[
         str, Query(max_length=512, pattern=PRINTABLE, description="`op:NAME` for one operation; empty for everything")
     ],
-    operation_context: Annotated[str, Query(max_length=128, pattern=PRINTABLE, description="Why, for the statistics")] = "api_endpoint",
+    operation_context: Annotated[str, Query(max_length=128, pattern=PRINTABLE, description="The reason, for the statistics")] = "api_endpoint",
 ) -> Any:
-    """Invalidate an operation, or everything. Another pattern finds readable names alone and needs the janitor's password."""
+    """Invalidate an operation, or everything. Any other pattern matches only readable names and needs the janitor's password."""
     removed = await cache.invalidate_pattern(pattern, operation_context)
     # No await since the cache noted it: the last event like this is this one's.
     noted = reversed(cache.performance_monitor.invalidation_events)
@@ -51,14 +51,14 @@ async def invalidate(
 
 
 @router.get(
-    "/invalidation-stats", response_model=InvalidationStatistics, response_model_exclude_unset=True, summary="How often, and of what"
+    "/invalidation-stats", response_model=InvalidationStatistics, response_model_exclude_unset=True, summary="Invalidations: how many and which"
 )
 async def invalidation_statistics(cache: Cache) -> Any:
     """Invalidations that this process made: rates, patterns, efficiency."""
     return cache.get_invalidation_frequency_stats()
 
 
-@router.get("/invalidation-recommendations", response_model=Recommendations, summary="What the invalidations suggest")
+@router.get("/invalidation-recommendations", response_model=Recommendations, summary="Recommendations based on the invalidations")
 async def invalidation_recommendations(cache: Cache) -> Any:
     """Advice from the invalidations that this process made."""
     return {"recommendations": cache.get_invalidation_recommendations()}

@@ -11,7 +11,7 @@ class RedisFigures(BaseModel):
     """Redis as the cache sees it; null where the server does not say."""
 
     status: Literal["connected", "unavailable", "error"]
-    keys: int | None = Field(description="Of the whole database")
+    keys: int | None = Field(description="Keys in the whole database")
     memory_used: str | None = None
     memory_used_bytes: int | None = None
     connected_clients: int | None = None
@@ -160,7 +160,7 @@ class Performance(BaseModel):
 
     timestamp: str = Field(description="ISO 8601")
     retention_hours: float
-    cache_hit_rate: float = Field(description="Hits among all operations, percent")
+    cache_hit_rate: float = Field(description="Share of operations that were hits, percent")
     total_cache_operations: int
     cache_hits: int
     cache_misses: int
@@ -218,7 +218,7 @@ class Invalidated(BaseModel):
     """What an invalidation did."""
 
     message: str
-    keys_invalidated: int = Field(description="Removed at once; what an epoch made unreachable expires by itself")
+    keys_invalidated: int = Field(description="Removed at once; entries made unreachable by a new epoch expire later")
 
 
 class Recommendation(BaseModel):

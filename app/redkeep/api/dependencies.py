@@ -70,5 +70,5 @@ def monitoring_of(connection: HTTPConnection) -> MonitoringService:
     """The application's monitoring. Raises ConfigurationError when its lifespan did not open one."""
     service = getattr(connection.app.state, "redkeep_monitoring", None)
     if not isinstance(service, MonitoringService):
-        raise ConfigurationError("the application has no monitoring; include redkeep_router() before it starts")
+        raise ConfigurationError("the monitoring is not running: include redkeep_router() before the application starts")
     return service

@@ -43,7 +43,7 @@ class ApiKey:
         if len(key) > MAX_LENGTH:
             raise ConfigurationError(f"{field} is longer than {MAX_LENGTH} characters; {_MAKE}")
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigurationError(f"{field} holds a space or what is not printable ASCII, which no header carries; {_MAKE}")
+            raise ConfigurationError(f"{field} contains a space or a character that is not printable ASCII, which a header cannot carry; {_MAKE}")
         if len(set(key)) < MIN_DISTINCT:
             raise ConfigurationError(f"{field} repeats fewer than {MIN_DISTINCT} different characters; {_MAKE}")
         self._digest = hashlib.sha256(key.encode("ascii")).digest()

@@ -35,7 +35,7 @@ _DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
 def _written_out(text: Any) -> Any:
     """A date and a time, as RFC 3339 writes them; a bare number is none."""
     if not _DATE.match(str(text)):
-        raise ValueError("must be like 2026-01-31T12:00:00Z")
+        raise ValueError("must look like 2026-01-31T12:00:00Z")
     return text
 
 
@@ -51,29 +51,29 @@ short = APIRouter(tags=["monitoring"], dependencies=[Depends(require_key)], resp
 @short.get("/monitoring/security-status", response_model=SecurityStatus, summary="Are we safe?")
 @router.get("/security-status", response_model=SecurityStatus, summary="Are we safe?")
 async def security_status(monitoring: Monitoring) -> Any:
-    """What probes of the live system found, at most a minute ago unless configured otherwise; never what is configured."""
+    """What checks of the live system found, at most a minute ago unless configured otherwise; never what is merely configured."""
     return await monitoring.security_status()
 
 
-@router.get("/events", response_model=Events, summary="What happened")
+@router.get("/events", response_model=Events, summary="Security events")
 async def events(
     monitoring: Monitoring,
-    kind: Annotated[EventType | None, Query(description="Only these")] = None,
-    severity: Annotated[Severity | None, Query(description="Only these")] = None,
-    since: Annotated[Moment | None, Query(description="From this moment on, with its zone")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS, description="At most so many")] = 100,
+    kind: Annotated[EventType | None, Query(description="Only events of this kind")] = None,
+    severity: Annotated[Severity | None, Query(description="Only events of this kind")] = None,
+    since: Annotated[Moment | None, Query(description="From this time on, with its time zone")] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_EVENTS, description="At most this many")] = 100,
 ) -> Any:
     """The last security events of any client, latest first."""
     return {"events": monitoring.events(kind=kind, severity=severity, since=since, limit=limit)}
 
 
-@router.get("/metrics", response_model=SecurityMetrics, summary="Figures, and their history")
+@router.get("/metrics", response_model=SecurityMetrics, summary="Metrics and their history")
 async def security_metrics(monitoring: Monitoring) -> Any:
     """Counters, rates of the last hour, and series for plots."""
     return monitoring.metrics()
 
 
-@router.get("/nodes", response_model=Nodes, response_model_exclude_unset=True, summary="The servers, one by one")
+@router.get("/nodes", response_model=Nodes, response_model_exclude_unset=True, summary="Each server")
 async def nodes(monitoring: Monitoring) -> Any:
     """Each watched node at the last look; a look is two seconds apart."""
     return {"nodes": monitoring.nodes()}
@@ -81,7 +81,7 @@ async def nodes(monitoring: Monitoring) -> Any:
 
 @router.get("/alerts", response_model=Alerts, response_model_exclude_unset=True, summary="Alerts and their channels")
 async def alerts(monitoring: Monitoring) -> Any:
-    """What has been told to people, and how the telling went."""
+    """The alerts that were sent, and whether each channel delivered them."""
     return monitoring.alerts()
 
 
@@ -92,9 +92,9 @@ async def send_test_alert(request: Request, monitoring: Monitoring, gate: Annota
     return {"channels": await monitoring.send_test_alert()}
 
 
-@router.get("/older-key", response_model=OlderKey, summary="Who still has the key before?")
+@router.get("/older-key", response_model=OlderKey, summary="Who still uses the older key?")
 async def older_key(gate: Annotated[Gate, Depends(gate_of)]) -> Any:
-    """What a rotation of the API's key asks before it ends: who has used the one before, as far as this process knows."""
+    """What a rotation of the API key asks before it ends: who has used the older key, as far as this process knows."""
     accepted, use, now = gate.keys.two, gate.keys.older_key_use, time.monotonic()
     return {
         "accepted": accepted,
@@ -105,7 +105,7 @@ async def older_key(gate: Annotated[Gate, Depends(gate_of)]) -> Any:
     }
 
 
-@router.get("/health", response_model=MonitoringHealth, summary="Does the monitoring work?")
+@router.get("/health", response_model=MonitoringHealth, summary="Is the monitoring working?")
 async def monitoring_health(monitoring: Monitoring, cache: Annotated[AIResponseCache, Depends(cache_of)]) -> Any:
     """The cache of this process and the watching of the servers; 200 either way, for the answer is in the body."""
     found = await cache.health_check()

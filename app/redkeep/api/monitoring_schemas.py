@@ -27,8 +27,8 @@ class KeyAge(BaseModel):
     """An encryption key of the ring, by its id."""
 
     key_id: str
-    primary: bool = Field(description="It seals; the others only open")
-    first_seen: str = Field(description="Since when this monitoring has seen it in use")
+    primary: bool = Field(description="True for the key that encrypts; the others only decrypt")
+    first_seen: str = Field(description="When this monitoring first saw it in use")
     age_days: int
 
 
@@ -50,12 +50,12 @@ class SecurityStatus(BaseModel):
     encryption_enabled: bool
     network_isolated: bool
     recent_auth_failures: int | None = Field(description="Refused logins of any client in 24 hours; null without REDIS_MONITOR_PASSWORD")
-    state: Whole = Field(description="The worst of the controls")
+    state: Whole = Field(description="The worst state of any control")
     summary: str
     checked_at: str
     posture: list[ControlState]
     key_ages: list[KeyAge]
-    certificates: list[CertificateEnd] = Field(description="The first to end first")
+    certificates: list[CertificateEnd] = Field(description="Sorted by expiry, the next one first")
 
 
 class Event(BaseModel):
@@ -67,7 +67,7 @@ class Event(BaseModel):
     timestamp: str
     username: str | None
     details: dict[str, Value]
-    count: int = Field(description="So many alike, noted at once")
+    count: int = Field(description="How many identical events this one stands for")
 
 
 class Events(BaseModel):
@@ -164,7 +164,7 @@ class NodeState(BaseModel):
     state: Literal["up", "down", "unknown"]
     since: str | None
     reason: str
-    latency_ms: float | None = Field(description="Of INFO")
+    latency_ms: float | None = Field(description="Of the last INFO")
     engine: Literal["redis", "valkey"] | None = None
     version: str | None = None
     role: str | None = None
@@ -173,20 +173,20 @@ class NodeState(BaseModel):
     clients_limit: int | None = None
     clients_by_user: dict[str, int] | None = None
     memory_used_bytes: int | None = None
-    memory_limit_bytes: int | None = Field(default=None, description="null: no limit")
+    memory_limit_bytes: int | None = Field(default=None, description="null means no limit")
     operations_per_second: int | None = None
     commands_total: int | None = None
     connections_total: int | None = None
     connections_rejected_total: int | None = None
     hits_total: int | None = None
     misses_total: int | None = None
-    hit_ratio: float | None = Field(default=None, description="Hits to lookups since the server's start, 0 to 1")
+    hit_ratio: float | None = Field(default=None, description="Share of lookups that were hits since the server started, 0 to 1")
     evicted_total: int | None = None
     expired_total: int | None = None
     keys: int | None = None
     replicas: int | None = None
     link_to_primary: str | None = None
-    errors: dict[str, int] | None = Field(default=None, description="Replies that were errors, by code")
+    errors: dict[str, int] | None = Field(default=None, description="Error replies by code")
 
 
 class Nodes(BaseModel):
@@ -234,7 +234,7 @@ class Delivery(BaseModel):
     """What became of a test in one channel."""
 
     ok: bool
-    detail: str = Field(description="Why not")
+    detail: str = Field(description="Why it was not delivered")
 
 
 class AlertTest(BaseModel):
@@ -256,7 +256,7 @@ class MonitoringPart(BaseModel):
     """The monitoring itself."""
 
     status: Literal["healthy", "degraded"]
-    watching: bool = Field(description="Whether there is a password to read the servers' logs with")
+    watching: bool = Field(description="Whether a password for reading the servers' logs is set")
     nodes_up: int
     nodes: int
 
@@ -279,8 +279,8 @@ class MonitoringHealth(BaseModel):
 class OlderKey(BaseModel):
     """Who still has the key before, while a rotation lasts."""
 
-    accepted: bool = Field(description="Whether the key before opens, too")
-    watched_seconds: float = Field(description="For how long this process has known of both")
+    accepted: bool = Field(description="Whether the older key is still valid")
+    watched_seconds: float = Field(description="How long this process has known both keys")
     requests: int
-    seconds_since_last: float | None = Field(description="None: not used in that time")
-    callers: dict[str, int] = Field(description="Requests by address, of 32 addresses at most")
+    seconds_since_last: float | None = Field(description="null: not used in that time")
+    callers: dict[str, int] = Field(description="Requests by address, 32 addresses at most")

@@ -25,15 +25,15 @@ def _document(description: str, **headers: str) -> dict[str, Any]:
 
 INVALID: Final[dict[int | str, dict[str, Any]]] = {422: _document("A parameter is missing or wrong")}
 LIMITED: Final[dict[int | str, dict[str, Any]]] = {
-    429: _document("Too many requests from this address", Retry_After="Whole seconds until a request may pass")
+    429: _document("Too many requests from this address", Retry_After="Whole seconds until the next request is accepted")
 }
 KEYED: Final[dict[int | str, dict[str, Any]]] = {
     401: _document("No API key, or a wrong one", WWW_Authenticate="The scheme, and the header that carries the key"),
     **LIMITED,
     **INVALID,
 }
-REFUSED: Final[dict[int | str, dict[str, Any]]] = {409: _document("This deployment cannot do it")}
-UNAVAILABLE: Final[dict[int | str, dict[str, Any]]] = {503: _document("Redis cannot do it now")}
+REFUSED: Final[dict[int | str, dict[str, Any]]] = {409: _document("This deployment does not allow it")}
+UNAVAILABLE: Final[dict[int | str, dict[str, Any]]] = {503: _document("Redis is not available now")}
 
 
 class Route(APIRoute):
@@ -55,4 +55,4 @@ class Route(APIRoute):
 
 async def internal_error(request: Request, error: Exception) -> JSONResponse:
     """500 without a word of what happened: that is in the log."""
-    return JSONResponse({"detail": "an internal error; the log says more"}, 500)
+    return JSONResponse({"detail": "internal error; see the log"}, 500)

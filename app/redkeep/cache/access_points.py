@@ -51,7 +51,7 @@ class Access:
         if self._client not in CLIENTS:
             raise ConfigurationError(f"REDIS_CLIENT must be one of {', '.join(CLIENTS)}")
         if self.tracking and self._client != "transport":
-            raise ConfigurationError("REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport; no other hears of changes")
+            raise ConfigurationError("REDIS_CLIENT_TRACKING needs REDIS_CLIENT=transport; no other client is told of changes")
         self._primary()  # what is wrong with its settings is said now
         self._tuned = tuned
         self._settings = settings
@@ -84,7 +84,7 @@ class Access:
         files = [name for name in given if name.endswith("_file")]
         tls = redis_tls_enabled or str(fields["redis_url"]).startswith("rediss://")
         if files and not tls:
-            raise ConfigurationError(f"{files[0]} is given while TLS is off; set redis_tls_enabled, or use rediss://")
+            raise ConfigurationError(f"{files[0]} is given although TLS is off; set redis_tls_enabled, or use rediss://")
         if not (redis_tls_enabled or files or {"redis_password", "redis_username"} & given.keys()):
             return None
         known = {name: Path(value) if name.endswith("_file") else value for name, value in given.items()}
@@ -149,7 +149,7 @@ class Access:
     def janitor(self, *, timeout: float) -> CacheClient | None:
         """A client that may scan; None when the cache's own user is asked instead. Raises ConfigurationError when nobody may."""
         if self._in_a_cluster:
-            raise ConfigurationError("in a Cluster key names are on several servers; invalidate by operation")
+            raise ConfigurationError("in a Cluster, key names are on several servers; invalidate by operation")
         if self.target.janitor_password is None:
             if self.may_scan:
                 return None
@@ -204,12 +204,12 @@ def _refuse_downgrade(*, tls: bool, encrypted: bool) -> None:
     demands_tls = os.environ.get("REDIS_URL", "").startswith("rediss://") or _flag("REDIS_TLS_ENABLED")
     if demands_tls and not tls:
         raise ConfigurationError(
-            "the environment demands TLS (REDIS_TLS_ENABLED) and the arguments do not; use SecureAIResponseCache.from_settings()"
+            "the environment requires TLS (REDIS_TLS_ENABLED), but the arguments do not; use SecureAIResponseCache.from_settings()"
         )
     names = ("REDIS_ENCRYPTION_KEY", "REDIS_ENCRYPTION_KEYS", "REDIS_ENCRYPTION_KEY_FILE", "REDIS_ENCRYPTION_KEYS_FILE")
     if any(os.environ.get(name) for name in names) and not encrypted:
         raise ConfigurationError(
-            "the environment demands encryption (REDIS_ENCRYPTION_KEY) and the arguments do not; "
+            "the environment requires encryption (REDIS_ENCRYPTION_KEY), but the arguments do not; "
             "use SecureAIResponseCache.from_settings()"
         )
 

@@ -223,7 +223,7 @@ class CacheBase(Link):
         except RedkeepError as error:
             if "WRONGTYPE" not in str(error):
                 return MISS, b"", reason_of(error)
-            await self._reject(name, b"", DecryptionError("the key holds no plain value"))
+            await self._reject(name, b"", DecryptionError("the key has no plain value"))
             return MISS, b"", "unreadable"
         if stored is None:
             return MISS, b"", NOT_FOUND

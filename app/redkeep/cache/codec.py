@@ -73,7 +73,7 @@ class Codec:
         """`value` as JSON. Raises TypeError or ValueError that names `field`: not JSON, or longer than the limit."""
         payload = to_json(value, field=field)
         if len(payload) > self.limit:
-            raise ValueError(f"{field} is {len(payload)} bytes long as JSON; {self.limit} is the most that is cached")
+            raise ValueError(f"{field} is {len(payload)} bytes long as JSON; the limit is {self.limit} bytes")
         return payload
 
     def wrap(self, payload: bytes) -> bytes:
@@ -85,7 +85,7 @@ class Codec:
     def seal(self, payload: bytes, *, name: str, expires_at_ms: int, origin: bytes = NO_ORIGIN) -> bytes:
         """JSON compressed and sealed for the Redis key `name`, with its origin. Needs a ring."""
         if self.ring is None:
-            raise ConfigurationError("there is no encryption key to seal with; set REDIS_ENCRYPTION_KEY")
+            raise ConfigurationError("there is no encryption key; set REDIS_ENCRYPTION_KEY")
         return seal(
             origin + pack(payload, preset=self.compression, threshold=self.threshold),
             key=name,
@@ -97,7 +97,7 @@ class Codec:
     def open(self, stored: bytes, *, name: str, clock: Callable[[], float] = time.time) -> Any:
         """The value of an envelope. Raises DecryptionError for everything that is not one of ours for `name`, in time."""
         if self.ring is None:
-            raise DecryptionError("there is no key to open the value with")
+            raise DecryptionError("there is no key to decrypt the value with")
         opened = unseal(stored, key=name, ring=self.ring, namespace=self.namespace, clock=clock)
         return self.parse(unpack(opened, start=end_of_origin(opened), limit=self.limit))
 
@@ -122,7 +122,7 @@ class Codec:
     def _payload(self, payload: bytes, read_pickles: bool) -> Any:
         if is_pickle(payload):
             if not read_pickles:
-                raise DecryptionError("the value is a pickle; they are read only while REDIS_READ_LEGACY is on")
+                raise DecryptionError("the value is a pickle, which is read only while REDIS_READ_LEGACY is on")
             if len(payload) > self.limit:
                 raise DecryptionError("the old value is longer than any this cache wrote")
             return load_plain_pickle(payload)
@@ -149,10 +149,10 @@ def _fernet_opener(keys: Sequence[str]) -> Callable[[bytes], bytes]:
         try:
             return ring.decrypt(token)
         except (InvalidToken, TypeError, ValueError):
-            raise DecryptionError("the old encrypted value does not open under any key of the ring") from None
+            raise DecryptionError("no key of the ring decrypts the old encrypted value") from None
 
     return opened
 
 
 def _no_fernet(token: bytes) -> bytes:
-    raise DecryptionError("there is no key to open the old encrypted value with")
+    raise DecryptionError("there is no key to decrypt the old encrypted value with")

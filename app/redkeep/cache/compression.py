@@ -55,7 +55,7 @@ def unpack(packed: bytes, *, limit: int, start: int = 0) -> bytes:
         else:
             raise DecryptionError("the value is compressed in a way this release does not know")
         if not 0 <= size <= limit:  # -1: a zstd frame that does not say
-            raise DecryptionError(f"the value says it inflates to {size} bytes; {limit} is the most")
+            raise DecryptionError(f"the value claims to inflate to {size} bytes; the limit is {limit}")
         inflated: bytes = _lz4_decompress(body) if kind == _LZ4 else _engines()[1].decompress(body)
     except (struct.error, zstandard.ZstdError, lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
         raise DecryptionError("the compressed value is damaged") from None

@@ -52,5 +52,5 @@ def get_cache_service(connection: HTTPConnection) -> AIResponseCache:
     """The application's cache. Raises ConfigurationError when its lifespan did not open one."""
     service = getattr(connection.app.state, _ATTRIBUTE, None)
     if not isinstance(service, AIResponseCache):
-        raise ConfigurationError("the application has no cache; give FastAPI lifespan=cache_lifespan()")
+        raise ConfigurationError("the application has no cache; pass lifespan=cache_lifespan() to FastAPI")
     return service

@@ -92,7 +92,7 @@ class Epochs:
         failures = self._failures
         while self.due(operation):
             if self._failures != failures:  # whoever asked while we waited got no answer: a queue of such would take for ever
-                raise ServerUnavailableError("Redis did not say the cache's epochs a moment ago")
+                raise ServerUnavailableError("Redis did not return the cache's epochs a moment ago")
             loop, asking = asyncio.get_running_loop(), self._asking
             if asking is None or asking.get_loop() is not loop:
                 await self._lead(operation, loop.create_future())
@@ -166,7 +166,7 @@ class Epochs:
             await self._ask("SET", self._name(operation), word)
         again = await self._ask("GET", self._name(operation))
         if not isinstance(again, bytes) or not _WORD.fullmatch(again):
-            raise ServerUnavailableError("Redis does not keep the cache's epochs: is it out of memory?")
+            raise ServerUnavailableError("Redis does not store the cache's epochs: is it out of memory?")
         return again.decode()
 
     @property

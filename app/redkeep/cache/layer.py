@@ -100,7 +100,7 @@ def _stretch(passphrase: str, salt: bytes | None) -> bytes:
     from redkeep.crypto.passwords import derive_key, validate_passphrase
 
     if salt is None:
-        raise ConfigurationError("salt is missing: 16 random bytes, kept beside what the passphrase protects")
+        raise ConfigurationError("salt is missing: pass 16 random bytes, stored beside what the passphrase protects")
     if not isinstance(salt, bytes):
         raise TypeError(f"salt must be bytes, not {type(salt).__name__}")
     arguments.text(passphrase, "passphrase")

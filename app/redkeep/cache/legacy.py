@@ -46,7 +46,7 @@ def load_plain_pickle(data: bytes) -> Any:
     except _Unusable as error:
         raise DecryptionError(f"the old value is not plain data ({error})") from None
     except Exception:  # pickletools raises many kinds for broken input; whatever it was, it is not plain data
-        raise DecryptionError("the old value is not a whole pickle") from None
+        raise DecryptionError("the old value is not a complete pickle") from None
 
 
 def _run(data: bytes) -> Any:
@@ -65,7 +65,7 @@ def _run(data: bytes) -> Any:
             stack.append((_CONSTANTS[name], 0))
         elif name in _SCALARS:
             if isinstance(argument, int) and not -(2**63) <= argument < 2**64:
-                raise _Unusable("an integer beyond 64 bits")
+                raise _Unusable("an integer of more than 64 bits")
             stack.append((argument, 0))
         elif name == "MARK":
             marks.append(len(stack))
@@ -83,7 +83,7 @@ def _run(data: bytes) -> Any:
             items = _pop_mark(stack, marks) if name == "APPENDS" else _pop(stack, len(stack) - 1)
             target, depth = stack[-1]
             if type(target) is not list:
-                raise _Unusable("append to no list")
+                raise _Unusable("append to something that is not a list")
             target.extend(value for value, _ in items)
             stack[-1] = (target, max(depth, _depth(items)))
         elif name in ("SETITEM", "SETITEMS"):
@@ -105,7 +105,7 @@ def _run(data: bytes) -> Any:
             stack.append((value, 0))
         else:
             raise _Unusable(f"opcode {name}")
-    raise _Unusable("cut off")
+    raise _Unusable("truncated")
 
 
 def _pop(stack: list[tuple[Any, int]], start: int) -> list[tuple[Any, int]]:
@@ -142,5 +142,5 @@ def inflate(data: bytes, *, limit: int) -> bytes:
     if len(inflated) > limit:
         raise DecryptionError(f"the value inflates to more than {limit} bytes")
     if not engine.eof:
-        raise DecryptionError("the value is cut off")
+        raise DecryptionError("the value is truncated")
     return inflated

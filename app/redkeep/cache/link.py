@@ -107,7 +107,7 @@ class Link(CacheInterface):
             task.add_done_callback(self._attempted)
         await asyncio.wait((task,))
         if task.cancelled():
-            raise ServerUnavailableError("the cache was closed while it connected")
+            raise ServerUnavailableError("the cache was closed while it was connecting")
         error = task.exception()
         if isinstance(error, RedkeepError):
             raise again(error)
@@ -184,7 +184,7 @@ class Link(CacheInterface):
                 return await self._open(instead_of=client)
             except ImportError:
                 raise ServerUnavailableError("the package redis is not installed; run `pip install redis`") from None
-        raise ServerUnavailableError("Redis did not answer a moment ago; it is asked again in a while")
+        raise ServerUnavailableError("Redis did not answer a moment ago; the cache will try again shortly")
 
     async def _execute(self, *command: Argument) -> Any:
         client = self.redis

@@ -51,7 +51,7 @@ def split_origin(opened: bytes) -> tuple[Origin, bytes]:
     """The origin, and what follows it. Raises DecryptionError when there is none."""
     kind = opened[0] if opened else _READABLE + 2
     if kind > _REQUEST | _READABLE:
-        raise DecryptionError("the value says where it comes from in a way this release does not know")
+        raise DecryptionError("the value names its origin in a way this release does not know")
     place = 1
     request, name = b"", ""
     try:

@@ -99,7 +99,7 @@ class SecureAIResponseCache(AIResponseCache):
         )
         sealed = encryption_key is not None  # an empty one is refused: a variable that is not set must not turn sealing off
         if namespace and not sealed:
-            raise ConfigurationError("a namespace separates sealed values only; set REDIS_ENCRYPTION_KEY, or drop REDIS_NAMESPACE")
+            raise ConfigurationError("a namespace separates encrypted values only; set REDIS_ENCRYPTION_KEY, or drop REDIS_NAMESPACE")
         super().__init__(
             redis_url=access.target.address.url(tls=access.target.tls) if access else redis_url,
             default_ttl=default_ttl,
@@ -137,7 +137,7 @@ class SecureAIResponseCache(AIResponseCache):
             )
         if access is not None and access.tracking:
             if self._epochs is None:
-                raise ConfigurationError("REDIS_CLIENT_TRACKING keeps sealed values only; set REDIS_ENCRYPTION_KEY, or turn it off")
+                raise ConfigurationError("REDIS_CLIENT_TRACKING keeps encrypted values only; set REDIS_ENCRYPTION_KEY, or turn it off")
             self._watch = Watch(self.memory_cache, heard=self._epochs.changed)
 
     @classmethod
@@ -384,7 +384,7 @@ class SecureAIResponseCache(AIResponseCache):
             finally:
                 await reporter.close()
         if self._info_refused or not self._access.may_ask_info:  # a refused command is a line in the server's ACL LOG
-            raise PermissionDeniedError("the cache user may not ask INFO; set REDIS_HEALTH_PASSWORD")
+            raise PermissionDeniedError("the cache user may not run INFO; set REDIS_HEALTH_PASSWORD")
         try:
             return parse_info(await self._execute("INFO"))
         except PermissionDeniedError:

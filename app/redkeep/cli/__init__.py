@@ -17,16 +17,16 @@ from redkeep import __version__
 from redkeep.errors import RedkeepError
 
 COMMANDS = {
-    "secrets": ("redkeep.cli.secrets", "make, show, seal and hand out the operator's secrets"),
+    "secrets": ("redkeep.cli.secrets", "create, show and encrypt the operator's secrets"),
     "keys": ("redkeep.cli.keys", "generate, list, add, promote and retire encryption keys"),
-    "migrate-data": ("redkeep.cli.migrate_data", "seal existing entries under the current key and secure names"),
+    "migrate-data": ("redkeep.cli.migrate_data", "encrypt existing entries with the current key, under hashed names"),
     "certs": ("redkeep.cli.certs", "list, inspect, renew and export certificates"),
-    "status": ("redkeep.cli.status", "probe the running system: are we safe?"),
+    "status": ("redkeep.cli.status", "check the running system: are we safe?"),
     "watch": ("redkeep.cli.watch", "show security events as they happen"),
-    "alerts": ("redkeep.cli.alerts", "try the alert channels"),
+    "alerts": ("redkeep.cli.alerts", "test the alert channels"),
     "serve": ("redkeep.cli.serve", "serve the API of the security status"),
-    "dashboard": ("redkeep.cli.dashboard", "open the dashboard, a page that asks the API"),
-    "quickstart": ("redkeep.cli.quickstart", "make the files of a hardened Redis for this machine"),
+    "dashboard": ("redkeep.cli.dashboard", "serve the dashboard, a web page fed by the API"),
+    "quickstart": ("redkeep.cli.quickstart", "create the files for a hardened Redis on this machine"),
     "bench": ("redkeep.cli.bench", "measure the cache on this machine"),
 }
 """Each sub-command with its module and the line that `--help` shows."""

@@ -10,12 +10,12 @@ from redkeep.cli.status import DEFAULT_ENV_FILE
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser of `redkeep`."""
-    parser = subparsers.add_parser("alerts", help="try the alert channels", description="The alert channels.")
+    parser = subparsers.add_parser("alerts", help="test the alert channels", description="The alert channels.")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     test = verbs.add_parser(
         "test",
         help="send a test through every channel",
-        description="Send a test through every channel. Exit code: 0 every channel delivered, 1 one did not.",
+        description="Send a test through every channel. Exit code: 0 if every channel delivered, 1 if one did not.",
     )
     test.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
                       help=f"settings to use (default: {DEFAULT_ENV_FILE})")
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in manager.alert_channels:
         result = results.get(name)
         if result is None:
-            print(f"-     {name:<8}  not configured: see SECURITY_ALERT_{'EMAIL' if name == 'email' else 'WEBHOOK'}")
+            print(f"-     {name:<8}  not configured: set SECURITY_ALERT_{'EMAIL' if name == 'email' else 'WEBHOOK'}")
         else:
             print(f"ok    {name:<8}  delivered" if result["ok"] else f"FAIL  {name:<8}  {result['detail']}")
     return 0 if all(result["ok"] for result in results.values()) else 1

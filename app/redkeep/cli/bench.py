@@ -43,10 +43,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--quick", action="store_true", help="2 KB, 16 concurrent, five rounds: half a minute")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each size and concurrency (default: 9)")
     parser.add_argument("--size", type=float, nargs="+", metavar="KB", help="sizes of values (default: 0.5 2 10)")
-    parser.add_argument("--concurrency", type=int, nargs="+", metavar="N", help="callers at once (default: 1 16 64)")
-    parser.add_argument("--operations", type=int, default=1500, metavar="N", help="operations a round and variant")
+    parser.add_argument("--concurrency", type=int, nargs="+", metavar="N", help="concurrent callers (default: 1 16 64)")
+    parser.add_argument("--operations", type=int, default=1500, metavar="N", help="operations per round and variant")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round to FILE")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a picture to FILE")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="write a chart to FILE")
     parser.set_defaults(func=run)
 
 

@@ -114,7 +114,7 @@ def _engine(binary: str) -> tuple[Engine, tuple[int, int]]:
     text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
     found = re.match(r"(Redis|Valkey) server v=(\d+)\.(\d+)", text)
     if found is None:
-        raise ConfigurationError(f"{Path(binary).name} does not say its version; use Redis or Valkey")
+        raise ConfigurationError(f"{Path(binary).name} does not print its version; use Redis or Valkey")
     return ("valkey" if found[1] == "Valkey" else "redis"), (int(found[2]), int(found[3]))
 
 
@@ -126,4 +126,4 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
             return
         except OSError:
             time.sleep(0.01)
-    raise ConfigurationError("the benchmark's server did not start; does this build of it know TLS?")
+    raise ConfigurationError("the benchmark's server did not start; was it built with TLS?")

@@ -22,31 +22,31 @@ def register(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("certs", help="list, inspect, renew and export certificates")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    listing = verbs.add_parser("list", help="every certificate with its names and what is left of it")
+    listing = verbs.add_parser("list", help="list every certificate with its names and days left")
     listing.set_defaults(func=_list)
 
-    inspect = verbs.add_parser("inspect", help="what one certificate says")
+    inspect = verbs.add_parser("inspect", help="show the content of one certificate")
     inspect.add_argument(
         "certificate", metavar="FILE_OR_NAME", help="a PEM file, or a name from `certs list`"
     )
     inspect.set_defaults(func=_inspect)
 
     renew = verbs.add_parser(
-        "renew", help="issue certificates again; the next deploy brings them to the hosts"
+        "renew", help="issue certificates again; the next deploy installs them on the hosts"
     )
     renew.add_argument("names", metavar="NAME", nargs="*")
-    renew.add_argument("--all", action="store_true", help="every leaf, such as after `new-ca`")
+    renew.add_argument("--all", action="store_true", help="every certificate, as after `new-ca`")
     renew.set_defaults(func=_renew)
 
     new = verbs.add_parser(
-        "new-ca", help="put a new authority beside the old: both trusted, the new one signs"
+        "new-ca", help="create a new CA beside the old: both are trusted, the new one signs"
     )
     new.set_defaults(func=_new_ca)
 
-    retire = verbs.add_parser("retire-ca", help="trust the newest authority alone, once it has signed every leaf")
+    retire = verbs.add_parser("retire-ca", help="trust only the newest CA, once it has signed every certificate")
     retire.set_defaults(func=_retire_ca)
 
-    export = verbs.add_parser("export", help="write a certificate, its key (mode 0600) and the authorities")
+    export = verbs.add_parser("export", help="write a certificate, its key (mode 0600) and the CA certificates")
     export.add_argument("name", metavar="NAME")
     export.add_argument("folder", metavar="DIR", type=Path)
     export.add_argument("--force", action="store_true", help="replace files that exist")
@@ -67,7 +67,7 @@ def _list(args: argparse.Namespace) -> int:
             rows.append(
                 (row.name or "-", row.kind, names, age(row.made), remaining(row.ends), row.fingerprint)
             )
-    print(render(("NAME", "KIND", "FOR", "MADE", "ENDS", "SHA-256"), rows))
+    print(render(("NAME", "KIND", "FOR", "MADE", "EXPIRES", "SHA-256"), rows))
     return 0
 
 
@@ -84,7 +84,7 @@ def _inspect(args: argparse.Namespace) -> int:
     lines = {
         "common name": info.common_name,
         "names": ", ".join(info.names) or "none",
-        "use": "authority" if info.is_authority else info.use or "neither server nor client",
+        "use": "CA" if info.is_authority else info.use or "neither server nor client",
         "issuer": info.issuer,
         "not before": f"{info.not_before:%Y-%m-%d %H:%M} UTC",
         "not after": f"{info.not_after:%Y-%m-%d %H:%M} UTC ({remaining(info.not_after.isoformat())})",
@@ -110,9 +110,9 @@ def _renew(args: argparse.Namespace) -> int:
 
 def _new_ca(args: argparse.Namespace) -> int:
     _open(args).add_authority()
-    print("made a new authority, trusted beside the old")
+    print("made a new CA, trusted beside the old")
     print("next: deploy, so that every host trusts both; then `redkeep certs renew --all` and deploy again;")
-    print("then `redkeep certs retire-ca` and deploy a last time, so that the old one is trusted no more")
+    print("then `redkeep certs retire-ca` and deploy once more, so that the old one is no longer trusted")
     return 0
 
 
@@ -121,12 +121,12 @@ def _retire_ca(args: argparse.Namespace) -> int:
     old = store.old_leaves()
     if old:
         raise ConfigurationError(
-            f"an older authority signed {', '.join(old)}: run `redkeep certs renew --all` and deploy first"
+            f"an older CA signed {', '.join(old)}: run `redkeep certs renew --all` and deploy first"
         )
     if not store.retire_authorities():
-        print("there is one authority alone; nothing was changed")
+        print("there is only one CA; nothing was changed")
     else:
-        print("the newest authority alone is left; deploy, so that no host trusts another")
+        print("only the newest CA is left; deploy, so that no host trusts another")
     return 0
 
 
@@ -142,11 +142,11 @@ def _export(args: argparse.Namespace) -> int:
     }
     taken = [name for name in files if (args.folder / name).exists()]
     if taken and not args.force:
-        raise ConfigurationError(f"{args.folder} has {', '.join(taken)} already; give --force to replace")
+        raise ConfigurationError(f"{args.folder} already has {', '.join(taken)}; give --force to replace")
     try:
         args.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(f"cannot make {args.folder}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot create {args.folder}: {error.strerror}") from None
     for name, (content, mode) in files.items():
         write_file(args.folder / name, content, mode=mode, force=args.force)
         print(f"wrote {args.folder / name} (mode {mode:04o})")

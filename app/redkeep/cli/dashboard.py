@@ -36,14 +36,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser of `redkeep`."""
     parser = subparsers.add_parser(
         "dashboard",
-        help="open the dashboard, a page that asks the API",
+        help="serve the dashboard, a web page fed by the API",
         description="Serve the dashboard. It asks the API at REDKEEP_API_URL (default: http://127.0.0.1:8765) with the key of "
         "REDKEEP_API_KEY or REDKEEP_API_KEY_FILE, and nothing else. Needs the extra redkeep[dashboard].",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"TCP port (default: {DEFAULT_PORT})")
     parser.add_argument("--insecure-open", action="store_true",
-                        help="listen beyond this host: the page asks nobody for a password, and the way to it is not encrypted")
+                        help="listen beyond this host: the page has no login, and the connection to it is not encrypted")
     parser.set_defaults(func=run)
 
 
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Become Streamlit. Raises ConfigurationError, before anything listens, for what cannot work."""
     if not is_loopback(arguments.host) and not arguments.insecure_open:
         raise ConfigurationError(
-            f"--host {arguments.host} shows the dashboard to everyone who reaches it: keep 127.0.0.1 and use a tunnel "
+            f"--host {arguments.host} shows the dashboard to everyone who can reach it: keep 127.0.0.1 and use a tunnel "
             f"(ssh -L {arguments.port}:127.0.0.1:{arguments.port} HOST), or give --insecure-open behind a proxy that asks for a login"
         )
     if not 1 <= arguments.port <= 65535:

@@ -23,31 +23,31 @@ def register(subparsers: Subparsers) -> None:
     """Add `keys` and its verbs."""
     from redkeep.cli.passphrase import add_folder_option
 
-    parser = subparsers.add_parser("keys", help="generate a key; list, add, promote and retire those of the ring")
+    parser = subparsers.add_parser("keys", help="generate a key; list, add, promote and retire the keys of the ring")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    generate = verbs.add_parser("generate", help="print a new encryption key, for those who use only the package")
+    generate = verbs.add_parser("generate", help="print a new encryption key, for use of the package alone")
     generate.set_defaults(func=_generate)
 
     show = verbs.add_parser("list", help="list the ring: key ids and ages, never keys")
     show.set_defaults(func=_list)
-    add = verbs.add_parser("add", help="add a key that opens but does not seal yet")
+    add = verbs.add_parser("add", help="add a key that decrypts but does not encrypt yet")
     add.set_defaults(func=_add)
-    promote = verbs.add_parser("promote", help="let a key seal from now on; the others go on opening")
+    promote = verbs.add_parser("promote", help="encrypt with this key from now on; the others still decrypt")
     promote.add_argument("key_id", nargs="?", metavar="KEY-ID", help="as `list` shows it (default: the newest)")
     promote.set_defaults(func=_promote)
     retire = verbs.add_parser(
         "retire",
-        help="forget all keys but the sealing one, once nothing is sealed with them",
-        description="Forget all keys but the sealing one. Asks the server first, and refuses while entries are sealed with what would "
-        "be forgotten.",
+        help="remove all keys but the current one, once no entry needs them",
+        description="Remove all keys but the current one. Asks the server first, and refuses while an entry needs a key that would be "
+        "removed.",
     )
     retire.add_argument("--keep", type=int, default=1, metavar="N", help="how many to keep (default: 1)")
     retire.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
-                        help=f"settings by which the server is asked (default: {DEFAULT_ENV_FILE})")
+                        help=f"settings for reaching the server (default: {DEFAULT_ENV_FILE})")
     retire.add_argument("--counts", metavar="FILE",
                         help="what `redkeep migrate-data --count --json` printed on an app host, instead of asking (-: stdin)")
-    retire.add_argument("--force", action="store_true", help="forget them all the same; what they sealed is lost")
+    retire.add_argument("--force", action="store_true", help="remove them anyway; what they encrypted is lost")
     retire.set_defaults(func=_retire)
     for verb in (show, add, promote, retire):
         add_folder_option(verb)
@@ -68,7 +68,7 @@ def _list(args: argparse.Namespace) -> int:
     made = [entry.made for entry in store.entries() if entry.kind in ("encryption key", "old encryption key")]
     ids = _ids(store) if made else []
     rows = [
-        ("seals and opens" if place == 0 else "opens", key_id, age(moment))
+        ("encrypts and decrypts" if place == 0 else "decrypts", key_id, age(moment))
         for place, (key_id, moment) in enumerate(zip(ids, made, strict=True))
     ]
     print(render(("USE", "KEY ID", "MADE"), rows))
@@ -82,7 +82,7 @@ def _add(args: argparse.Namespace) -> int:
     with store.transaction():
         store.encryption_keys()  # a ring without a key gets its sealing one first
         store.add_encryption_key(sealing=False)
-    print(f"added key {_ids(store)[-1]}, which opens; deploy it everywhere, then `redkeep keys promote`")
+    print(f"added key {_ids(store)[-1]}; it decrypts only: deploy it everywhere, then `redkeep keys promote`")
     return 0
 
 
@@ -96,10 +96,10 @@ def _promote(args: argparse.Namespace) -> int:
     if len(found) != 1:
         raise ConfigurationError(f"the ring has {len(found)} keys with that id; see `redkeep keys list`")
     if found[0] == 0:
-        print(f"key {ids[0]} seals already; nothing was changed")
+        print(f"key {ids[0]} encrypts already; nothing was changed")
         return 0
     store.promote_encryption_key(store.encryption_keys()[found[0]])
-    print(f"key {ids[found[0]]} seals now; deploy, `redkeep migrate-data`, then `redkeep keys retire`")
+    print(f"key {ids[found[0]]} encrypts now; deploy, run `redkeep migrate-data`, then `redkeep keys retire`")
     return 0
 
 
@@ -108,24 +108,24 @@ def _retire(args: argparse.Namespace) -> int:
 
     store = open_store(args.secrets)
     if args.keep < 1:
-        raise ConfigurationError("--keep must be at least 1: the first key seals")
+        raise ConfigurationError("--keep must be at least 1: the first key encrypts")
     gone = _ids(store)[args.keep :]
     if not gone:
-        print("there is no key to forget; nothing was changed")
+        print("there is no key to remove; nothing was changed")
         return 0
-    lost = "what they sealed is lost; nobody was asked how much that is"
+    lost = "what they encrypted, which was not counted"
     try:
         lost = _census(args, store).refusal(gone)
     except RedkeepError as error:
         if not args.force:
             remedy = "" if args.counts else ". Name the settings of an app with --env-file, or give --counts"
             raise ConfigurationError(
-                f"it cannot be told whether entries are still sealed with {', '.join(gone)}: {error}{remedy}; --force forgets them all the same"
+                f"whether entries still need {', '.join(gone)} cannot be determined: {error}{remedy}; --force removes the keys anyway"
             ) from None
     if lost and not args.force:
-        raise ConfigurationError(f"{lost}; run `redkeep migrate-data` first, or forget them all the same with --force")
+        raise ConfigurationError(f"{lost}; run `redkeep migrate-data` first, or remove the keys anyway with --force")
     store.retire_encryption_keys(keep=args.keep)
-    print(f"forgot {', '.join(gone)}; deploy to make it so" + (f". Lost: {lost}" if lost else ""))
+    print(f"removed {', '.join(gone)}; deploy to apply this" + (f". Lost: {lost}" if lost else ""))
     return 0
 
 
@@ -140,16 +140,16 @@ def _census(args: argparse.Namespace, store: SecretStore) -> Census:
     from redkeep.target import read_for_the_cache, read_target
 
     if args.counts is not None:
-        name = "the standard input" if args.counts == "-" else args.counts
+        name = "standard input" if args.counts == "-" else args.counts
         try:
             text = sys.stdin.read() if args.counts == "-" else Path(args.counts).read_text("utf-8")
             if not text.strip():
-                raise ConfigurationError(f"{name} is empty: the count did not succeed on the app host; count again, and see what it says")
+                raise ConfigurationError(f"{name} is empty: the count failed on the app host; count again, and read its error")
             return Census.parse(json.loads(text))
         except OSError as error:
             raise ConfigurationError(f"{name} cannot be read: {error.strerror}") from None
         except ValueError:
-            raise ConfigurationError(f"{name} holds no counts; give what `redkeep migrate-data --count --json` prints") from None
+            raise ConfigurationError(f"{name} contains no counts; give what `redkeep migrate-data --count --json` prints") from None
     target = read_target(args.env_file)
     if target.janitor_password is None and "cache_janitor" in store.users():
         target = target._replace(janitor_password=store.password("cache_janitor"))

@@ -16,4 +16,4 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         # What create_server adds repeats the address; a name that does not resolve has a number of its own, below zero.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise ConfigurationError(f"--host {host} --port {port} cannot be listened on: {reason}; give another") from None
+        raise ConfigurationError(f"--host {host} --port {port} cannot be used: {reason}; choose another") from None

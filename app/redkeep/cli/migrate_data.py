@@ -27,23 +27,23 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser of `redkeep`."""
     parser = subparsers.add_parser(
         "migrate-data",
-        help="seal existing entries under the current key and secure names",
-        description="Seal existing entries under the current key and secure names while applications go on: what the old class "
-        "left, and what older keys of the ring have sealed. Interrupt it at will; the next run goes on. Exit code: 0 all is as "
-        "wanted, 1 something is left and the output says what. Scanning needs REDIS_JANITOR_PASSWORD or "
+        help="encrypt existing entries with the current key, under hashed names",
+        description="Encrypt existing entries with the current key, under hashed names, while applications keep working: entries of "
+        "the old class, and those encrypted with older keys of the ring. Interrupt it at any time; the next run continues. Exit "
+        "code: 0 if everything is migrated, 1 if something is left; the output says what. Scanning needs REDIS_JANITOR_PASSWORD or "
         "REDIS_JANITOR_PASSWORD_FILE, in the settings or in this process's environment.",
     )
     parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
                         help=f"settings to use (default: {DEFAULT_ENV_FILE})")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
-    parser.add_argument("--count", action="store_true", help="only count: readable entries, and sealed ones by key id")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done; write nothing")
+    parser.add_argument("--count", action="store_true", help="only count: readable entries, and encrypted ones by key id")
     parser.add_argument("--reverse", action="store_true",
-                        help="the way back within the migration window: readable names and plain JSON")
+                        help="go back, within the migration window: readable names and plain JSON")
     parser.add_argument("--leave-unknown", action="store_true",
-                        help="go on beside entries sealed with keys that the ring does not hold; they stay misses")
+                        help="go on although some entries are encrypted with keys that are not in the key ring; they stay misses")
     parser.add_argument("--rate", type=_rate, default=None, metavar="N", help="entries a second (default: 2000; 0: no limit)")
     parser.add_argument("--state", type=Path, default=None, metavar="FILE",
-                        help="where the state is kept between runs (default: in ~/.local/state/redkeep)")
+                        help="where to keep the state between runs (default: in ~/.local/state/redkeep)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.set_defaults(func=run)
 
@@ -117,11 +117,11 @@ def _count(arguments: argparse.Namespace) -> int:
 
     ring = [key.key_id.hex() for key in KeyRing.from_strings(target.keys).keys] if target.keys else []
     for key_id, count in sorted(census.sealed.items()):
-        use = "the sealing key" if ring[:1] == [key_id] else "an older key" if key_id in ring else "not in the ring"
-        print(f"{count:>12,} sealed with {key_id}, {use}")
+        use = "the current key" if ring[:1] == [key_id] else "an older key" if key_id in ring else "not in the ring"
+        print(f"{count:>12,} encrypted with {key_id}, {use}")
     print(f"{census.readable:>12,} readable")
     if census.other:
-        print(f"{census.other:>12,} under hashed names and not sealed")
+        print(f"{census.other:>12,} under hashed names and not encrypted")
     return 0
 
 
@@ -132,26 +132,26 @@ def summary(counts: Counts, *, seconds: float, dry_run: bool, reverse: bool) -> 
     did = "would be " if dry_run else ""
     lines = []
     if reverse:
-        lines.append(f"{counts.returned:,} entries {did}given back their old names, readable")
+        lines.append(f"{counts.returned:,} entries {did}restored to readable form under their old names")
     else:
-        lines.append(f"{counts.moved:,} entries {did}sealed anew: {counts.readable:,} readable ones, {counts.older_key:,} of older keys")
-    lines[0] += "" if dry_run else f", in {span(seconds)}; {counts.compared:,} of them read again and compared"
+        lines.append(f"{counts.moved:,} entries {did}encrypted: {counts.readable:,} were readable, {counts.older_key:,} had an older key")
+    lines[0] += "" if dry_run else f", in {span(seconds)}; {counts.compared:,} of them read back and compared"
     if counts.invalidated:
         lines.append(f"{counts.invalidated:,} {did}removed: they had been invalidated")
     if counts.superseded:
         lines.append(
-            f"{counts.superseded:,} second copies {did}removed: an application has read or written the same entries, and they lie in "
-            "their place; nothing is lost"
+            f"{counts.superseded:,} second copies {did}removed: an application has since read or written the same entries under "
+            "their final names; nothing is lost"
         )
     for key_id, count in sorted(counts.foreign.items()):
-        lines.append(f"{count:,} left as they are: sealed with key {key_id}, which the ring does not hold, or for another namespace")
+        lines.append(f"{count:,} left as they are: encrypted with key {key_id}, which is not in the ring, or for another namespace")
     others = counts.unreadable - sum(counts.foreign.values())
     if others:
-        lines.append(f"{others:,} left as they are: nothing that this cache or the old class wrote; they are misses")
+        lines.append(f"{others:,} left as they are: neither this cache nor the old class wrote them; they are misses")
     if counts.without_old_name:
-        lines.append(f"{counts.without_old_name:,} left sealed: written when the window was closed, so their old names are not known")
+        lines.append(f"{counts.without_old_name:,} left encrypted: written after the window was closed, so their old names are not known")
     if counts.left:
-        lines.append(f"{counts.left:,} left: applications write them in the meantime; run it again")
+        lines.append(f"{counts.left:,} left: applications keep writing them; run it again")
     return "\n".join(lines)
 
 

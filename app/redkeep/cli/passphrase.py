@@ -47,7 +47,7 @@ def passphrase_from_environment() -> str | None:
 def ask_passphrase(*, twice: bool = False) -> str:
     """Ask on the terminal, without echo. Raises SecretStoreError without one, or when the two differ."""
     if not sys.stdin.isatty():
-        raise SecretStoreError(f"a passphrase is needed and there is no terminal; set {FILE_VARIABLE}")
+        raise SecretStoreError(f"a passphrase is needed, but there is no terminal to ask on; set {FILE_VARIABLE}")
     first = getpass.getpass("Passphrase of the secrets: ")
     if twice and getpass.getpass("Once more: ") != first:
         raise SecretStoreError("the two passphrases differ")

@@ -40,23 +40,23 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser of `redkeep`."""
     parser = subparsers.add_parser(
         "quickstart",
-        help="make the files of a hardened Redis for this machine",
-        description="Make secrets, certificates, configuration and compose.yaml in a folder; `docker compose up -d` there does the "
-        "rest. Run again, it keeps the secrets and renews what is due.",
+        help="create the files for a hardened Redis on this machine",
+        description="Create secrets, certificates, configuration and compose.yaml in a folder; `docker compose up -d` there does the "
+        "rest. A second run keeps the secrets and renews certificates that are due.",
     )
-    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help=f"where to (default: {DEFAULT_FOLDER})")
+    parser.add_argument("folder", type=Path, nargs="?", default=DEFAULT_FOLDER, help=f"folder to write to (default: {DEFAULT_FOLDER})")
     parser.add_argument("--port", type=int, default=0, metavar="N",
-                        help="publish the server at this port of 127.0.0.1 (default: no port; Linux reaches it by its own address)")
+                        help="publish the server on this port of 127.0.0.1 (default: none; Linux reaches it directly)")
     parser.add_argument("--api", type=int, nargs="?", const=API_PORT, default=0, metavar="N",
-                        help=f"run the API as well, by TLS at this port of 127.0.0.1 ({API_PORT} when no number is given)")
+                        help=f"also run the API, with TLS on this port of 127.0.0.1 (default: {API_PORT})")
     parser.add_argument("--dashboard", type=int, nargs="?", const=DASHBOARD_PORT, default=0, metavar="N",
-                        help=f"run the dashboard and the API, at this port of 127.0.0.1 ({DASHBOARD_PORT} when no number is given)")
+                        help=f"also run the API and the dashboard, on this port of 127.0.0.1 (default: {DASHBOARD_PORT})")
     parser.add_argument("--api-image", default=API_IMAGE, help=f"its image, from `make image` (default: {API_IMAGE})")
-    parser.add_argument("--dashboard-image", default=DASHBOARD_IMAGE, help=f"its image, likewise (default: {DASHBOARD_IMAGE})")
+    parser.add_argument("--dashboard-image", default=DASHBOARD_IMAGE, help=f"its image, from `make image` (default: {DASHBOARD_IMAGE})")
     parser.add_argument("--engine", choices=sorted(IMAGES), default="redis", help="redis or valkey (default: redis)")
-    parser.add_argument("--image", help="any image of the engine, best by digest (default: " + ", ".join(IMAGES.values()) + ")")
+    parser.add_argument("--image", help="any image of the engine, preferably by digest (default: " + ", ".join(IMAGES.values()) + ")")
     parser.add_argument("--image-version", type=_version, metavar="X.Y",
-                        help="version of the server in it (default: the oldest, 7.0 or 7.2, whose rules later ones understand)")
+                        help="version of the server in that image (default: 7.0 or 7.2, the oldest supported)")
     parser.add_argument("--memory", type=int, default=256, metavar="MIB", help="memory for data, in MiB (default: 256)")
     parser.add_argument("--subnet", type=_subnet, metavar="CIDR", help="the stack's network (default: a free one in 10.214.0.0/16)")
     parser.set_defaults(func=run)
@@ -108,13 +108,13 @@ def run(arguments: argparse.Namespace) -> int:
     store = SecretStore.open(folder / "secrets", passphrase=passphrase_from_environment(), create=True)
     written = _write(folder, quickstart_files(wanted, store), writable_folders(wanted))
     shown = arguments.folder
-    print(f"{shown}: {written} files written" if written else f"{shown}: everything was there already, nothing was changed")
+    print(f"{shown}: {written} files written" if written else f"{shown}: already complete, nothing was changed")
     print(f"start    cd {shown} && docker compose up -d         (version 1: docker-compose up -d)")
     print(f"use      the variables of {shown}/cache.env; the server is {wanted.url}")
     print(f"check    redkeep status --env-file {shown}/cache.env")
     if "@sha256:" not in image:
         digest = f"$(docker image inspect --format '{{{{index .RepoDigests 0}}}}' {image})"
-        print(f'pin      {image} may become another image: docker pull {image}, then add --image "{digest}" to this command')
+        print(f'pin      {image} can change over time; to fix its version: docker pull {image}, then add --image "{digest}" to this command')
     if wanted.api:
         call = f'-H "X-API-Key: $(cat {shown}/api/key)" https://127.0.0.1:{wanted.api}/monitoring/security-status'
         print(f"ask      curl --cacert {shown}/client/ca.crt {call}")
@@ -127,11 +127,11 @@ def _checked(path: Path) -> Path:
     """The absolute folder, when it is ours or not there yet."""
     folder = Path(os.path.abspath(path))
     if not _FOLDER.fullmatch(str(folder)):
-        raise ConfigurationError("the folder's path holds a character that compose or an env file would misread; choose another")
+        raise ConfigurationError("the folder's path contains a character that compose or an env file would misread; choose another")
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{path} is not a folder; choose another")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "secrets").is_dir():
-        raise ConfigurationError(f"{path} holds files that quickstart did not make; choose an empty folder or a new one")
+        raise ConfigurationError(f"{path} contains files that quickstart did not make; choose an empty folder or a new one")
     return folder
 
 
@@ -144,7 +144,7 @@ def _check_port(option: str, port: int, before: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            reason = "is in use on this machine" if error.errno == errno.EADDRINUSE else f"cannot be had: {error.strerror}"
+            reason = "is in use on this machine" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
             raise ConfigurationError(f"{option} {port} {reason}; choose another") from None
 
 

@@ -23,11 +23,11 @@ def register(subparsers: Subparsers) -> None:
     """Add `secrets` and its verbs."""
     from redkeep.cli.passphrase import add_folder_option
 
-    parser = subparsers.add_parser("secrets", help="make, show, seal and hand out the operator's secrets")
+    parser = subparsers.add_parser("secrets", help="create, show and encrypt the operator's secrets")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    init = verbs.add_parser("init", help="make the folder, an authority and an encryption key")
-    init.add_argument("--seal", action="store_true", help="encrypt the file under a passphrase")
+    init = verbs.add_parser("init", help="create the folder, a CA and an encryption key")
+    init.add_argument("--seal", action="store_true", help="encrypt the file with a passphrase")
     init.set_defaults(func=_init)
 
     show = verbs.add_parser("show", help="list names, fingerprints and ages, never values")
@@ -36,7 +36,7 @@ def register(subparsers: Subparsers) -> None:
 
     env = verbs.add_parser("env", help="print an environment file with fresh values, for the package alone")
     kind = env.add_mutually_exclusive_group(required=True)
-    kind.add_argument("--production", action="store_true", help="TLS, one user a service, encryption")
+    kind.add_argument("--production", action="store_true", help="TLS, one user per service, encryption")
     kind.add_argument("--development", action="store_true", help="no TLS; still random values")
     env.add_argument("--url", help="the address of Redis, without credentials")
     env.add_argument(
@@ -45,11 +45,11 @@ def register(subparsers: Subparsers) -> None:
     env.add_argument("--force", action="store_true", help="replace FILE")
     env.set_defaults(func=_env)
 
-    seal = verbs.add_parser("seal", help="encrypt the file under a passphrase, or change the passphrase")
+    seal = verbs.add_parser("seal", help="encrypt the file with a passphrase, or change the passphrase")
     seal.set_defaults(func=_seal)
-    unseal = verbs.add_parser("unseal", help="write the file open again")
+    unseal = verbs.add_parser("unseal", help="decrypt the file again")
     unseal.set_defaults(func=_unseal)
-    path = verbs.add_parser("path", help="print where the secrets are")
+    path = verbs.add_parser("path", help="print the path of the secrets")
     path.set_defaults(func=_path)
     renew = verbs.add_parser("renew-api-key", help="make a new key for the API; the next deploy gives it to the hosts")
     renew.set_defaults(func=_renew_api_key)
@@ -63,7 +63,7 @@ def _init(args: argparse.Namespace) -> int:
     from redkeep.crypto.store import SecretStore
 
     if SecretFolder(args.secrets).read() is not None:
-        print(f"{args.secrets} has secrets already; nothing was changed")
+        print(f"{args.secrets} already has secrets; nothing was changed")
         return 0
     passphrase = passphrase_from_environment()
     if args.seal and passphrase is None:
@@ -72,7 +72,7 @@ def _init(args: argparse.Namespace) -> int:
     with store.transaction():
         store.authority()
         store.encryption_keys()
-    print(f"made {args.secrets}{', sealed' if store.sealed else ''}; keep a backup, there is no other copy")
+    print(f"made {args.secrets}{', sealed' if store.sealed else ''}; back it up, there is no other copy")
     return 0
 
 
@@ -86,7 +86,7 @@ def _show(args: argparse.Namespace) -> int:
             (row.kind, row.name, row.fingerprint, age(row.made), remaining(row.ends))
             for row in store.entries()
         ]
-        print(render(("KIND", "NAME", "SHA-256", "MADE", "ENDS"), rows))
+        print(render(("KIND", "NAME", "SHA-256", "MADE", "EXPIRES"), rows))
     elif args.reveal in store.users():
         print(store.password(args.reveal))
     elif args.reveal == REVEAL_KEYS and any(row.kind == "encryption key" for row in store.entries()):
@@ -121,7 +121,7 @@ def _seal(args: argparse.Namespace) -> int:
     if passphrase is None:
         passphrase = ask_passphrase(twice=True)
     store.seal(passphrase)
-    print(f"sealed {args.secrets}; without the passphrase nothing opens it again")
+    print(f"sealed {args.secrets}; it cannot be opened without the passphrase")
     return 0
 
 
@@ -133,7 +133,7 @@ def _unseal(args: argparse.Namespace) -> int:
         print(f"{args.secrets} is not sealed; nothing was changed")
         return 0
     open_store(args.secrets).unseal()
-    print(f"unsealed {args.secrets}; its modes alone protect it now")
+    print(f"unsealed {args.secrets}; only its file modes protect it now")
     return 0
 
 
@@ -143,9 +143,9 @@ def _renew_api_key(args: argparse.Namespace) -> int:
 
     store = open_store(args.secrets)
     if API_NAME not in store.users():
-        raise SecretStoreError("there is no API key yet; a deploy with the knob api_enabled makes it")
+        raise SecretStoreError("there is no API key yet; a deploy with the knob api_enabled creates it")
     store.set_password(API_NAME, generate_password())
-    print("made a new API key; deploy, then give it to whoever asks the API: `redkeep secrets show --reveal api`")
+    print("made a new API key; deploy, then give it to the callers of the API: `redkeep secrets show --reveal api`")
     return 0
 
 

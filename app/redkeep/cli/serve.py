@@ -35,18 +35,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser of `redkeep`."""
     parser = subparsers.add_parser(
         "serve",
-        help="serve the API of the security status",
+        help="serve the API",
         description="Serve the API. The key comes from REDKEEP_API_KEY or the file of REDKEEP_API_KEY_FILE, everything else from "
         "the cache's own environment. Needs the extra redkeep[api].",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"TCP port (default: {DEFAULT_PORT})")
-    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="speak TLS with this certificate chain, PEM")
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="use TLS with this certificate chain (PEM)")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="key of the certificate (PEM)")
     parser.add_argument("--insecure-http", action="store_true",
                         help="plain HTTP beyond this host: only inside a container's own network, or behind a proxy that speaks TLS")
     parser.add_argument("--interval", type=float, default=None, metavar="SECONDS",
-                        help=f"between two probes of the posture, {LEAST_INTERVAL} at least (default: 30)")
+                        help=f"time between two checks of the posture, at least {LEAST_INTERVAL} (default: 30)")
     parser.add_argument("--env-file", type=Path, metavar="FILE", help="the cache's settings (default: this process's environment)")
     parser.set_defaults(func=run)
 
@@ -54,15 +54,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal ends it. Raises ConfigurationError, before anything listens, for what cannot work."""
     if (arguments.tls_cert is None) != (arguments.tls_key is None):
-        raise ConfigurationError("--tls-cert and --tls-key belong together; give both or none")
+        raise ConfigurationError("--tls-cert and --tls-key belong together; give both or neither")
     if not 0 <= arguments.port <= 65535:
-        raise ConfigurationError("--port must be 0 to 65535; 0 takes a free one")
+        raise ConfigurationError("--port must be 0 to 65535; 0 chooses a free one")
     if arguments.interval is not None and not LEAST_INTERVAL <= arguments.interval <= 3600:
         raise ConfigurationError(f"--interval must be {LEAST_INTERVAL} to 3600 seconds")
     tls = arguments.tls_cert is not None
     if not tls and not arguments.insecure_http and not is_loopback(arguments.host):
         raise ConfigurationError(
-            f"--host {arguments.host} is not this host alone, and the key would cross the network in clear: give --tls-cert and "
+            f"--host {arguments.host} reaches beyond this host, and the key would cross the network unencrypted: give --tls-cert and "
             "--tls-key, or --insecure-http behind a proxy that speaks TLS"
         )
     try:

@@ -18,8 +18,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add the command to the parser of `redkeep`."""
     parser = subparsers.add_parser(
         "status",
-        help="probe the live system: does every control hold?",
-        description="Probe the live system. Exit code: 0 every control holds, 1 something is weak, 3 cannot tell.",
+        help="check the live system: does every control hold?",
+        description="Check the live system. Exit code: 0 if every control holds, 1 if one is weak, 3 if one is unknown.",
     )
     parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
                         help=f"settings to use (default: {DEFAULT_ENV_FILE})")

@@ -25,13 +25,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = subparsers.add_parser(
         "watch",
         help="show security events as they happen",
-        description="Show the servers' security events as they happen: refused logins and commands of any client, nodes that "
-        "go and come, controls that change. Sends no alert and keeps no state.",
+        description="Show the servers' security events as they happen: refused logins and commands of any client, servers "
+        "that go down and come back, controls that change. Sends no alerts and keeps no state.",
     )
     parser.add_argument("--env-file", type=Path, default=DEFAULT_ENV_FILE, metavar="FILE",
                         help=f"settings to use (default: {DEFAULT_ENV_FILE})")
-    parser.add_argument("--seconds", type=float, default=None, metavar="N", help="end after N seconds (default: at Ctrl-C)")
-    parser.add_argument("--json", action="store_true", help="print each event as a JSON document of one line")
+    parser.add_argument("--seconds", type=float, default=None, metavar="N", help="stop after N seconds (default: at Ctrl-C)")
+    parser.add_argument("--json", action="store_true", help="print each event as one line of JSON")
     parser.set_defaults(func=run)
 
 
@@ -54,7 +54,7 @@ async def _watch(env_file: Path, seconds: float | None, shown: Callable[[Securit
 
     service = MonitoringService(env_file=env_file, state_file=None, alerts=AlertSettings())
     if not service.watches:
-        raise ConfigurationError(f"REDIS_MONITOR_PASSWORD is not set in {env_file}; it is in the operator's `redkeep secrets show`")
+        raise ConfigurationError(f"REDIS_MONITOR_PASSWORD is not set in {env_file}; the operator has it: `redkeep secrets show --reveal monitor`")
     service.monitor.subscribe(lambda event: print(shown(event), flush=True))
     await service.start()
     try:

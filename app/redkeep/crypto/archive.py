@@ -57,11 +57,11 @@ def write_archive(target: BinaryIO, content: Iterable[bytes], *, recipient: str,
     named = {**head, "recipient": recipient, "ephemeral": _text(ephemeral.public_key())}
     line = json.dumps(named, ensure_ascii=True, sort_keys=True).encode("ascii") + b"\n"
     if len(line) > MAX_HEAD_BYTES:
-        raise ConfigurationError("the head of the archive is too long; leave something out")
+        raise ConfigurationError("the archive's header is too long; shorten it")
     try:
         shared = ephemeral.exchange(X25519PublicKey.from_public_bytes(base64.b64decode(recipient, validate=True)))
     except (ValueError, binascii.Error):
-        raise ConfigurationError("the recipient of the archive is no X25519 public key") from None
+        raise ConfigurationError("the recipient of the archive is not an X25519 public key") from None
     cipher = _cipher(shared, line)
     target.write(MAGIC + line)
     waiting = bytearray()
@@ -91,11 +91,11 @@ def open_archive(source: BinaryIO, *, private_key: str) -> Iterator[bytes]:
     head, line = _read_head(source)
     ours = _private(private_key)
     if head.get("recipient") != _text(ours.public_key()):
-        raise DecryptionError("the archive is sealed to another key than this one")
+        raise DecryptionError("the archive is encrypted for another key")
     try:
         shared = ours.exchange(X25519PublicKey.from_public_bytes(base64.b64decode(str(head.get("ephemeral")), validate=True)))
     except (ValueError, binascii.Error):
-        raise DecryptionError("the head of the archive is damaged") from None
+        raise DecryptionError("the archive's header is damaged") from None
     cipher, number = _cipher(shared, line), 0
     sealed = source.read(CHUNK_BYTES + _TAG_BYTES)
     while True:
@@ -103,7 +103,7 @@ def open_archive(source: BinaryIO, *, private_key: str) -> Iterator[bytes]:
         try:
             yield cipher.decrypt(_nonce(number, last=not following), sealed, None)
         except (InvalidTag, ValueError):
-            raise DecryptionError(f"the archive is damaged or cut short (chunk {number + 1})") from None
+            raise DecryptionError(f"the archive is damaged or truncated (chunk {number + 1})") from None
         if not following:
             return
         sealed, number = following, number + 1
@@ -113,14 +113,14 @@ def _read_head(source: BinaryIO) -> tuple[dict[str, Any], bytes]:
     magic = source.readline(len(MAGIC))
     if magic != MAGIC:
         later = magic.startswith(MAGIC[: MAGIC.index(b" ")])
-        raise DecryptionError("the archive is of a later version; use that version" if later else "the file is no archive of redkeep")
+        raise DecryptionError("the archive was made by a later version; use that version" if later else "this is not a redkeep archive")
     line = source.readline(MAX_HEAD_BYTES)
     try:
         head = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         head = None
     if not isinstance(head, dict):
-        raise DecryptionError("the head of the archive is damaged")
+        raise DecryptionError("the archive's header is damaged")
     return head, line
 
 
@@ -137,7 +137,7 @@ def _private(text: str) -> X25519PrivateKey:
     try:
         return X25519PrivateKey.from_private_bytes(base64.b64decode(text, validate=True))
     except (ValueError, binascii.Error):
-        raise ConfigurationError("the key of the backups is no X25519 private key") from None
+        raise ConfigurationError("the backup key is not an X25519 private key") from None
 
 
 def _text(key: X25519PublicKey) -> str:

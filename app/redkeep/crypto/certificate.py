@@ -87,9 +87,9 @@ def check_leaf(
     issuer = _find_issuer(certificate, trust)
     if issuer is None:
         raise CertificateError(
-            f"{who} was issued by {common_name(certificate.issuer)!r}, which is not a trusted authority"
+            f"{who} was issued by {common_name(certificate.issuer)!r}, which is not a trusted CA"
         )
-    _check_dates(issuer, f"the authority {common_name(issuer.subject)!r}", moment)
+    _check_dates(issuer, f"the CA {common_name(issuer.subject)!r}", moment)
     _check_dates(certificate, who, moment)
     held = _names(certificate)
     for wanted in canonical_names(names):
@@ -105,7 +105,7 @@ def load_certificate(cert_pem: bytes) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(cert_pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise CertificateError("this is not a certificate in PEM form") from None
+        raise CertificateError("this is not a certificate in PEM format") from None
 
 
 def load_key(key_pem: bytes) -> PrivateKeyTypes:
@@ -113,7 +113,7 @@ def load_key(key_pem: bytes) -> PrivateKeyTypes:
     try:
         return serialization.load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise CertificateError("this is not an unencrypted private key in PEM form") from None
+        raise CertificateError("this is not an unencrypted private key in PEM format") from None
 
 
 def common_name(name: x509.Name) -> str:
@@ -127,7 +127,7 @@ def _find_issuer(certificate: x509.Certificate, trust: Sequence[bytes]) -> x509.
         try:
             authorities = x509.load_pem_x509_certificates(bundle)
         except ValueError:
-            raise CertificateError("a trusted authority is not a certificate in PEM form") from None
+            raise CertificateError("a trusted CA is not a certificate in PEM format") from None
         for authority in authorities:
             try:
                 certificate.verify_directly_issued_by(authority)

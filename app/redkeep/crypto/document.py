@@ -154,9 +154,9 @@ def entries(document: Document) -> Iterator[Entry]:
         yield Entry("old encryption key" if place else "encryption key", "", digest, key["made"], "")
     for key in document["backup_keys"]:
         digest = hashlib.sha256(key["key"].encode("ascii")).hexdigest()[:_SHORT]
-        yield Entry("key of the backups", "", digest, key["made"], "")
+        yield Entry("backup key", "", digest, key["made"], "")
     for place, authority in enumerate(document["authorities"]):
-        kind = "old authority" if place else "authority"
+        kind = "old CA" if place else "CA"
         yield Entry(kind, "", authority["fingerprint"][:_SHORT], authority["made"], authority["not_after"])
     for name, leaf in document["leaves"].items():
         yield Entry(

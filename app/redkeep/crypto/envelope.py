@@ -104,10 +104,10 @@ def unseal(
         )
     except InvalidTag:
         raise DecryptionError(
-            "the envelope was changed, or was sealed for another key or namespace"
+            "the envelope was changed, or was encrypted for another key name or namespace"
         ) from None
     if expires_at_ms and clock() * 1000 >= expires_at_ms:
-        raise DecryptionError("the envelope is past its expiry")
+        raise DecryptionError("the envelope has expired")
     return plaintext
 
 
@@ -118,8 +118,8 @@ def _not_ours(envelope: bytes, ring: KeyRing) -> DecryptionError:
     if version != VERSION:
         return DecryptionError(f"the envelope has version {version}, which this release does not know")
     if any(key.key_id == key_id for key in ring.keys):
-        return DecryptionError(f"the envelope claims an algorithm that key {key_id.hex()} is not for")
-    return DecryptionError(f"the envelope names key {key_id.hex()}, which the key ring does not hold")
+        return DecryptionError(f"the envelope claims an algorithm that does not fit key {key_id.hex()}")
+    return DecryptionError(f"the envelope names key {key_id.hex()}, which is not in the key ring")
 
 
 def is_envelope(value: bytes) -> bool:

@@ -61,7 +61,7 @@ class SecretFolder:
                 return None
             except OSError:
                 if self.file.is_symlink():
-                    raise SecretStoreError(f"{self.file} is a symlink; put the file itself there") from None
+                    raise SecretStoreError(f"{self.file} is a symlink; replace it with the file itself") from None
                 raise
             with os.fdopen(handle, "rb") as source:
                 status = os.fstat(source.fileno())
@@ -128,7 +128,7 @@ class SecretFolder:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise SecretStoreError(
-                        f"another run holds {self.path / LOCK_NAME}; wait for it to end, then run again"
+                        f"another run has locked {self.path / LOCK_NAME}; wait for it to end, then run again"
                     ) from None
                 time.sleep(0.02)
 
@@ -149,7 +149,7 @@ def _check_private(
     status: os.stat_result, path: Path, *, wanted: str, is_kind: Callable[[int], bool]
 ) -> None:
     if not is_kind(status.st_mode):
-        raise SecretStoreError(f"{path} is not what belongs there; move it away")
+        raise SecretStoreError(f"{path} does not belong there; move it away")
     if status.st_uid != os.geteuid():
         raise SecretStoreError(f"{path} belongs to user {status.st_uid}, not to you; run as its owner")
     if status.st_mode & _LOOSE:

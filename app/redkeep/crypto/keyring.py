@@ -55,7 +55,7 @@ def decode_key(text: str, *, field: str = _DEFAULT_FIELD) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigurationError(f"{field} holds {len(key)} bytes, not {KEY_BYTES}; {remedy}")
     if base64.urlsafe_b64encode(key).rstrip(b"=").decode("ascii") != text.rstrip("="):
-        raise ConfigurationError(f"{field} is not URL-safe base64 in its one canonical form; {remedy}")
+        raise ConfigurationError(f"{field} is not canonical URL-safe base64; {remedy}")
     if len(set(key)) < _MIN_DISTINCT_BYTES:
         raise ConfigurationError(f"{field} is not random; {remedy}")
     return key
@@ -75,7 +75,7 @@ class RingKey:
         if len(secret) != KEY_BYTES:
             raise ConfigurationError(f"an encryption key has {len(secret)} bytes, not {KEY_BYTES}")
         if sealed < 0:
-            raise ConfigurationError("a key cannot have sealed fewer than 0 values")
+            raise ConfigurationError("a key cannot have encrypted fewer than 0 values")
         self._secret = secret
         self._seals = itertools.count(sealed + 1)
         self.sealed = sealed
@@ -88,7 +88,7 @@ class RingKey:
         return f"RingKey({self.key_id.hex()})"
 
     def __reduce__(self) -> str:
-        raise TypeError("a key does not leave its process")
+        raise TypeError("a key must not leave its process")
 
     def derive(self, purpose: str) -> bytes:
         """Return 32 bytes that depend on this key and `purpose`, such as a key to hash Redis key names."""
@@ -103,7 +103,7 @@ class RingKey:
         count = next(self._seals)
         if count > SEALS_ALLOWED:
             raise ConfigurationError(
-                f"encryption key {self.key_id.hex()} has sealed {SEALS_ALLOWED} values; rotate the key"
+                f"encryption key {self.key_id.hex()} has encrypted {SEALS_ALLOWED} values; rotate the key"
             )
         self.sealed = count
         if not count % SEALS_WARNED:
@@ -132,7 +132,7 @@ class KeyRing:
         self.find: Final = {key.prefix: key for key in ring}.get
         """The key whose `prefix` an envelope has, or None: the algorithm belongs to the key, never to the envelope."""
         if len({key.key_id for key in ring}) != len(ring):
-            raise ConfigurationError("the key ring holds one key twice; remove the copy")
+            raise ConfigurationError("the key ring contains a key twice; remove the copy")
 
     @classmethod
     def from_strings(cls, keys: Iterable[str], *, field: str = _DEFAULT_FIELD) -> KeyRing:

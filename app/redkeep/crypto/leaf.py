@@ -49,7 +49,7 @@ class Leaf:
         """What the extended key usage allows."""
         if self.info.use is None:
             raise CertificateError(
-                f"the certificate of {self.common_name!r} is good for neither servers nor clients"
+                f"the certificate of {self.common_name!r} is valid for neither servers nor clients"
             )
         return self.info.use
 

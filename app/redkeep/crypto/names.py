@@ -38,10 +38,10 @@ def canonical_name(name: str) -> str:
             f"{name!r} is neither a DNS name, a wildcard such as *.example.org, nor an address"
         )
     if labels[-1].isdigit():
-        raise ConfigurationError(f"{name!r} looks like an address but is none")
+        raise ConfigurationError(f"{name!r} looks like an address but is not one")
     if wildcard and len(labels) < 2:
         raise ConfigurationError(
-            f"the wildcard {name!r} needs two labels after the star; clients ignore it otherwise"
+            f"the wildcard {name!r} needs two labels after the star; otherwise clients ignore it"
         )
     return lowered
 

@@ -85,7 +85,7 @@ def validate_password(password: str, *, field: str) -> None:
         raise ConfigurationError(f"{field} is longer than {MAX_LENGTH} bytes, which Redis does not accept")
     if any(mark in password for mark in _SUBSTITUTIONS):
         raise ConfigurationError(
-            f"{field} holds a shell substitution, which an env file keeps as text; write the value itself"
+            f"{field} contains a shell substitution, which an env file keeps as text; write the value itself"
         )
     if len(set(password)) < MIN_DISTINCT:
         raise ConfigurationError(

@@ -64,7 +64,7 @@ class Authority:
         Raises ConfigurationError for a common name not of 1 to 64 characters, or days below 1.
         """
         if days < 1:
-            raise ConfigurationError("an authority must hold for at least one day")
+            raise ConfigurationError("a CA must be valid for at least one day")
         begins, moment = _validity(now)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _subject(common_name)
@@ -86,13 +86,13 @@ class Authority:
         """
         certificate, key = load_certificate(cert_pem), load_key(key_pem)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise CertificateError("the authority's key is not an elliptic-curve key")
+            raise CertificateError("the CA's key is not an elliptic-curve key")
         if key.public_key() != certificate.public_key():
             raise CertificateError(
-                f"the authority {common_name(certificate.subject)!r} does not match its private key"
+                f"the CA {common_name(certificate.subject)!r} does not match its private key"
             )
         if not describe(cert_pem).is_authority:
-            raise CertificateError(f"the certificate of {common_name(certificate.subject)!r} is no authority")
+            raise CertificateError(f"the certificate of {common_name(certificate.subject)!r} is not a CA certificate")
         return cls(cert_pem, key_pem)
 
     def issue(
@@ -116,17 +116,17 @@ class Authority:
         if use not in USES:
             raise ConfigurationError(f"use must be one of {', '.join(USES)}")
         if not 1 <= days <= MAX_LEAF_DAYS:
-            raise ConfigurationError(f"a leaf may hold for 1 to {MAX_LEAF_DAYS} days, not {days}")
+            raise ConfigurationError(f"a leaf may be valid for 1 to {MAX_LEAF_DAYS} days, not {days}")
         wanted = canonical_names(names)
         if not wanted and (use != "client" or not common_name):
             raise ConfigurationError(f"a {use} certificate needs a name")
         begins, moment = _validity(now)
         issuer, issuer_key = load_certificate(self.cert_pem), load_key(self.key_pem)
         if not isinstance(issuer_key, ec.EllipticCurvePrivateKey):
-            raise CertificateError("the authority's key is not an elliptic-curve key")
+            raise CertificateError("the CA's key is not an elliptic-curve key")
         if not issuer.not_valid_before_utc <= moment < issuer.not_valid_after_utc:
             raise CertificateError(
-                "the authority is not valid now; make a new one with `redkeep certs new-ca`"
+                "the CA is not valid now; make a new one with `redkeep certs new-ca`"
             )
         key = ec.generate_private_key(ec.SECP256R1())
         ends = min(moment + timedelta(days=days), issuer.not_valid_after_utc)
@@ -173,7 +173,7 @@ def _builder(
 def _validity(now: datetime | None) -> tuple[datetime, datetime]:
     moment = datetime.now(UTC) if now is None else now
     if moment.tzinfo is None:
-        raise ConfigurationError("now must be an aware datetime")
+        raise ConfigurationError("now must be a datetime with a time zone")
     moment = moment.astimezone(UTC).replace(microsecond=0)
     return moment - BACKDATED, moment
 

@@ -55,7 +55,7 @@ class SealingKey:
         iterations = sealed.get("iterations")
         if not isinstance(iterations, int) or not PBKDF2_ITERATIONS <= iterations <= _MAX_ITERATIONS:
             raise SecretStoreError(
-                "the header of the sealed secrets asks for an iteration count out of range"
+                "the header of the sealed secrets has an iteration count out of range"
             )
         salt = _decode(sealed, "salt")
         if len(salt) < _SALT_BYTES:
@@ -92,7 +92,7 @@ def open_text(sealed: Mapping[str, Any], *, key: SealingKey) -> str:
 
     header = {name: value for name, value in sealed.items() if name != "ciphertext"}
     if any(header.get(name) != value for name, value in _FIXED.items()):
-        raise SecretStoreError("the secrets are sealed in a form this release does not know")
+        raise SecretStoreError("the secrets are sealed in a format this release does not know")
     nonce = _decode(sealed, "nonce")
     if len(nonce) != _NONCE_BYTES:
         raise SecretStoreError("the header of the sealed secrets has a nonce of the wrong length")
@@ -104,7 +104,7 @@ def open_text(sealed: Mapping[str, Any], *, key: SealingKey) -> str:
         )
     except InvalidTag:
         raise SecretStoreError(
-            "wrong passphrase, or the sealed secrets were changed; they do not open"
+            "wrong passphrase, or the sealed secrets were changed; they cannot be opened"
         ) from None
 
 

@@ -189,7 +189,7 @@ class SecretStore(Vault):
         days would be issued again at every run).
         """
         if not 0 <= renew_within_days < 89:
-            raise ConfigurationError("a leaf can be renewed within 0 to 88 days of its end")
+            raise ConfigurationError("a leaf can be renewed 0 to 88 days before it expires")
         wanted = canonical_names(names) or (canonical_names([name]) if use != "client" else ())
         moment = datetime.now(UTC) if now is None else now
         soon = moment + timedelta(days=renew_within_days)

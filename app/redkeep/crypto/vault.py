@@ -144,7 +144,7 @@ class Vault:
         found = self._folder.read()
         if found is None:
             raise SecretStoreError(
-                f"{self._folder.file} is gone since it was opened; restore it from a backup"
+                f"{self._folder.file} has disappeared since it was opened; restore it from a backup"
             )
         content, stamp = found
         self._document = _decode(content, self._key, self._folder)
@@ -163,6 +163,6 @@ def _decode(content: bytes, key: SealingKey | None, folder: SecretFolder) -> Doc
         raise SecretStoreError(f"{source} was sealed or unsealed since it was opened; run again")
     if key is not None:
         if not key.is_for(parsed):
-            raise SecretStoreError(f"{source} got another passphrase since it was opened; run again")
+            raise SecretStoreError(f"{source} was given another passphrase since it was opened; run again")
         parsed = parse_json(open_text(parsed, key=key), source=source)
     return check_document(parsed, source=source)

@@ -78,7 +78,7 @@ def part(otherwise: Callable[[ApiAway], None]) -> Callable[[Callable[[], None]],
                 otherwise(error)
             except (LookupError, TypeError, ValueError, AttributeError):
                 _log.exception("dashboard_part_failed part=%s", draw.__name__)
-                otherwise(ApiAway(f"What answers at {client().url} is not the API of this version of Redkeep.", answered=True))
+                otherwise(ApiAway(f"What answers at {client().url} is not the API of this Redkeep version.", answered=True))
 
         return drawn
 
@@ -87,7 +87,7 @@ def part(otherwise: Callable[[ApiAway], None]) -> Callable[[Callable[[], None]],
 
 def unknown(error: ApiAway) -> None:
     """The sidebar without a status."""
-    st.error(f"Not known: the API {'gives no status' if error.answered else 'does not answer'}", icon=":material/cloud_off:")
+    st.error(f"Unknown: the API {'returned no status' if error.answered else 'does not answer'}", icon=":material/cloud_off:")
 
 
 def headless(error: ApiAway) -> None:
@@ -110,11 +110,11 @@ def indicator() -> None:
     elif verdict == "weak":
         st.warning("Security Issues", icon=":material/warning:")
     else:
-        st.warning("Not Everything Can Be Told", icon=":material/help:")
+        st.warning("Some Checks Could Not Run", icon=":material/help:")
     with st.expander("Security Details", expanded=True):
         for field, name in words.FIELDS.items():
             st.markdown(f"{_HOLDS if status[field] else _HOLDS_NOT} {name}")
-        st.write(f"Refused logins in 24 h: {'not watched' if failures is None else failures}")
+        st.write(f"Refused logins in 24 h: {'not monitored' if failures is None else failures}")
 
 
 @part(headless)
@@ -141,13 +141,13 @@ def glance(status: dict[str, Any], figures: dict[str, Any], servers: list[dict[s
     ratio = hits / (hits + misses) if hits + misses else None
     return [
         ("Refused logins", words.amount(failures), "in 24 hours", _good(failures == 0, known=failures is not None)),
-        ("Refused calls", words.amount(denied), "in the last hour", _good(denied == 0)),
-        ("Values that failed", words.amount(errors), "in the last hour", _good(errors == 0)),
+        ("Refused commands", words.amount(denied), "in the last hour", _good(denied == 0)),
+        ("Failed decryptions", words.amount(errors), "in the last hour", _good(errors == 0)),
         (
             "Servers up", f"{up} of {len(servers)}", "" if slowest is None else f"slowest {slowest:.1f} ms",
             _good(up == len(servers), known=all(server["state"] != "unknown" for server in servers)),
         ),
-        ("Hit ratio", words.percent(ratio), "since its start", "neutral"),
+        ("Hit ratio", words.percent(ratio), "since server start", "neutral"),
         *(("Next certificate", f"{each['days_left']} d", str(each["whose"]), each["state"]) for each in status["certificates"][:1]),
     ]  # fmt: skip
 
@@ -170,14 +170,14 @@ def activity() -> None:
     st.html(rows)
     left, right = st.columns(2)
     with left:
-        st.markdown("##### Refused in each five minutes")
+        st.markdown("##### Refused per five minutes")
         st.vega_lite_chart(None, refused, width="stretch")
     with right:
-        st.markdown("##### Answer time, ms")
+        st.markdown("##### Response time, ms")
         if history["latency"]:
             st.vega_lite_chart(None, latencies, width="stretch")
         else:
-            st.caption("Nobody watches: the API has no REDIS_MONITOR_PASSWORD.")
+            st.caption("Not monitored: the API has no REDIS_MONITOR_PASSWORD.")
 
 
 @part(missing)
@@ -190,7 +190,7 @@ def happenings() -> None:
     found = ask(f"{INTERNAL}/events", limit=_SHOWN, **query)["events"]
     st.html(pieces.events(found))
     if len(found) == _SHOWN:
-        st.caption(f"The last {_SHOWN}. `redkeep watch` and the API have more.")
+        st.caption(f"The last {_SHOWN} events. `redkeep watch` and the API show more.")
 
 
 @part(missing)
@@ -199,7 +199,7 @@ def telling() -> None:
     alerts = ask(f"{INTERNAL}/alerts")
     channels, recent = pieces.channels(alerts["channels"]), pieces.alerts(alerts["recent"], "None since the API started.")
     st.html(channels)
-    if st.button("Send a test alert", help="Through every channel that is configured"):
+    if st.button("Send a test alert", help="Sends it through every configured channel"):
         try:
             st.session_state.deliveries = client().post(f"{INTERNAL}/alerts/test")["channels"]
         except ApiAway as error:

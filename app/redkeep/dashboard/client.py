@@ -85,15 +85,15 @@ class Client:
             self._silent = (time.monotonic() + PAUSE_SECONDS, why)
             raise ApiAway(why) from None
         if answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise ApiAway(f"The API at {self.url} refuses this dashboard's key; give both the same REDKEEP_API_KEY.", answered=True)
+            raise ApiAway(f"The API at {self.url} refuses this dashboard's key; set the same REDKEEP_API_KEY for both.", answered=True)
         if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-            raise ApiAway(f"The API asks for a pause of {answer.headers.get('Retry-After', 'some')} s: too many requests.", answered=True)
+            raise ApiAway(f"Too many requests: the API asks for a pause of {answer.headers.get('Retry-After', 'some')} s.", answered=True)
         if answer.status_code != httpx.codes.OK:
             raise ApiAway(f"The API at {self.url} answered {answer.status_code} to {path}; its log says why.", answered=True)
         try:
             return answer.json()
         except ValueError:
-            raise ApiAway(f"What answers at {self.url} is not the API of Redkeep; see REDKEEP_API_URL.", answered=True) from None
+            raise ApiAway(f"What answers at {self.url} is not Redkeep's API; check REDKEEP_API_URL.", answered=True) from None
 
     def _reason(self, error: httpx.HTTPError) -> str:
         if isinstance(error, httpx.TimeoutException):
@@ -101,9 +101,9 @@ class Client:
         if not isinstance(error, httpx.ConnectError):
             return f"The connection to {self.url} broke ({type(error).__name__})."
         if "certificate" in str(error).lower():
-            return f"{self.url} shows a certificate that is not trusted; set REDKEEP_API_CA_FILE to its CA."
+            return f"{self.url} presents a certificate that is not trusted; set REDKEEP_API_CA_FILE to its CA."
         if "SSL" in str(error):
-            return f"What answers at {self.url} does not speak TLS 1.3; see REDKEEP_API_URL."
+            return f"What answers at {self.url} does not speak TLS 1.3; check REDKEEP_API_URL."
         return f"Nothing answers at {self.url}. Start the API with `redkeep serve`, or open the tunnel to it."
 
 
@@ -122,7 +122,7 @@ def check_url(url: str, *, insecure_http: bool = False) -> str:
         raise SettingsWrong("REDKEEP_API_URL must be like http://127.0.0.1:8765 or https://host:port, without credentials")
     if scheme == "http" and not is_loopback(host) and not insecure_http:
         raise SettingsWrong(
-            "REDKEEP_API_URL is plain http to another host, where the key would be read on the way; use https, or a tunnel: "
+            "REDKEEP_API_URL is plain http to another host, where the key could be read on the way; use https, or a tunnel: "
             "ssh -L 8765:127.0.0.1:8765 HOST"
         )
     return url.rstrip("/")
@@ -139,7 +139,7 @@ def read_key(variables: Mapping[str, str]) -> str:
         except (OSError, UnicodeDecodeError):
             raise SettingsWrong(f"REDKEEP_API_KEY_FILE: {pointer} cannot be read by this user") from None
     if not key:
-        raise SettingsWrong("REDKEEP_API_KEY is not set; give the dashboard the key that the API has")
+        raise SettingsWrong("REDKEEP_API_KEY is not set; set it to the key of the API")
     if not key.isascii() or not key.isprintable():
-        raise SettingsWrong("REDKEEP_API_KEY holds what no header carries; give the dashboard the key that the API has")
+        raise SettingsWrong("REDKEEP_API_KEY contains characters that a header cannot carry; set it to the key of the API")
     return key

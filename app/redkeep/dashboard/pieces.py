@@ -17,9 +17,9 @@ _ORDER: Final = {"weak": 0, "unknown": 1, "ok": 2, "not applicable": 3}
 _HEROES: Final = {
     "ok": ("✓", "Redis is secured"),
     "weak": ("!", "Security issues"),
-    "unknown": ("?", "Not everything can be told"),
+    "unknown": ("?", "Some checks could not run"),
     "away": ("×", "The API does not answer"),
-    "mute": ("×", "The API gives no status"),
+    "mute": ("×", "The API returned no status"),
     "unset": ("×", "The dashboard cannot ask the API"),
 }
 _QUOTED: Final = re.compile(r"`([^`]+)`")
@@ -76,7 +76,7 @@ def posture(controls: Sequence[Document]) -> str:
 def events(found: Sequence[Document]) -> str:
     """Events, latest first."""
     if not found:
-        return _empty("No event matches.")
+        return _empty("No matching events.")
     return _list(
         (
             _SEVERITIES.get(event["severity"], "unknown"),
@@ -107,7 +107,7 @@ def ends(certificates: Sequence[Document], keys: Sequence[Document]) -> str:
         (
             each["state"],
             f"<b>{text(each['whose'])}</b><em>certificate</em>",
-            f"ends {text(str(each['ends'])[:10])}",
+            f"expires {text(str(each['ends'])[:10])}",
             f"{words.days(each['days_left'])} left",
         )
         for each in certificates
@@ -116,12 +116,12 @@ def ends(certificates: Sequence[Document], keys: Sequence[Document]) -> str:
         (
             "ok",
             f"<b>{text(key['key_id'])}</b><em>key</em>",
-            f"{'seals and opens' if key['primary'] else 'only opens'}, seen here since {text(str(key['first_seen'])[:10])}",
+            f"{'encrypts and decrypts' if key['primary'] else 'only decrypts'}, seen here since {text(str(key['first_seen'])[:10])}",
             f"{words.days(key['age_days'])} old",
         )
         for key in keys
     ]
-    return _list(rows) if rows else _empty("Neither certificate nor key is known.")
+    return _list(rows) if rows else _empty("No certificates or keys are known.")
 
 
 def alerts(found: Sequence[Document], none: str) -> str:

@@ -58,7 +58,7 @@ class AIResponseCacheSecurityMigration:
         `leave_unknown` says that entries sealed with keys that the settings do not hold may stay misses; else they are refused.
         """
         if not isinstance(current_cache, AIResponseCache) or getattr(current_cache, "encryption", None) is not None:
-            raise TypeError("current_cache must be an AIResponseCache that seals nothing yet")
+            raise TypeError("current_cache must be an AIResponseCache that encrypts nothing yet")
         self.current_cache = current_cache
         self.secure_cache: SecureAIResponseCache | None = None
         self.results: list[StepResult] = []
@@ -137,12 +137,12 @@ class AIResponseCacheSecurityMigration:
         self._refuse_a_cluster()
         cache, key, value = self.current_cache, _probe(), {"probe": secrets.token_hex(8)}
         if not await cache.connect():
-            raise ServerUnavailableError(f"the current cache does not reach its Redis: {cache.last_error}")
+            raise ServerUnavailableError(f"the current cache cannot reach its Redis: {cache.last_error}")
         await cache.set(key, value, ttl=_PROBE_SECONDS)
         found = await cache.get(key)
         await cache.delete(key)
         if found != value or await cache.get(key) is not None:
-            raise ConfigurationError("the current cache does not keep what is set, or not forget what is deleted; mend that first")
+            raise ConfigurationError("the current cache does not return what was set, or returns what was deleted; fix that first")
         summary = cache.get_performance_summary()
         return {"hit_ratio": summary["hit_ratio"], "total_operations": summary["total_operations"]}
 
@@ -151,9 +151,9 @@ class AIResponseCacheSecurityMigration:
         settings = self._settings = self._settings or Settings()
         target = settings.target
         if not target.keys:
-            raise ConfigurationError("REDIS_ENCRYPTION_KEY is not set; make the settings with `redkeep secrets env --production`")
+            raise ConfigurationError("REDIS_ENCRYPTION_KEY is not set; create the settings with `redkeep secrets env --production`")
         if not target.password or not (target.tls or target.development):
-            raise ConfigurationError("the settings have no password or no TLS; make them with `redkeep secrets env --production`")
+            raise ConfigurationError("the settings have no password or no TLS; create them with `redkeep secrets env --production`")
         self._data(target, reverse=False)  # says who may scan, before anything is opened
         if not self._leave_unknown:
             async with at_primary(target, settings.for_the_cache) as found:
@@ -175,14 +175,14 @@ class AIResponseCacheSecurityMigration:
             setattr(secure, name, getattr(current, name))
         try:
             if not await secure.connect():
-                raise secure.last_error or ServerUnavailableError("the secure cache does not reach its Redis")
+                raise secure.last_error or ServerUnavailableError("the secure cache cannot reach its Redis")
             assert secure.redis is not None
             key = _probe()
             await current.set(key, 1, ttl=_PROBE_SECONDS)
             found = await secure.redis.execute("GET", key)
             await current.delete(key)
             if found is None:
-                raise ConfigurationError("the settings name another Redis than the current cache uses: what that writes is not found there")
+                raise ConfigurationError("the settings name another Redis than the current cache uses: its entries are not found there")
         except BaseException:
             await secure.close()
             raise
@@ -202,9 +202,9 @@ class AIResponseCacheSecurityMigration:
         found = await secure.get_cached_response(text, "_migration", {})
         await secure.redis.execute("UNLINK", name)
         if not isinstance(stored, bytes) or not is_envelope(stored) or text.encode() in stored or text in name:
-            raise ConfigurationError("the secure cache does not seal what it stores; nothing was moved: report this")
+            raise ConfigurationError("the secure cache does not encrypt what it stores; nothing was moved: report this")
         if found is None or found["probe"] != answer["probe"]:
-            raise ConfigurationError("the secure cache does not find what it has stored; nothing was moved")
+            raise ConfigurationError("the secure cache does not find what it stored; nothing was moved")
         return {"sealed_bytes": len(stored)}
 
     async def _migrate_data(self) -> Evidence:
@@ -222,7 +222,7 @@ class AIResponseCacheSecurityMigration:
 
     def _opened(self) -> SecureAIResponseCache:
         if self.secure_cache is None:
-            raise ConfigurationError(f"the secure cache is not open yet; first: {self.steps[2]}")
+            raise ConfigurationError(f"the secure cache is not open yet; run this step first: {self.steps[2]}")
         return self.secure_cache
 
     async def _move(self, *, reverse: bool) -> Counts:

@@ -50,7 +50,7 @@ class Census:
     def refusal(self, key_ids: Iterable[str]) -> str:
         """Why these keys must not go yet, in a sentence; empty when nothing is sealed with them."""
         used = [f"{self.sealed[key_id]:,} with {key_id}" for key_id in key_ids if self.sealed.get(key_id)]
-        return f"entries are still sealed with what would be forgotten: {', '.join(used)}" if used else ""
+        return f"entries still encrypted with old keys: {', '.join(used)}" if used else ""
 
     def unknown(self, key_ids: Collection[str]) -> str:
         """What nobody with these keys can open, in words: entries that were seen, by key id; empty when there are none."""

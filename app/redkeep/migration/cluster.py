@@ -197,8 +197,8 @@ class ClusterMigration:
             before = after  # what has changed servers meanwhile may have been seen on neither
         else:
             raise ConfigurationError(
-                f"slots of the Cluster have changed servers during each of {ROUNDS} sweeps, so entries may have been seen on none; "
-                "run again when that is over"
+                f"slots of the Cluster moved between servers during each of {ROUNDS} sweeps, so entries may have been missed; "
+                "run again when the slots have stopped moving"
             )
         if self._options.get("reverse") and not (self._options.get("dry_run") or total.left or total.without_old_name):
             await _all([run.begin_anew() for run in runs])
@@ -250,7 +250,7 @@ async def take_census_by_settings(
         parts = [take_census(cluster.target_of(node), rate=rate, seconds=seconds, in_a_cluster=True) for node in known.primaries]
         found = await _all(parts)
         if seconds == math.inf and await whole_map(cluster, again=True) != known:
-            raise ConfigurationError("slots of the Cluster have changed servers while entries were counted; count again")
+            raise ConfigurationError("slots of the Cluster moved between servers during the count; count again")
     total = Census()
     for each in found:
         total = total.plus(each)
@@ -272,7 +272,7 @@ async def whole_map(cluster: ClusterClient, *, again: bool = False) -> SlotMap:
     """The servers of a Cluster that has a server for each slot. Raises ConfigurationError when it has not."""
     known = await cluster.primaries(again=again)
     if known.missing:
-        raise ConfigurationError(f"{known.missing} of {SLOTS} slots of the Cluster have no server; see CLUSTER INFO, and mend that first")
+        raise ConfigurationError(f"{known.missing} of {SLOTS} slots of the Cluster have no server; check CLUSTER INFO and fix that first")
     return known
 
 

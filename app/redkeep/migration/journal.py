@@ -52,7 +52,7 @@ def parse(text: str) -> tuple[Entry, ...]:
         except (ValueError, TypeError, AttributeError):
             raise ConfigurationError(f"the migration's journal, line {number}: not an entry; restore it from a copy") from None
         if entry.event not in EVENTS or entry.stage not in NAMES:
-            raise ConfigurationError(f"the migration's journal, line {number}: of a later version; use that version")
+            raise ConfigurationError(f"the migration's journal, line {number}: written by a later version; use that version")
         found.append(entry)
     return tuple(found)
 
@@ -133,8 +133,8 @@ class Holder:
     def refusal(self, *, silent: float) -> str:
         """The sentence for whoever comes second; `silent` is the seconds since the holder's last sign of life."""
         return (
-            f"{_printable(self.who)} is at work on this migration ({_printable(self.verb)} {_printable(self.stage)}, run "
-            f"{_printable(self.run)}, last sign of life {silent:.0f} s ago): wait for its end; a run that died frees the lock "
+            f"{_printable(self.who)} is running this migration ({_printable(self.verb)} {_printable(self.stage)}, run "
+            f"{_printable(self.run)}, last sign of life {silent:.0f} s ago): wait until it ends; the lock of a run that died is freed "
             f"after {STALE_SECONDS} s"
         )
 

@@ -69,7 +69,7 @@ class DetailedMigrationManager:
             raise ConfigurationError(f"bundle: {self._pyinfra} is missing; run `make environment` in {self.bundle}")
         for name in self._data:
             if not _DATA_NAME.fullmatch(name) or name == "stage":
-                raise ConfigurationError(f"data: {name[:40]!r} is no name of what a deploy is given; see docs/migration.md")
+                raise ConfigurationError(f"data: {name[:40]!r} is not the name of a deploy option; see docs/migration.md")
         self.results: list[MigrationResult] = []
         """Every run, in order. The hosts' own journals hold more, and outlive this process."""
 

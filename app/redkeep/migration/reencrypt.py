@@ -64,7 +64,7 @@ class DataMigration:
         Raises ConfigurationError when there is no encryption key, or nobody here may SCAN.
         """
         if not target.keys:
-            raise ConfigurationError("there is no encryption key to seal with; set REDIS_ENCRYPTION_KEY")
+            raise ConfigurationError("there is no encryption key; set REDIS_ENCRYPTION_KEY")
         self._target = target
         self._pace = Pace(rate)
         self._sweep = self._new_sweep()
@@ -322,7 +322,7 @@ class DataMigration:
             if found != move.stored:  # an application has written or removed it meanwhile
                 return
             if not self._plans.opens_to(move, found):
-                raise DecryptionError("a moved entry does not open to what it was; nothing more was moved: report this")
+                raise DecryptionError("a moved entry does not decrypt to its original value; nothing more was moved: report this")
             self.counts.compared += 1
             return
 

@@ -41,7 +41,7 @@ class RunState:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigurationError(f"another run is at work with {self._path}; wait for its end") from None
+                raise ConfigurationError(f"another run is using {self._path}; wait until it ends") from None
             yield
 
     def load(self) -> dict[str, Any]:

@@ -38,24 +38,24 @@ STAGES: Final = (
             "Restore the backup into a throwaway server and compare",
             "Write the rollback plan",
         ),
-        "The backup was restored and holds what the server holds",
+        "The backup was restored and matches the server",
         "Remove what was installed; the backup stays",
         "a snapshot needs memory and disk space for a moment",
     ),
     Stage(
         "authentication",
-        "Make the users; whoever has no password yet goes on as before",
+        "Create the users; clients without a password keep working as before",
         15,
         (
             "Generate the passwords",
-            "Make the users on the running server",
+            "Create the users on the running server",
             "Write the users to the configuration",
             "Give the passwords to the apps on the server's own host",
             "Test the logins",
         ),
         "Each user logs in with its own password and a wrong one is refused",
         "Remove the users, once nobody is logged in as one of them",
-        "none for clients that are connected",
+        "none for connected clients",
     ),
     Stage(
         "tls",
@@ -70,48 +70,48 @@ STAGES: Final = (
         ),
         "The TLS port shows a valid certificate and refuses a client without one",
         "Close the TLS port, once nobody is connected to it",
-        "clients that are moved need the new address, the CA and a certificate",
+        "clients that move need the new address, the CA and a certificate",
     ),
     Stage(
         "application_encryption",
-        "Seal what is written from now on; what was written before stays readable",
+        "Encrypt what is written from now on; older entries stay readable",
         30,
         (
             "Generate the encryption key",
-            "Give the key to the apps, with the reading of old entries on",
-            "Test a sealed write and read",
+            "Give the key to the apps and let them read old entries",
+            "Test an encrypted write and read",
         ),
-        "A sealed value is written and read by the app",
-        "Take the key away from the apps; entries sealed meanwhile are misses until the key is back",
-        "an app that lacks the key misses what the others have sealed",
+        "The app writes and reads an encrypted value",
+        "Remove the key from the apps; entries encrypted meanwhile are misses until the key is back",
+        "an app without the key misses what the others have encrypted",
     ),
     Stage(
         "access_control",
-        "Turn the default user off; each service has its own user",
+        "Turn off the default user; each service has its own user",
         15,
         (
-            "Turn the default user and the users of before off on the running server",
-            "End the sessions of users that are off",
+            "Turn off the default user and the previous users on the running server",
+            "End the sessions of users that are turned off",
             "Write it to the configuration",
-            "Test the boundaries of each user",
+            "Test the rights of each user",
         ),
-        "The running server's users and rights are the wanted ones, and nobody enters without a password",
-        "Turn the users of before on again",
+        "The running server's users and rights are as wanted, and nobody gets in without a password",
+        "Turn the previous users on again",
         "a client that was overlooked is refused",
     ),
     Stage(
         "close",
-        "Close the plaintext port and the reading of old entries, and keep it all on disk",
+        "Close the plaintext port, stop reading old entries, and write the final configuration",
         15,
         (
-            "Close the plaintext port and end what is connected to it",
+            "Close the plaintext port and end its connections",
             "Write the final configuration",
-            "Restart the server once if it must be, with all its data",
-            "Turn the reading of old entries off",
-            "Decide what becomes of the old backup",
+            "Restart the server once if needed, with all its data",
+            "Stop reading old entries",
+            "Delete or keep the old backup",
         ),
         "Nothing differs from what a deploy wants",
-        "Open the plaintext port again, with the configuration of the stage before",
+        "Open the plaintext port again, with the configuration of the previous stage",
         "one restart of the server, covered by the clients' retries",
     ),
 )
@@ -149,7 +149,7 @@ def check_forward(name: str, done: Sequence[str]) -> Stage:
     stage, due = find(name), following(done)
     if due is None or stage.name in done:
         if not done or stage.name != done[-1]:
-            raise ConfigurationError(f"stage: {stage.name} is done already; the last one done is {done[-1]}")
+            raise ConfigurationError(f"stage: {stage.name} is already done; the last one done is {done[-1]}")
         return stage
     if stage != due:
         raise ConfigurationError(f"stage: {stage.name} is out of order; {due.name} comes first")

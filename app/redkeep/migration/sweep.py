@@ -63,8 +63,8 @@ class Sweep:
         server = await self._data.execute("HELLO")
         if not self._in_a_cluster and isinstance(server, dict) and server.get(b"mode") == b"cluster":
             raise ConfigurationError(
-                f"{self._target.host}:{self._target.port}: it is one server of a Cluster, and the others have entries, too; set "
-                "REDIS_CLIENT=cluster, here and for the applications"
+                f"{self._target.host}:{self._target.port}: this is one server of a Cluster, and the others have entries too; set "
+                "REDIS_CLIENT=cluster here and for the applications"
             )
         self._scanner = await ExclusiveConnection.open(self._janitor)
 
@@ -89,7 +89,7 @@ class Sweep:
     async def _scan(self, pattern: str, cursor: int) -> AsyncIterator[tuple[int, list[bytes]]]:
         while True:
             if self._scanner is None:
-                raise ServerUnavailableError("the connection is over")
+                raise ServerUnavailableError("the connection is closed")
             after, names = await self._scanner.execute("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT)
             cursor = int(after)
             yield cursor, names
@@ -112,13 +112,13 @@ class Sweep:
     async def ask(self, *command: Argument) -> Any:
         """One command of the cache user."""
         if self._data is None:
-            raise ServerUnavailableError("the connection is over")
+            raise ServerUnavailableError("the connection is closed")
         return await self._data.execute(*command)
 
     async def ask_many(self, commands: list[Command]) -> list[Any]:
         """Several commands of the cache user in one round trip; errors stand in their places."""
         if self._data is None:
-            raise ServerUnavailableError("the connection is over")
+            raise ServerUnavailableError("the connection is closed")
         return await self._data.execute_many(commands)
 
     async def _close(self) -> None:
@@ -163,7 +163,7 @@ def janitor_of(target: Target) -> Target:
         return target._replace(username=JANITOR, password=password, env_file=None, janitor_password=password)
     if target.username == DEFAULT_USERNAME:
         raise ConfigurationError(
-            "REDIS_JANITOR_PASSWORD is not set, and the cache user may not see key names: take it from the operator's "
+            "REDIS_JANITOR_PASSWORD is not set, and the cache user may not list key names: get it from the operator's "
             "`redkeep secrets show`, and set REDIS_JANITOR_PASSWORD or REDIS_JANITOR_PASSWORD_FILE for this command"
         )
     return target

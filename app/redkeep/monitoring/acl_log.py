@@ -65,13 +65,13 @@ class Denial(NamedTuple):
 def parse_acl_log(reply: object) -> list[Denial]:
     """The entries of ACL LOG, in the server's order. Raises ServerUnavailableError for a reply that is none."""
     if not isinstance(reply, Sequence) or isinstance(reply, str | bytes):
-        raise ServerUnavailableError("ACL LOG: the reply is no list; see what answers on this port")
+        raise ServerUnavailableError("ACL LOG: the reply is not a list; check what listens on this port")
     return [_denial(entry) for entry in reply]
 
 
 def _denial(entry: object) -> Denial:
     if not isinstance(entry, Sequence) or isinstance(entry, str | bytes) or len(entry) % 2:
-        raise ServerUnavailableError("ACL LOG: an entry is no list of pairs; see what answers on this port")
+        raise ServerUnavailableError("ACL LOG: an entry is not a list of pairs; check what listens on this port")
     fields = {_text(name): value for name, value in zip(entry[::2], entry[1::2], strict=True)}
     reason, context, what, user, info = (_raw(fields.get(n)) for n in ("reason", "context", "object", "username", "client-info"))
     client = client_of(info.decode("utf-8", "replace").strip())

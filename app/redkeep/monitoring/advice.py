@@ -59,7 +59,7 @@ def invalidation_advice(found: dict[str, Any]) -> list[dict[str, Any]]:
         advice.append(
             {
                 "severity": level, "issue": "high_frequency", "message": f"{rate} invalidations in the last hour",
-                "suggestions": ["lengthen the time to live only where answers stay right", "invalidate by operation, not key by key"],
+                "suggestions": ["use a longer time to live only where answers stay correct", "invalidate by operation, not key by key"],
             }
         )
     patterns, events = found["patterns"]["most_common_patterns"], sum(found["patterns"]["invalidation_types"].values())
@@ -75,7 +75,7 @@ def invalidation_advice(found: dict[str, Any]) -> list[dict[str, Any]]:
         advice.append(
             {
                 "severity": "info", "issue": "low_efficiency", "message": "more than half of the invalidations removed nothing",
-                "suggestions": ["check the patterns; in secure mode names are hashed and only operations can be matched"],
+                "suggestions": ["check the patterns; in secure mode key names are hashed and only operations can be matched"],
             }
         )
     if found["efficiency"]["avg_keys_per_invalidation"] > 100:
@@ -128,7 +128,7 @@ def memory_warnings(records: Sequence[MemoryUsageMetric], *, thresholds: tuple[i
     return [
         {
             "severity": "critical" if critical else "warning",
-            "message": f"the cache takes {size / 1048576:.1f} MB; the threshold is {limit / 1048576:.1f} MB",
+            "message": f"the cache uses {size / 1048576:.1f} MB; the threshold is {limit / 1048576:.1f} MB",
             "recommendations": ["shorten the times to live", "lower memory_cache_size", "use REDIS_COMPRESSION=zstd"],
         }
     ]

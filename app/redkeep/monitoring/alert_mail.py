@@ -76,15 +76,15 @@ class MailChannel:
         except AlertError:
             raise
         except smtplib.SMTPAuthenticationError:
-            raise AlertError("the mail server refused the login; see SECURITY_ALERT_SMTP_USERNAME and its password") from None
+            raise AlertError("the mail server refused the login; check SECURITY_ALERT_SMTP_USERNAME and its password") from None
         except smtplib.SMTPRecipientsRefused:
-            raise AlertError("the mail server refused the recipients; see SECURITY_ALERT_EMAIL") from None
+            raise AlertError("the mail server refused the recipients; check SECURITY_ALERT_EMAIL") from None
         except smtplib.SMTPResponseException as error:
             raise AlertError(f"the mail server answered {error.smtp_code}", again=400 <= error.smtp_code < 500) from None
         except smtplib.SMTPNotSupportedError:
-            raise AlertError("the mail server takes no login; remove SECURITY_ALERT_SMTP_USERNAME, or see its port") from None
+            raise AlertError("the mail server accepts no login; remove SECURITY_ALERT_SMTP_USERNAME, or check the port") from None
         except ssl.SSLCertVerificationError as error:
-            raise AlertError(f"the mail server's certificate does not hold ({error.verify_message})") from None
+            raise AlertError(f"the mail server's certificate is not valid ({error.verify_message})") from None
         except (OSError, smtplib.SMTPException, ValueError) as error:
             raise AlertError(f"the mail server cannot be reached ({type(error).__name__})", again=True) from None
 

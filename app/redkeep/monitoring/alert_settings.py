@@ -105,16 +105,16 @@ def _mail(values: Mapping[str, str]) -> Mail | None:
     sender = values.get("EMAIL_FROM") or (recipients[0] if recipients else "")
     for name, address in (*(("EMAIL", each) for each in recipients), ("EMAIL_FROM", sender)):
         if not _ADDRESS.fullmatch(address):
-            raise ConfigurationError(f"{PREFIX}{name} holds something that is no mail address; write name@host, several with commas")
+            raise ConfigurationError(f"{PREFIX}{name} contains something that is not a mail address; write name@host, separated by commas")
     host = values.get("SMTP_HOST", "")
     if not _HOST.fullmatch(host):
-        raise ConfigurationError(f"{PREFIX}SMTP_HOST is needed for {PREFIX}EMAIL; name the mail server")
+        raise ConfigurationError(f"{PREFIX}SMTP_HOST is missing or not a host name, and {PREFIX}EMAIL needs it; name the mail server")
     security = values.get("SMTP_SECURITY", "starttls").lower()
     if security not in ("starttls", "tls"):
         raise ConfigurationError(f"{PREFIX}SMTP_SECURITY must be starttls or tls")
     username, password = values.get("SMTP_USERNAME"), values.get("SMTP_PASSWORD")
     if (username is None) != (password is None):
-        raise ConfigurationError(f"{PREFIX}SMTP_USERNAME and {PREFIX}SMTP_PASSWORD belong together; set both or none")
+        raise ConfigurationError(f"{PREFIX}SMTP_USERNAME and {PREFIX}SMTP_PASSWORD belong together; set both or neither")
     if not (username or "").isprintable() or not (password or "").isprintable():
         raise ConfigurationError(f"{PREFIX}SMTP_USERNAME or {PREFIX}SMTP_PASSWORD holds a control character; remove it")
     port = _number(values, "SMTP_PORT", 465 if security == "tls" else 587, least=1, most=65_535)  # RFC 8314, RFC 6409
@@ -137,7 +137,7 @@ def _webhook(values: Mapping[str, str], *, development: bool) -> Webhook | None:
     except ValueError:
         usable = False
     if not usable or parts.fragment or parts.username is not None or parts.password is not None:
-        raise ConfigurationError(f"{PREFIX}WEBHOOK is no usable URL; write https://host/path, without user, password and '#'")
+        raise ConfigurationError(f"{PREFIX}WEBHOOK is not a usable URL; write https://host/path, without user, password or '#'")
     if parts.scheme != "https" and not (http and parts.scheme == "http"):
         raise ConfigurationError(f"{PREFIX}WEBHOOK must begin with https://")
     try:
@@ -155,7 +155,7 @@ def _file(values: Mapping[str, str], name: str) -> Path | None:
         return None
     path = Path(values[name])
     if not path.is_file():
-        raise ConfigurationError(f"{PREFIX}{name}: {path} is not a file that can be read; name the CA in PEM form")
+        raise ConfigurationError(f"{PREFIX}{name}: {path} is not a readable file; name a file with the CA in PEM format")
     return path
 
 

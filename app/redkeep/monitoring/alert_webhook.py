@@ -59,11 +59,11 @@ class WebhookChannel:
         try:
             status = await self._post(await self._addresses(), body)
         except ssl.SSLCertVerificationError as error:
-            raise AlertError(f"the webhook's certificate does not hold ({error.verify_message})") from None
+            raise AlertError(f"the webhook's certificate is not valid ({error.verify_message})") from None
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             raise AlertError(f"the webhook cannot be reached ({type(error).__name__})", again=True) from None
         if 300 <= status < 400:
-            raise AlertError(f"the webhook answers {status}, a redirect, and none is followed; name the final URL")
+            raise AlertError(f"the webhook answers {status}, a redirect, which is not followed; name the final URL")
         if not 200 <= status < 300:
             raise AlertError(f"the webhook answers {status}", again=status >= 500 or status in _PASSING)
 
@@ -86,7 +86,7 @@ class WebhookChannel:
         for address in found:
             if not may_call(address, self._settings.networks):
                 raise AlertError(
-                    "the webhook's name resolves to an address that is not public; if that is meant, name its network in "
+                    "the webhook's name resolves to an address that is not public; if that is intended, add its network to "
                     "SECURITY_ALERT_WEBHOOK_NETWORKS"
                 )
         return list(dict.fromkeys(found))

@@ -42,7 +42,7 @@ _UNDER_WAY: Final = 32
 _COUNTED: Final[dict[str, tuple[str, str, tuple[EventType, ...]]]] = {
     "auth_failures_per_hour": ("High Authentication Failures", "failed logins", ("auth_attempt",)),
     "encryption_errors_per_hour": (
-        "Encryption Errors Detected", "values that did not open", ("decryption_failure", "downgrade_refused"),
+        "Encryption Errors Detected", "values that could not be decrypted", ("decryption_failure", "downgrade_refused"),
     ),
     "connection_failures_per_hour": ("Connection Failures Detected", "failed connections", ("node_down", "tls_failure")),
 }  # fmt: skip
@@ -134,7 +134,7 @@ class SimpleAlertManager:
 
     async def send_test_alert(self) -> dict[str, dict[str, Any]]:
         """Send a test through every channel, once each: {"email": {"ok": True, "detail": ""}, ...}."""
-        alert = self._alert("test", "Test", "This is a test: nothing is wrong.", "info", "test", {})
+        alert = self._alert("test", "Test", "This is a test. Nothing is wrong.", "info", "test", {})
         self._log(alert)
         found = await asyncio.gather(*(self._try(each, alert) for each in self._channels))
         results = {each.name: {"ok": error is None, "detail": str(error or "")} for each, error in zip(self._channels, found, strict=True)}
@@ -193,7 +193,7 @@ class SimpleAlertManager:
         details: dict[str, Any] = {"count": count, "threshold": self.alert_thresholds[kind]}
         if kind == "auth_failures_per_hour":
             details |= {name: ", ".join(f"{k} ({n})" for k, n in c.items()) for name, c in self._monitor.sources("auth_attempt", hours=1).items()}
-        message = f"{count} {what} in the last hour" + ("; somebody guesses passwords" if guessing else "")
+        message = f"{count} {what} in the last hour" + ("; somebody is guessing passwords" if guessing else "")
         return _Cause(title, message, "error" if guessing else "warning", details, frozenset(["guessing"] if guessing else []))
 
     def _step(self, kind: str, cause: _Cause | None) -> Alert | None:
@@ -235,7 +235,7 @@ class SimpleAlertManager:
                 continue
             if len(self._deliveries) >= _UNDER_WAY:
                 del self._owed[debt]
-                self._failed(channels[debt[1]], alert, AlertError("too many deliveries are under way"))
+                self._failed(channels[debt[1]], alert, AlertError("too many deliveries are in progress"))
                 continue
             task = asyncio.create_task(self._deliver(channels[debt[1]], alert))
             self._deliveries[debt] = task
@@ -273,7 +273,7 @@ class SimpleAlertManager:
         except AlertError as error:
             problem = error
         except TimeoutError:
-            problem = AlertError(f"no end within {channel.deadline_seconds:g} seconds", again=True)
+            problem = AlertError(f"not finished within {channel.deadline_seconds:g} seconds", again=True)
         except Exception as error:  # a channel's fault is its own
             problem = AlertError(f"failed unexpectedly ({type(error).__name__})")
         else:

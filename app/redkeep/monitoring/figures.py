@@ -12,20 +12,20 @@ from redkeep.monitoring.events import EventType
 Row = tuple[tuple[str, ...], float]
 
 _NODE_GAUGES: Final = {
-    "clients": "Clients that are connected",
-    "memory_used_bytes": "Memory that Redis has allocated, bytes",
+    "clients": "Connected clients",
+    "memory_used_bytes": "Memory allocated by Redis, bytes",
     "memory_limit_bytes": "maxmemory, bytes",
-    "hit_ratio": "Hits to lookups since the start of the server, 0 to 1",
+    "hit_ratio": "Share of lookups that were hits since the server started, 0 to 1",
     "keys": "Keys in all databases",
     "uptime_seconds": "Seconds since the server started",
 }
 _NODE_COUNTERS: Final = {
-    "commands": "Commands that the server has run",
+    "commands": "Commands run by the server",
     "hits": "Lookups that found a key",
-    "misses": "Lookups that found none",
-    "evicted": "Keys that went for want of memory",
-    "expired": "Keys whose time was over",
-    "connections_rejected": "Connections beyond maxclients",
+    "misses": "Lookups that found no key",
+    "evicted": "Keys evicted because memory was full",
+    "expired": "Keys that expired",
+    "connections_rejected": "Connections refused because of maxclients",
 }
 _FROM_ZERO: Final[tuple[EventType, ...]] = (
     "auth_attempt", "permission_denied", "tls_failure", "decryption_failure", "downgrade_refused", "brute_force", "node_down",
@@ -63,11 +63,11 @@ class Figures:
 
     def _posture(self) -> Iterator[Family]:
         yield Family(
-            name="posture", text="1 for the state that a control of the posture is in", kind="gauge", labels=("control", "state"),
+            name="posture", text="1 for the current state of each control of the posture", kind="gauge", labels=("control", "state"),
             rows=tuple(((each.name, state), float(each.state == state)) for each in self.controls for state in STATES),
         )  # fmt: skip
         yield Family(
-            name="posture_checked_timestamp_seconds", text="When the posture was found out", kind="gauge", rows=_one(self.checked_at)
+            name="posture_checked_timestamp_seconds", text="When the posture was last checked", kind="gauge", rows=_one(self.checked_at)
         )
 
     def _events(self) -> Iterator[Family]:
@@ -77,11 +77,11 @@ class Figures:
             rows=tuple(((kind, str(success).lower()), float(total)) for (kind, success), total in totals.items()),
         )  # fmt: skip
         yield Family(
-            name="alert_active", text="1 for an alert that fires", kind="gauge", labels=("kind",),
+            name="alert_active", text="1 for each alert that is firing", kind="gauge", labels=("kind",),
             rows=tuple(((str(each["kind"]),), 1.0) for each in self.alerts["active"]),
         )  # fmt: skip
         yield Family(
-            name="alert_deliveries", text="Alerts by channel and by what became of them", kind="counter", labels=("channel", "result"),
+            name="alert_deliveries", text="Alerts by channel and delivery result", kind="counter", labels=("channel", "result"),
             rows=tuple(
                 ((str(each["name"]), result), float(each[result]))
                 for each in self.alerts["channels"] if "failed" in each for result in ("delivered", "failed")
@@ -92,11 +92,11 @@ class Figures:
         known = [node for node in self.nodes if node["state"] != "unknown"]
         up = [node for node in known if node["state"] == "up"]
         yield Family(
-            name="node_up", text="Whether the node answers the user monitor", kind="gauge", labels=("node",),
+            name="node_up", text="1 while the node answers the user monitor", kind="gauge", labels=("node",),
             rows=tuple(((str(node["node"]),), float(node["state"] == "up")) for node in known),
         )  # fmt: skip
         yield Family(
-            name="node_latency_seconds", text="How long INFO took at the last look", kind="gauge", labels=("node",),
+            name="node_latency_seconds", text="How long the last INFO took", kind="gauge", labels=("node",),
             rows=tuple(((str(node["node"]),), node["latency_ms"] / 1000) for node in up),
         )  # fmt: skip
         for name, text in _NODE_GAUGES.items():
@@ -106,12 +106,12 @@ class Figures:
 
     def _rest(self) -> Iterator[Family]:
         yield Family(
-            name="certificate_seconds_left", text="Seconds until a certificate ends", kind="gauge", labels=("whose",),
+            name="certificate_seconds_left", text="Seconds until a certificate expires", kind="gauge", labels=("whose",),
             rows=tuple(((str(each["whose"]),), float(each["seconds_left"])) for each in self.certificates),
         )  # fmt: skip
         sealed, failed = self.encryption["total_operations"], self.encryption["error_count"]
-        yield Family(name="encryption_operations", text="Values sealed and opened", kind="counter", rows=_one(sealed))
-        yield Family(name="encryption_errors", text="Values that could not be sealed or opened", kind="counter", rows=_one(failed))
+        yield Family(name="encryption_operations", text="Values encrypted and decrypted", kind="counter", rows=_one(sealed))
+        yield Family(name="encryption_errors", text="Values that could not be encrypted or decrypted", kind="counter", rows=_one(failed))
 
 
 def _one(value: float) -> tuple[Row, ...]:

@@ -42,14 +42,14 @@ def probe_host(target: Target, *, proc: Path = Path("/proc"), sys: Path = Path("
     servers = _servers(target.port, proc) if here else contained_servers(target.host, target.port, proc)
     if not here and not servers:
         for name in _HOST_CONTROLS:
-            yield Control(name, "not applicable", f"Redis runs on another host, or out of sight of this one ({target.host})")
+            yield Control(name, "not applicable", f"Redis runs on another host, or is not visible from this one ({target.host})")
         return
     contained = in_container(proc)
     yield _number("memory overcommit", proc / "sys/vm/overcommit_memory", "vm.overcommit_memory", 1, 1, contained)
     if here:
         yield _number("connection backlog", proc / "sys/net/core/somaxconn", "net.core.somaxconn", BACKLOG, None, contained)
     else:
-        yield Control("connection backlog", "not applicable", "Redis runs in a container with a network of its own, whose limit it alone sees")
+        yield Control("connection backlog", "not applicable", "Redis runs in a container with its own network, whose limit is visible only there")
     yield _huge_pages(sys / "kernel/mm/transparent_hugepage/enabled", contained)
     yield from _process(servers, target.port, proc)
 
@@ -97,7 +97,7 @@ def _unwritable(name: str, path: Path) -> Control:
     except OSError as error:
         return Control(name, "unknown", f"{path}: {error.strerror}", "run as root, or as a user of the app's group")
     if mode & 0o022:
-        return Control(name, "weak", f"{path} has mode {mode:04o}: whoever writes it chooses whom we trust", f"chmod go-w {path}")
+        return Control(name, "weak", f"{path} has mode {mode:04o}: whoever can write it decides whom we trust", f"chmod go-w {path}")
     return Control(name, "ok", f"{path} has mode {mode:04o}")
 
 
@@ -115,7 +115,7 @@ def _number(name: str, path: Path, key: str, least: int, most: int | None, conta
 def _huge_pages(path: Path, contained: bool) -> Control:
     name, text = "huge pages", _text(path)
     if not text:
-        return Control(name, "not applicable", "this kernel has no transparent huge pages, or hides them")
+        return Control(name, "not applicable", "this kernel has no transparent huge pages, or does not show them")
     choice = text.partition("[")[2].partition("]")[0]
     if choice in ("never", "madvise"):
         return Control(name, "ok", f"transparent huge pages: {choice}")
@@ -150,8 +150,8 @@ def _owner(name: str, pid: str, uid: str, proc: Path) -> Control:
     if uid != (_text(proc / "sys/kernel/overflowuid") or _NOBODY) or not users or _EVERY_USER in users:
         return Control(name, "ok", f"process {pid} runs as uid {uid}")
     if any(outer == 0 for _, outer, _ in users):
-        return Control(name, "ok", f"process {pid} does not run as root; as whom is not visible from this sandbox")
-    return Control(name, "unknown", f"as whom process {pid} runs is not visible from this sandbox", "run outside it, or as root")
+        return Control(name, "ok", f"process {pid} does not run as root; its user is not visible from this sandbox")
+    return Control(name, "unknown", f"the user of process {pid} is not visible from this sandbox", "run outside it, or as root")
 
 
 def _sandbox(name: str, status: dict[str, str], *, in_unit: bool, proc: Path) -> Control:
@@ -169,7 +169,7 @@ def _sandbox(name: str, status: dict[str, str], *, in_unit: bool, proc: Path) ->
         return Control(name, "ok", "no_new_privs, system call filter, no capabilities" + (", umask 0077" if in_unit else ""))
     if not in_unit and not (proc.parent / "run/systemd/system").is_dir():
         return Control(name, "not applicable", f"no systemd here; the process lacks {', '.join(lacks)}")
-    return Control(name, "weak", f"the process lacks {', '.join(lacks)}", "deploy again; it needs one restart of the service")
+    return Control(name, "weak", f"the process lacks {', '.join(lacks)}", "deploy again: it restarts the service once")
 
 
 def _servers(port: int, proc: Path) -> list[Path]:

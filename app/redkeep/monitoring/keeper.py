@@ -43,7 +43,7 @@ class Keeper:
         try:
             self._claim = claim_state(self._path)
         except ConfigurationError as error:
-            self._monitor.record("state_unusable", severity="error", file=str(self._path), reason=f"{error}; nothing is kept")
+            self._monitor.record("state_unusable", severity="error", file=str(self._path), reason=f"{error}; nothing is saved")
             return
         fresh = {name: part.snapshot() for name, part in self._parts.items()}
         try:
@@ -54,7 +54,7 @@ class Keeper:
         except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError) as error:
             for name, part in self._parts.items():
                 part.restore(fresh[name])
-            reason = str(error) if isinstance(error, ConfigurationError) else "it holds something else; counting begins anew"
+            reason = str(error) if isinstance(error, ConfigurationError) else "its content is not usable; counting starts again from zero"
             self._monitor.record("state_unusable", file=str(self._path), reason=reason)
 
     async def save(self) -> None:

@@ -128,7 +128,7 @@ class Node:
         info = parse_info(*self._asked(wire, ("INFO",)))
         milliseconds = (time.perf_counter() - began) * 1000
         if "run_id" not in info:
-            raise ServerUnavailableError(f"{self.peer}: INFO has no run_id; see what answers on this port")
+            raise ServerUnavailableError(f"{self.peer}: INFO has no run_id; check what listens on this port")
         # Everything is asked before anything is noted: whoever is cut off in between asks the same again.
         growth = self._growth(info)
         entries: list[Denial] = []
@@ -200,5 +200,5 @@ class Node:
 
 def _ours(error: Exception, peer: Peer) -> RedkeepError:
     if isinstance(error, ValueError) and not isinstance(error, OSError):  # a reply that no Redis would send
-        return ServerUnavailableError(f"{peer}: the reply cannot be read; see what answers on this port")
+        return ServerUnavailableError(f"{peer}: the reply cannot be read; check what listens on this port")
     return network_error(error, peer)

@@ -78,12 +78,12 @@ def probe_server(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
             found += _refusals(target, context, timeout)
             found += _guarded((_PLAINTEXT_PORT,), lambda: [_plaintext_port(target, knock)])
         except ssl.SSLCertVerificationError as error:
-            evidence = f"does not hold: {error.verify_message}"
+            evidence = f"not valid: {error.verify_message}"
             remedy = "deploy again, or correct REDIS_URL and REDIS_TLS_CA_FILE"
             found.append(Control("server certificate", "weak", evidence, remedy))
-            untried, remedy = "not tried: the server is not who it should be", ""
+            untried, remedy = "not tried: the server could not prove who it is", ""
         except (OSError, RedkeepError, ValueError) as error:
-            untried, remedy = explain(error), "see that Redis runs, can be reached, and that the settings fit it"
+            untried, remedy = explain(error), "check that Redis runs, that it can be reached, and that the settings match it"
     yield from found
     seen = {control.name for control in found}
     yield from _all([n for n in (*_SESSION, *_REFUSALS, _PLAINTEXT_PORT) if n not in seen], untried, remedy=remedy)
@@ -92,11 +92,11 @@ def probe_server(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
 def explain(error: Exception) -> str:
     """What a failed connection means, in a few words; never a secret, because no error of these holds one."""
     if isinstance(error, socket.gaierror):
-        return "the server's name does not resolve"
+        return "the server's name cannot be resolved"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ConnectionRefusedError):
-        return "nothing listens there: connection refused"
+        return "connection refused: nothing listens there"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {(error.reason or 'handshake').lower().replace('_', ' ')}"
     return str(error) or type(error).__name__
@@ -108,14 +108,14 @@ def _session(wire: Wire, target: Target) -> Iterator[Control]:
     who = target.username or "default"
     named = replies[-1] == "PONG" and wire.ask(("CLIENT", "SETNAME", PROBE_NAME)) == ["OK"]
     if replies[-1] != "PONG":
-        reason = next((str(reply) for reply in replies if isinstance(reply, Refusal)), "no PONG")
-        yield Control("login", "weak", f"{who} cannot work: {reason}", "deploy again, or correct the user and its password")
+        reason = next((str(reply) for reply in replies if isinstance(reply, Refusal)), "no reply to PING")
+        yield Control("login", "weak", f"{who} cannot use the server: {reason}", "deploy again, or correct the user and its password")
     elif not target.password:
-        yield Control("login", "weak", "the server works for everybody without a password", "set a user and a password")
+        yield Control("login", "weak", "the server accepts everybody without a password", "set a user and a password")
     elif named and not _refused(wire.ask((PROBED_USER_OBJECT, who, os.urandom(24).hex()))[0], "WRONGPASS"):
-        yield Control("login", "weak", f"a wrong password opens {who}, too", REDEPLOY)
+        yield Control("login", "weak", f"the server accepts a wrong password for {who}", REDEPLOY)
     else:
-        yield Control("login", "ok", f"answers to {who}")
+        yield Control("login", "ok", f"{who} can log in")
     yield from _certificate(wire, target)
     if replies[-1] != "PONG":
         yield from _all(_SESSION[4:], "not tried: no login")
@@ -129,13 +129,13 @@ def _session(wire: Wire, target: Target) -> Iterator[Control]:
 def _certificate(wire: Wire, target: Target) -> Iterator[Control]:
     connection = wire.socket
     if not isinstance(connection, ssl.SSLSocket):
-        yield Control("TLS version", "weak", "no TLS: everything is readable on the wire", "set REDIS_TLS_ENABLED=true")
+        yield Control("TLS version", "weak", "no TLS: the network can read everything", "set REDIS_TLS_ENABLED=true")
         yield from _all(_SESSION[2:4], "TLS is off", state="not applicable")
         return
     version, cipher = connection.version() or "?", (connection.cipher() or ("?",))[0]
     good = version == "TLSv1.3" or target.tls_min_version == "1.2"
     yield Control("TLS version", "ok" if good else "weak", f"{version}, {cipher}")
-    yield Control("server certificate", "ok", f"holds for {target.host} against our CA alone")
+    yield Control("server certificate", "ok", f"valid for {target.host}, verified against our CA only")
     yield from _guarded(_SESSION[3:4], lambda: [_expiry(target, connection)])
 
 
@@ -144,7 +144,7 @@ def _expiry(target: Target, connection: ssl.SSLSocket) -> Control:
     ends = certificate_ends(target, connection)
     whose = min(ends, key=ends.__getitem__)
     days = int((ends[whose] - time.time()) // 86_400)
-    evidence = f"the {whose} certificate is the first to end, in {days} days"
+    evidence = f"the {whose} certificate expires first, in {days} days"
     if days >= EXPIRY_DAYS:
         return Control("certificate expiry", "ok", evidence)
     return Control("certificate expiry", "weak", evidence, "deploy again: it renews certificates")
@@ -186,13 +186,13 @@ def _downgrade(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) ->
         if not _is_alert(error):
             raise
         return Control("TLS downgrade", "ok", "TLS 1.2 is refused")
-    return Control("TLS downgrade", "weak", "the server accepts TLS 1.2", 'set tls-protocols "TLSv1.3": deploy again')
+    return Control("TLS downgrade", "weak", "the server accepts TLS 1.2", 'deploy again: it sets tls-protocols "TLSv1.3"')
 
 
 def _mutual(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
     if target.cert_file is None:
-        return Control("mutual TLS", "not applicable", "no client certificate is configured: the password alone decides")
-    refused = Control("mutual TLS", "ok", "no word without a client certificate")
+        return Control("mutual TLS", "not applicable", "no client certificate is configured: only the password protects access")
+    refused = Control("mutual TLS", "ok", "a client without a certificate is refused")
     try:
         with wire(client_context(target, client_certificate=False)) as opened:
             if alert_after_handshake(opened.socket, timeout=ALERT_SECONDS):
@@ -202,8 +202,8 @@ def _mutual(target: Target, wire: Callable[[ssl.SSLContext | None], Wire]) -> Co
         if not _is_alert(error):
             raise
         return refused
-    evidence = "the server talks to clients without a certificate"
-    return Control("mutual TLS", "weak", evidence, "set tls-auth-clients yes: deploy again")
+    evidence = "the server accepts clients without a certificate"
+    return Control("mutual TLS", "weak", evidence, "deploy again: it sets tls-auth-clients yes")
 
 
 def _is_alert(error: ssl.SSLError) -> bool:
@@ -214,14 +214,14 @@ def _is_alert(error: ssl.SSLError) -> bool:
 def _plaintext_here(wire: Callable[[ssl.SSLContext | None], Wire]) -> Control:
     with wire(None) as opened:
         if _speaks_redis(opened.socket):
-            return Control("plaintext on the TLS port", "weak", "the TLS port answers in plaintext", "set port 0: deploy again")
+            return Control("plaintext on the TLS port", "weak", "the TLS port answers in plaintext", "deploy again: it sets port 0")
     return Control("plaintext on the TLS port", "ok", "plaintext is refused")
 
 
 def _plaintext_port(target: Target, knock: socket.socket) -> Control:
     name = _PLAINTEXT_PORT
     if not target.tls:
-        evidence = f"port {target.port} speaks plaintext, and we use it"
+        evidence = f"we connect in plaintext, on port {target.port}"
         return Control(name, "weak", evidence, "set REDIS_TLS_ENABLED=true")
     if target.port == DEFAULT_PORT:
         return Control(name, "not applicable", f"port {DEFAULT_PORT} is the TLS port itself")
@@ -231,8 +231,8 @@ def _plaintext_port(target: Target, knock: socket.socket) -> Control:
         return Control(name, "ok", f"port {DEFAULT_PORT} is closed")
     knock.settimeout(1.0)
     if _speaks_redis(knock):
-        return Control(name, "weak", f"port {DEFAULT_PORT} speaks plaintext Redis", "set port 0: deploy again")
-    return Control(name, "ok", f"port {DEFAULT_PORT} is open, but speaks no plaintext Redis")
+        return Control(name, "weak", f"port {DEFAULT_PORT} speaks plaintext Redis", "deploy again: it sets port 0")
+    return Control(name, "ok", f"port {DEFAULT_PORT} is open, but does not speak plaintext Redis")
 
 
 def _speaks_redis(connection: socket.socket) -> bool:
@@ -250,8 +250,8 @@ def _default_user(wire: Wire, target: Target) -> Control:
         return Control("default user", "weak", "we ourselves log in as `default`", "give the cache its own user")
     reply = wire.ask((PROBED_USER_OBJECT, "default", target.password or ""))[0]
     if _refused(reply, "WRONGPASS"):
-        return Control("default user", "ok", "no password that this host knows opens it")
-    return Control("default user", "weak", "the user `default` is on and lets us in", REDEPLOY)
+        return Control("default user", "ok", "it refuses every password that this host knows")
+    return Control("default user", "weak", "the user `default` is on and accepts our password", REDEPLOY)
 
 
 def _logins(opened: Wire) -> list[Control]:
@@ -261,12 +261,12 @@ def _logins(opened: Wire) -> list[Control]:
         wrong = opened.ask((PROBED_USER_OBJECT, PROBE_NAME, os.urandom(24).hex()))[0]
     first, second = _REFUSALS[3:]
     return [
-        Control(first, "ok", "nothing is answered before a login")
+        Control(first, "ok", "commands before a login are refused")
         if _refused(silent, "NOAUTH")
-        else Control(first, "weak", "the server works without a login", REDEPLOY),
+        else Control(first, "weak", "the server runs commands without a login", REDEPLOY),
         Control(second, "ok", "refused")
         if _refused(wrong, "WRONGPASS")
-        else Control(second, "weak", f"an unknown user is not refused: {wrong!s}", REDEPLOY),
+        else Control(second, "weak", f"the login of an unknown user is not refused: {wrong!s}", REDEPLOY),
     ]
 
 
@@ -287,7 +287,7 @@ def _guarded(names: Iterable[str], probe: Callable[[], list[Control]]) -> list[C
     try:
         return probe()
     except (OSError, RedkeepError, ValueError) as error:
-        return list(_all(names, f"could not be tried: {explain(error)}"))
+        return list(_all(names, f"could not be checked: {explain(error)}"))
 
 
 def _all(

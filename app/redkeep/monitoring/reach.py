@@ -18,14 +18,14 @@ from redkeep.target import Target
 NAME: Final = "network reach"
 _SEEN: Final[dict[Sight, str]] = {
     "in force": "the allow-list is in force",
-    "changed": "the allow-list in the kernel is not the one that was loaded",
-    "absent": "no allow-list of Redkeep is in the kernel",
-    "noted": "the allow-list was loaded; whether it still is in force root can see",
-    "unseen": "whether a firewall keeps others out cannot be seen from here",
+    "changed": "the allow-list in the kernel has changed since it was loaded",
+    "absent": "Redkeep's allow-list is not in the kernel",
+    "noted": "the allow-list was loaded; only root can see whether it is still in force",
+    "unseen": "it cannot be seen from here whether a firewall keeps others out",
 }
 _BIND: Final = "bind it to loopback or private addresses (redis_bind), or deploy with firewall = True"
-_LOAD: Final = "deploy again with firewall = True: it loads the allow-list"
-_AS_ROOT: Final = "run `redkeep status` as root, who sees the allow-list"
+_LOAD: Final = "deploy again with firewall = True, which loads the allow-list"
+_AS_ROOT: Final = "run `redkeep status` as root, who can see the allow-list"
 
 
 def probe_reach(target: Target, *, proc: Path = Path("/proc"), rules: Path = RULES) -> Iterator[Control]:
@@ -35,7 +35,7 @@ def probe_reach(target: Target, *, proc: Path = Path("/proc"), rules: Path = RUL
     try:
         found = {ipaddress.ip_address(str(row[4][0]).partition("%")[0]) for row in socket.getaddrinfo(target.host, target.port)}
     except (OSError, ValueError):
-        yield Control(NAME, "unknown", "the server's name does not resolve", "put the name of Redis' host into DNS or /etc/hosts")
+        yield Control(NAME, "unknown", "the server's name cannot be resolved", "add the name of Redis' host to DNS or /etc/hosts")
         return
     where = f"{target.host} is" if target.host in map(str, found) else f"{target.host} resolves to"
     here = is_here(target.host)
@@ -43,7 +43,7 @@ def probe_reach(target: Target, *, proc: Path = Path("/proc"), rules: Path = RUL
         found = set(listening(proc / "self", target.port))
         where = "Redis listens on"
         if not found:
-            yield Control(NAME, "unknown", f"nothing is seen to listen on port {target.port} of this machine", "start Redis, or deploy again")
+            yield Control(NAME, "unknown", f"no listener on port {target.port} of this machine is visible", "start Redis, or deploy again")
             return
     shown = f"{where} {_kind(found)}: {', '.join(sorted(map(str, found))[:4])}"
     if all(address.is_loopback for address in found):
@@ -52,7 +52,7 @@ def probe_reach(target: Target, *, proc: Path = Path("/proc"), rules: Path = RUL
         sight = look()
         yield Control(NAME, *_judged(sight, f"{shown}; {_SEEN[sight]}", exposed=_exposed(found)))
     elif _exposed(found):
-        yield Control(NAME, "unknown", f"{shown}; {_SEEN['unseen']}", f"{_AS_ROOT}, on Redis' own host; or give that a private address")
+        yield Control(NAME, "unknown", f"{shown}; {_SEEN['unseen']}", f"{_AS_ROOT}, on Redis' own host; or give that host a private address")
     else:
         yield Control(NAME, "ok", shown)
 

@@ -40,7 +40,7 @@ def probe_users(target: Target, *, timeout: float = 3.0, expected: Collection[st
     the monitor's password there is nobody to ask as: one control says so.
     """
     if not target.monitor_password:
-        yield Control(NAMES[0], "not applicable", "asked by the security monitoring, which has the password of `monitor`")
+        yield Control(NAMES[0], "not applicable", "checked by the security monitoring, which has the password of `monitor`")
         return
     from redkeep.access.acl import USERS  # here: not every host has somebody to ask as
     from redkeep.access.matrix import command_matrix
@@ -58,7 +58,7 @@ def probe_users(target: Target, *, timeout: float = 3.0, expected: Collection[st
             found.append(_unknown_users(wire, known))
             clients = _connected(wire.ask(("CLIENT", "LIST"))[0], target, known)
     except (OSError, RedkeepError, ValueError) as error:
-        yield from _unknown(NAMES, f"could not be tried: {explain(error)}", "")
+        yield from _unknown(NAMES, f"could not be checked: {explain(error)}", "")
         return
     yield from found
     yield from clients
@@ -67,7 +67,7 @@ def probe_users(target: Target, *, timeout: float = 3.0, expected: Collection[st
 def _rights(cells: Sequence[Case], replies: Sequence[object]) -> list[Control]:
     refused = next((reply for reply in replies if isinstance(reply, Refusal) and reply.code == "NOPERM"), None)
     if refused is not None:
-        return list(_unknown(NAMES[:3], "monitor may not ask ACL DRYRUN", REDEPLOY))
+        return list(_unknown(NAMES[:3], "monitor may not run ACL DRYRUN", REDEPLOY))
     there = {case.user for case, reply in zip(cells, replies, strict=True) if not isinstance(reply, Refusal)}
     may: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in NAMES[:3]}
     for case, reply in zip(cells, replies, strict=True):
@@ -76,8 +76,8 @@ def _rights(cells: Sequence[Case], replies: Sequence[object]) -> list[Control]:
             may[kind][case.user].append(" ".join(case.line[:2]) if case.line[0] in ("ACL", "CONFIG", "CLIENT", "MODULE") else case.line[0])
     others = there - {"operator", "default"}
     good = {
-        NAMES[0]: f"{len(others)} users are refused everything that is not theirs",
-        NAMES[1]: "default may run nothing",
+        NAMES[0]: f"{len(others)} users may run only what they need",
+        NAMES[1]: "default may run no command",
         NAMES[2]: "no user may run DEBUG, MODULE or MONITOR, not even the operator",
     }
     return [
@@ -98,15 +98,15 @@ def _unknown_users(wire: Wire, known: Collection[str]) -> Control:
     name = NAMES[3]
     (may,) = wire.ask(("ACL", "DRYRUN", "monitor", *_ASK_USERS))  # a refusal of the question itself would stand in ACL LOG
     if isinstance(may, Refusal):
-        return Control(name, "unknown", "monitor may not ask ACL DRYRUN", REDEPLOY)
+        return Control(name, "unknown", "monitor may not run ACL DRYRUN", REDEPLOY)
     reply = wire.ask(_ASK_USERS)[0] if may == "OK" else None
     if not isinstance(reply, list):
-        return Control(name, "unknown", "monitor may not ask ACL USERS", _GRANT)
+        return Control(name, "unknown", "monitor may not run ACL USERS", _GRANT)
     there = {each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else str(each) for each in reply}
     strangers = sorted(there - set(known))
     if strangers:
-        return Control(name, "weak", f"not made by Redkeep: {_some(strangers)}", _KILL)
-    return Control(name, "ok", f"all {len(there)} users are expected ones")
+        return Control(name, "weak", f"Redkeep did not create: {_some(strangers)}", _KILL)
+    return Control(name, "ok", f"all {len(there)} users are known")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -116,7 +116,7 @@ def _some(names: Sequence[str]) -> str:
 
 def _connected(reply: object, target: Target, known: Collection[str]) -> list[Control]:
     if isinstance(reply, Refusal):
-        return list(_unknown(NAMES[4:], "monitor may not ask CLIENT LIST", REDEPLOY))
+        return list(_unknown(NAMES[4:], "monitor may not run CLIENT LIST", REDEPLOY))
     there = connections(reply)
     strangers = sorted({each.user for each in there} - set(known))
     ours = {each.port for each in there if each.user == "monitor"}  # by this very connection; a port can be mapped on the way
@@ -124,8 +124,8 @@ def _connected(reply: object, target: Target, known: Collection[str]) -> list[Co
     return [
         Control(NAMES[4], "weak", f"connected as {_some(strangers)}", _KILL)
         if strangers
-        else Control(NAMES[4], "ok", "nobody is connected under a name that is not expected"),
-        Control(NAMES[5], "weak", f"clients use port {', '.join(map(str, elsewhere[:5]))} too", "set port 0: deploy again")
+        else Control(NAMES[4], "ok", "all connected users are known"),
+        Control(NAMES[5], "weak", f"clients also use port {', '.join(map(str, elsewhere[:5]))}", "deploy again: it sets port 0")
         if elsewhere
         else Control(NAMES[5], "ok", f"every client uses the TLS port of {target.host}"),
     ]

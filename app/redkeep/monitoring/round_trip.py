@@ -29,7 +29,7 @@ def sealed_round_trip(wire: Wire, target: Target) -> Control:
     under another key name. May raise OSError.
     """
     if not target.keys:
-        return Control(NAME, "weak", "values would lie readable in Redis", "set REDIS_ENCRYPTION_KEY")
+        return Control(NAME, "weak", "values would be stored readable in Redis", "set REDIS_ENCRYPTION_KEY")
     from redkeep.crypto.envelope import read_header, seal, unseal  # here: it loads the cipher
     from redkeep.crypto.keyring import KeyRing
 
@@ -43,9 +43,9 @@ def sealed_round_trip(wire: Wire, target: Target) -> Control:
         if not (isinstance(answer, Refusal) and answer.code == "MOVED"):
             break
     if answer != "OK":
-        code = answer.code if isinstance(answer, Refusal) else "no OK"
+        code = answer.code if isinstance(answer, Refusal) else "not OK"
         reason = {
-            "READONLY": "this server is a replica", "MOVED": "no key of this cluster node was found",
+            "READONLY": "this server is a replica", "MOVED": "no key that belongs to this cluster node was found",
             "OOM": "the server is out of memory", "MASTERDOWN": "this replica has lost its primary",
             "CLUSTERDOWN": "the cluster is down", "LOADING": "the server is still loading",
         }.get(code)
@@ -54,16 +54,16 @@ def sealed_round_trip(wire: Wire, target: Target) -> Control:
         return Control(NAME, "weak", f"the cache user cannot write its own keys: {answer}", "deploy again: it resets the users")
     stored = wire.ask(("GET", key), ("UNLINK", key))[0]
     if not isinstance(stored, bytes):
-        return Control(NAME, "unknown", "the value was gone before it could be read back")
+        return Control(NAME, "unknown", "the value disappeared before it could be read back")
     try:
         header = read_header(stored)
         opened = unseal(stored, key=key, ring=ring, namespace=target.namespace)
     except DecryptionError as error:
-        return Control(NAME, "weak", f"what came back does not open: {error}", "see who else writes to this Redis")
+        return Control(NAME, "weak", f"the value read back does not decrypt: {error}", "find out who else writes to this Redis")
     if text in stored or opened != text or header.key_id != ring.primary.key_id:
-        return Control(NAME, "weak", "the stored bytes are not sealed as they should be", _DISTRUST)
+        return Control(NAME, "weak", "the stored bytes are not encrypted as they should be", _DISTRUST)
     try:
         unseal(stored, key=f"{key}:moved", ring=ring, namespace=target.namespace)
     except DecryptionError:
         return Control(NAME, "ok", f"AES-256-GCM, key {header.key_id.hex()}, bound to its key name")
-    return Control(NAME, "weak", "a value opens under another key's name", _DISTRUST)
+    return Control(NAME, "weak", "a value decrypts under another key's name", _DISTRUST)

@@ -258,7 +258,7 @@ class MonitoringService:
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that are watched; one of state "unknown", with the reason, when there is no password to watch with."""
         if not self.watches:
-            reason = "REDIS_MONITOR_PASSWORD is not set: only this host's own probes are made"
+            reason = "REDIS_MONITOR_PASSWORD is not set: only this host's own checks run"
             name = f"{self._target.host}:{self._target.port}"
             return [{"node": name, "state": "unknown", "since": None, "reason": reason, "latency_ms": None}]
         return self._watcher.nodes()

@@ -27,13 +27,13 @@ def claim_state(path: Path) -> int:
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(f"the monitoring's state {path} cannot be written: {error.strerror}; see the folder's owner") from None
+        raise ConfigurationError(f"the monitoring's state {path} cannot be written: {error.strerror}; check who owns the folder") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         raise ConfigurationError(
-            f"the monitoring's state {path} is kept by another process; name another file in SECURITY_MONITOR_STATE_FILE"
+            f"the monitoring's state {path} belongs to another process; name another file in SECURITY_MONITOR_STATE_FILE"
         ) from None
     return descriptor
 
@@ -48,13 +48,13 @@ def read_state(path: Path, *, what: str = _WHAT) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ConfigurationError(f"{what} {path} cannot be read: {error.strerror}; counting begins anew") from None
+        raise ConfigurationError(f"{what} {path} cannot be read: {error.strerror}; counting starts again from zero") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-            raise ConfigurationError(f"{what} {path} is no file of ours; remove it")
+            raise ConfigurationError(f"{what} {path} is not a state file of Redkeep; remove it")
         if status.st_mode & 0o022:
-            raise ConfigurationError(f"{what} {path} can be written by others; run `chmod 0600 {path}`")
+            raise ConfigurationError(f"{what} {path} is writable by others; run `chmod 0600 {path}`")
         with os.fdopen(descriptor, "rb", closefd=False) as source:
             text = source.read(_MAX_BYTES)
     finally:
@@ -64,7 +64,7 @@ def read_state(path: Path, *, what: str = _WHAT) -> dict[str, Any] | None:
     except ValueError:
         found = None
     if not isinstance(found, dict) or found.get("version") != VERSION:
-        raise ConfigurationError(f"{what} {path} is damaged or of another version; counting begins anew")
+        raise ConfigurationError(f"{what} {path} is damaged or from another version; counting starts again from zero")
     return found
 
 
@@ -88,4 +88,4 @@ def write_state(path: Path, state: dict[str, Any], *, what: str = _WHAT) -> None
                 temporary.unlink()
             raise
     except OSError as error:
-        raise ConfigurationError(f"{what} {path} cannot be written: {error.strerror}; see the folder's owner") from None
+        raise ConfigurationError(f"{what} {path} cannot be written: {error.strerror}; check who owns the folder") from None

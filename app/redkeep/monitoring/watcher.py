@@ -91,7 +91,7 @@ class Watcher:
         refused = isinstance(error, AuthenticationError)
         self._seen[node.name] = {
             **before, "state": "down", "since": _iso(time.time()), "latency_ms": None,
-            "reason": f"{error}; the password of monitor is the one of the last deploy?" if refused else str(error),
+            "reason": f"{error}; is the password of monitor that of the last deploy?" if refused else str(error),
         }  # fmt: skip
 
     def _answered(self, node: Node, look: Look) -> bool:

@@ -103,7 +103,7 @@ def free_subnet(folder: Path, taken: Iterable[ipaddress.IPv4Network]) -> ipaddre
     busy = list(taken)
     found = next((n for n in subnets[first:] + subnets[:first] if not any(n.overlaps(other) for other in busy)), None)
     if found is None:
-        raise ConfigurationError(f"no network of {_POOL} is free on this machine; give one with --subnet")
+        raise ConfigurationError(f"no network in {_POOL} is free on this machine; give one with --subnet")
     return found
 
 
