@@ -15,22 +15,22 @@ deploy: environment inventory-there ## Secure the hosts of INVENTORY (this machi
 	@[ "$$(id -u)" = 0 ] || sudo -v
 	$(PYINFRA) -y $(INVENTORY) deploys/secure_redis.py $(ARGS)
 
-status: environment inventory-there ## Show what differs on the hosts from what is wanted; changes nothing
+status: environment inventory-there ## Show how the hosts differ from the wanted state; changes nothing
 	$(PYINFRA) -y $(INVENTORY) deploys/status.py $(ARGS)
 
-migrate: environment inventory-there ## Move a Redis in use to a hardened one, the next stage; ARGS="--data stage=..." names it, ARGS="--dry" shows it
+migrate: environment inventory-there ## Migrate a Redis in use, the next stage; ARGS="--data stage=..." names one, ARGS="--dry" shows the plan
 	$(PYINFRA) -y $(INVENTORY) deploys/migrate.py $(ARGS)
 
-rollback: environment inventory-there ## Undo the last stage of a migration; ARGS="--data stage=..." every stage back to that one
+rollback: environment inventory-there ## Undo the last stage of a migration; ARGS="--data stage=..." undoes every stage back to that one
 	$(PYINFRA) -y $(INVENTORY) deploys/rollback.py $(ARGS)
 
-rotate: environment inventory-there ## Exchange secrets: WHAT=passwords, certificates, ca, encryption-key or api-key; ARGS="--dry" shows the plan
+rotate: environment inventory-there ## Replace secrets: WHAT=passwords, certificates, ca, encryption-key or api-key; ARGS="--dry" shows the plan
 	$(PYINFRA) -y $(INVENTORY) deploys/rotate.py --data what=$(WHAT) $(ARGS)
 
-backup: environment inventory-there ## Back up each Redis, sealed, into backups/; ARGS="--data drill=yes" tries it
+backup: environment inventory-there ## Back up each Redis, encrypted, into backups/; ARGS="--data drill=yes" tests it
 	$(PYINFRA) -y $(INVENTORY) deploys/backup.py $(ARGS)
 
-restore: environment inventory-there ## Bring a backup back: FILE=backups/<environment>/<name>.redkeep
+restore: environment inventory-there ## Restore a backup: FILE=backups/<environment>/<name>.redkeep
 	$(PYINFRA) -y $(INVENTORY) deploys/restore.py --data file=$(FILE) $(ARGS)
 
 destroy: environment inventory-there ## Remove everything; needs ARGS="--data confirm=<inventory name>"
@@ -39,13 +39,13 @@ destroy: environment inventory-there ## Remove everything; needs ARGS="--data co
 verify: test-environment inventory-there ## Check the hosts of INVENTORY with independent tools; changes nothing
 	$(PYTEST) -q tests/hosts --inventory $(INVENTORY) $(ARGS)
 
-test: test-environment ## Run every tier: lint, unit, real Redis, real hosts
+test: test-environment ## Run all tests: lint, unit, real Redis, real hosts
 	@tests/run.sh
 
 test-fast: test-environment ## Lint and the tests that need no server
 	@tests/run.sh fast
 
-coverage: test-environment ## Which lines of the package the tests reach that need no lab (ten minutes)
+coverage: test-environment ## Show which lines of the package are reached by the tests that need no lab (ten minutes)
 	@deploys/bootstrap.sh tests/requirements.lock git openssl redis-tools nftables chromium chromium-driver
 	@mkdir -p build/coverage
 	.venv/bin/coverage erase
@@ -85,7 +85,7 @@ performance: ## Measure all of it and write the figures into docs/performance.md
 	@$(MAKE) --no-print-directory bench-deploy ARGS="--json build/bench-deploy.json"
 	@.venv/bin/python -m tests.performance.page
 
-locks: test-environment ## Write the lock files anew
+locks: test-environment ## Write the lock files again
 	deploys/lock.sh
 
 inventory-there:
@@ -97,5 +97,5 @@ environment:
 test-environment:
 	@deploys/bootstrap.sh tests/requirements.lock redis-tools openssl
 
-clean: ## Remove what was built here; secrets and the environment stay
+clean: ## Remove build results and caches; keeps the secrets and the environment
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,9 @@
-"""Back up the Redis of each host: sealed to the operator's key, in backups/<environment>, whatever its persistence is.
+"""Back up the Redis of each host into backups/<environment>, encrypted to the operator's key, whatever its persistence setting.
 
-pyinfra inventory deploys/backup.py                     the newest 7 of each host stay
+pyinfra inventory deploys/backup.py                     keeps the newest 7 of each host
 pyinfra inventory deploys/backup.py --data keep=30 --data drill=yes
 
-With drill=yes each backup is opened, loaded again by a throwaway server on its host, and compared with what runs.
+With drill=yes each backup is decrypted, loaded into a throwaway server on its host, and compared with the running one.
 """
 
 from deploys.site import open_site

@@ -122,11 +122,11 @@ def _checked(content: Iterable[bytes], head: Mapping[str, Any]) -> Iterator[byte
         size += len(piece)
         yield piece
     if size != head.get("size") or digest.hexdigest() != head.get("sha256"):
-        raise ConfigurationError("The snapshot is not the one that was announced: its length or checksum differs; take it again.")
+        raise ConfigurationError("The snapshot changed on its way: its length or checksum differs; take it again.")
 
 
 def _private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o077:
-        raise ConfigurationError(f"{folder} is open to others, or no folder: run `chmod 700 {folder}`.")
+        raise ConfigurationError(f"{folder} is open to others, or not a folder: run `chmod 700 {folder}`.")

@@ -132,20 +132,20 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
         _has_what_a_dashboard_needs(host, contained=is_redis and host.knobs.redis_runtime == "docker")
     if is_app and host.knobs.cache_tracking and not server.knobs.cache_tracking:
         raise ConfigurationError(
-            f"The app host {host.name} has the knob cache_tracking and the Redis host {server.name} has not: set it for both."
+            f"The app host {host.name} has the knob cache_tracking, but the Redis host {server.name} does not: set it for both."
         )
     called = bool(is_app and server is not host) or bool(remote or (host.knobs.allowed_clients and not host.knobs.redis_bind))
     address = server.knobs.redis_address or (server.address if called else LOOPBACK[0])
     if not is_host(address):
         raise ConfigurationError(
-            f"Other hosts shall reach the Redis of {server.name}, which is no address: set redis_address for it in the inventory."
+            f"Other hosts need to reach the Redis of {server.name}, which is not an address: set its redis_address in the inventory."
         )
     clients: list[str] = []
     for app in remote:
         found = resolve(app.knobs.app_address or app.address)
         if not found:
             raise ConfigurationError(
-                f"The app host {app.name} has no address for the allow-list: set app_address for it in the inventory."
+                f"The app host {app.name} has no address for the allow-list: set its app_address in the inventory."
             )
         clients += found
     return Bundle(
@@ -169,19 +169,19 @@ def _only_for_itself(host: Neighbour, remote: Sequence[Neighbour]) -> None:
     wanted += [f"the knob {name}" for name in ("allowed_clients", "redis_bind", "redis_address") if getattr(knobs, name)]
     if wanted:
         raise ConfigurationError(
-            f"The Redis of {host.name} runs in a container that only its own host reaches, but {wanted[0]} wants it from "
-            "elsewhere: take that away, or set redis_runtime to native."
+            f"The Redis of {host.name} runs in a container that only its own host can reach, but {wanted[0]} needs it from "
+            "elsewhere: remove that, or set redis_runtime to native."
         )
 
 
 def _has_what_a_dashboard_needs(host: Neighbour, *, contained: bool) -> None:
     if not contained:
         raise ConfigurationError(
-            f"The dashboard of {host.name} would be a container beside its Redis, which is none: set redis_runtime to docker, or "
-            "dashboard_enabled to False and start `redkeep dashboard` where you look at it."
+            f"The dashboard of {host.name} needs its Redis in a container too: set redis_runtime to docker, or set "
+            "dashboard_enabled to False and start `redkeep dashboard` where you want to see it."
         )
     if not host.knobs.api_enabled:
-        raise ConfigurationError(f"The dashboard of {host.name} asks the API, which is off: set api_enabled to True as well.")
+        raise ConfigurationError(f"The dashboard of {host.name} needs the API, which is off: set api_enabled to True as well.")
     if host.knobs.dashboard_port == host.knobs.api_port:
         raise ConfigurationError(
             f"The API and the dashboard of {host.name} share the port {host.knobs.api_port}: change dashboard_port."
@@ -201,7 +201,7 @@ def _server_of(app: Neighbour, redis: Sequence[Neighbour]) -> Neighbour:
     if len(redis) == 1 or named:
         return (named or list(redis))[0]
     raise ConfigurationError(
-        f"The app host {app.name} could use {len(redis)} Redis hosts: name its own with redis_address in the inventory."
+        f"The app host {app.name} could use any of {len(redis)} Redis hosts: set its redis_address in the inventory."
     )
 
 

@@ -79,18 +79,20 @@ class Credentials:
         found = []
         if users:
             found.append(
-                f"a rotation of passwords is open, old and new are valid for {', '.join(users)}: "
-                "deploys/rotate.py --data what=passwords ends it"
+                f"a rotation of passwords is unfinished, old and new are valid for {', '.join(users)}: "
+                "finish it with deploys/rotate.py --data what=passwords"
             )
         if self.trust_bundle.count(b"BEGIN CERTIFICATE") > 1:
-            found.append("a rotation of the CA is open, two are trusted: deploys/rotate.py --data what=ca ends it")
+            found.append("a rotation of the CA is unfinished, two are trusted: finish it with deploys/rotate.py --data what=ca")
         if len(self.encryption_keys) > 1:
             found.append(
-                f"a rotation of the encryption key is open, {len(self.encryption_keys)} can open values: "
-                "deploys/rotate.py --data what=encryption-key ends it"
+                f"a rotation of the encryption key is unfinished, {len(self.encryption_keys)} keys are in use: "
+                "finish it with deploys/rotate.py --data what=encryption-key"
             )
         if API_NAME in self._store.users() and len(self._store.passwords(API_NAME)) > 1:
-            found.append("a rotation of the API key is open, two are valid: deploys/rotate.py --data what=api-key ends it")
+            found.append(
+                "a rotation of the API key is unfinished, two are valid: finish it with deploys/rotate.py --data what=api-key"
+            )
         return tuple(found)
 
     def password(self, user: str) -> str:

@@ -2,7 +2,7 @@
 
 pyinfra inventory deploys/destroy.py --data confirm=<name of the inventory>
 
-The operator's secrets stay in secrets/<environment>: remove them by hand when nothing needs them any more.
+The operator's secrets stay in secrets/<environment>: remove them by hand when nothing needs them any longer.
 """
 
 from deploys.site import open_site

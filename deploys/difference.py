@@ -28,7 +28,7 @@ def locked(script: str) -> str:
     cleaning up, which a shell leaves out otherwise.
     """
     return f"""exec 9>{LOCK}
-flock -w {LOCK_SECONDS} 9 || {{ echo "another deploy is at work on this host (it holds {LOCK}): wait for its end, then run again." >&2; exit 1; }}
+flock -w {LOCK_SECONDS} 9 || {{ echo "another deploy is running on this host (it holds {LOCK}): wait for its end, then run again." >&2; exit 1; }}
 (
 set -eu
 trap 'exit 1' HUP INT PIPE TERM
@@ -36,7 +36,7 @@ trap 'exit 1' HUP INT PIPE TERM
 ) 9>&-
 code=$?
 [ $code = 0 ] || df -Pk {_WRITTEN} 2>/dev/null | awk 'NR > 1 && $4 < {_FULL_KIB} && !seen[$6]++ {{
-    print "the disk of " $6 " is full (" $4 " KiB are free): make room, then run again." }}' >&2
+    print "the disk of " $6 " is full (" $4 " KiB free): make room, then run again." }}' >&2
 exit $code"""
 
 
@@ -71,7 +71,7 @@ class ManagedFile:
         if found.kind != "file":
             return f"is a {found.kind}, wanted a file"
         if found.sha256 != self.sha256:
-            return "has other content"
+            return "has different content"
         return wrong_access(found, self.owner, self.group, self.mode)
 
 

@@ -11,7 +11,7 @@ case $extra in
 api | dashboard) shift ;;
 *) echo 'usage: deploys/image.sh api|dashboard [--offline] [arguments of docker build]' >&2; exit 2 ;;
 esac
-command -v docker >/dev/null || { echo 'redkeep: there is no docker here: install it, or build elsewhere and bring the image by docker save.' >&2; exit 2; }
+command -v docker >/dev/null || { echo 'redkeep: docker is missing here: install it, or build the image elsewhere and copy it with docker save.' >&2; exit 2; }
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 cp app/Dockerfile "app/requirements-$extra.lock" "$context"

@@ -41,12 +41,12 @@ def read_archive(path: Path, *, knob: str = "container_image") -> ImageArchive:
 
 @cache
 def _read(path: Path, knob: str, _modified: int, size: int) -> ImageArchive:
-    wrong = f"{knob}: {path} is no image: make it with `docker save --output {path.name} NAME`."
+    wrong = f"{knob}: {path} is not an image: make it with `docker save --output {path.name} NAME`."
     try:
         with tarfile.open(path) as archive:
             manifest = json.loads(_member(archive, "manifest.json"))
             if len(manifest) != 1:
-                raise ConfigurationError(f"{knob}: {path} holds {len(manifest)} images: save the one alone.")
+                raise ConfigurationError(f"{knob}: {path} holds {len(manifest)} images: save only the one you need.")
             text = _member(archive, manifest[0]["Config"])
             config: dict[str, Any] = json.loads(text)
     except (OSError, EOFError, tarfile.TarError, ValueError, LookupError, TypeError):

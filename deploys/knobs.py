@@ -144,7 +144,9 @@ class Knobs:
         for name in (self.app_group, *self.app_users):
             _matches("app_group and app_users", name, _NAME, "a Linux account name such as www-data")
         if self.environment:
-            _matches("environment", self.environment, _ENVIRONMENT, "letters, digits, dot, dash and underscore, no dot first")
+            _matches(
+                "environment", self.environment, _ENVIRONMENT, "letters, digits, dot, dash and underscore, without a leading dot"
+            )
         _matches("cache_namespace", self.cache_namespace, _NAMESPACE, "letters, digits, dot, dash and underscore")
         for key in self.kernel_settings:
             _matches("kernel_settings", key, _SYSCTL, "a mapping of sysctl names to whole numbers")
@@ -189,7 +191,9 @@ class Knobs:
                 raise ConfigurationError(f"There is no knob {name}: {hint}")
         missing = [name for name in fields if name not in data]
         if missing:
-            raise ConfigurationError(f"The knob {missing[0]} has no value: run from the folder that holds group_data/all.py.")
+            raise ConfigurationError(
+                f"The knob {missing[0]} has no value: run this from the folder that holds group_data/all.py."
+            )
         return cls(**{name: _typed(name, data[name], wanted) for name, wanted in fields.items()})
 
 
@@ -209,14 +213,14 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
     if origin is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
             return tuple(value)
-        raise _error(name, "a list of texts")
+        raise _error(name, "a list of strings")
     if origin is not None and issubclass(origin, Mapping):
         if isinstance(value, Mapping) and all(
             isinstance(k, str) and isinstance(v, int) and not isinstance(v, bool) for k, v in value.items()
         ):
             return types.MappingProxyType(dict(value))
         raise _error(name, "a mapping of names to whole numbers")
-    raise _error(name, {str: "a text", bool: "True or False", int: "a whole number"}[wanted])
+    raise _error(name, {str: "a string", bool: "True or False", int: "a whole number"}[wanted])
 
 
 def bytes_of(size: str) -> int:

@@ -1,4 +1,4 @@
-"""Move a Redis that is in use, without a password or TLS, to a hardened one, a stage at a time.
+"""Turn a Redis that is in use, without a password or TLS, into a hardened one, a stage at a time.
 
 pyinfra inventory deploys/migrate.py                          the next stage that is due
 pyinfra inventory deploys/migrate.py --data stage=tls         that stage, when it is due

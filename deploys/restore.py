@@ -1,8 +1,8 @@
-"""Bring a backup back to the Redis of a host: tried first, put in place by one restart, compared, undone when it differs.
+"""Restore a backup to the Redis of a host: test it first, put it in place with one restart, compare, and undo it if it differs.
 
 pyinfra inventory deploys/restore.py --data file=backups/local/<name>.redkeep
 
-What the host has now is backed up first. Clients miss while the server restarts. A backup of another host is welcome.
+The current data is backed up first. Clients miss while the server restarts. A backup of another host works, too.
 """
 
 from deploys.site import open_site

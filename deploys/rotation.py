@@ -68,44 +68,44 @@ class Rotation:
     def done(self) -> str:
         """What was reached, in one sentence."""
         if self.what == "passwords":
-            return f"the passwords of {', '.join(self.users)} are new, and the only ones"
+            return f"the passwords of {', '.join(self.users)} are new, and the old ones are removed"
         if self.what == "encryption-key":
-            rest = "what is not sealed with it is given up" if self.force else "every entry is sealed with it"
-            return f"one encryption key is left, the new one, and {rest}"
+            rest = "entries of older keys are given up" if self.force else "every entry is encrypted with it"
+            return f"only the new encryption key is left, and {rest}"
         if self.what == "api-key":
-            return "one API key is left, the new one: `redkeep secrets show --reveal api` shows it"
+            return "only the new API key is left: `redkeep secrets show --reveal api` shows it"
         if self.what == "ca":
-            return "one authority is trusted, the new one, and every certificate is its own"
-        return "every certificate is new; those before stay good until they expire: after a theft, rotate what=ca"
+            return "only the new CA is trusted, and it issued every certificate"
+        return "every certificate is new; the old ones stay valid until they expire: after a theft, rotate what=ca"
 
     def plan(self) -> str:
         """What a run would do, in one sentence."""
         if self.what == "passwords":
-            verb = "go on with the rotation of" if self._is_open() else "make new passwords for"
+            verb = "continue the rotation of" if self._is_open() else "make new passwords for"
             return (
-                f"{verb} {', '.join(self.users)}, valid beside the old; give them to the app hosts; refuse to go on while "
-                f"sessions are older{' (not: force=yes)' if self.force else ''}; then take the old away and end what is left"
+                f"{verb} {', '.join(self.users)}, valid beside the old; give them to the app hosts; stop while older sessions "
+                f"exist{' (skipped by force=yes)' if self.force else ''}; then remove the old and end the sessions that are left"
             )
         if self.what == "certificates":
-            return "issue every certificate of these hosts again and have the servers show theirs; the old ones stay good"
+            return "issue every certificate of these hosts again and install them; the old ones stay valid until they expire"
         if self.what == "encryption-key":
             verb = (
-                "go on with the encryption key made before"
+                "continue with the encryption key already made"
                 if self._is_open()
-                else "make a new encryption key that every app can open with"
+                else "make a new encryption key with which every app can decrypt"
             )
             return (
-                f"{verb}; let it seal; seal every entry anew with it, beside the traffic; refuse to go on while an entry needs the "
-                f"old{' (not: force=yes)' if self.force else ''}; then forget the old"
+                f"{verb}; encrypt with it; re-encrypt every entry beside live traffic; stop while an entry needs the "
+                f"old key{' (skipped by force=yes)' if self.force else ''}; then delete the old key"
             )
         if self.what == "api-key":
-            verb = "go on with the API key made before" if self._is_open() else "make a new API key, valid beside the old"
-            wait = "" if self.force else f"; refuse to go on until nobody has used the old for {self.quiet} minutes"
-            return f"{verb}; give it to the hosts that serve the API{wait}; then take the old away"
-        verb = "go on with the authority made before" if self._is_open() else "make a new authority, trusted beside the old"
+            verb = "continue with the API key already made" if self._is_open() else "make a new API key, valid beside the old"
+            wait = "" if self.force else f"; stop until nobody has used the old one for {self.quiet} minutes"
+            return f"{verb}; give it to the hosts that serve the API{wait}; then remove the old one"
+        verb = "continue with the CA already made" if self._is_open() else "make a new CA, trusted beside the old"
         return (
-            f"{verb}; issue every certificate from it; refuse to go on while sessions are "
-            f"older{' (not: force=yes)' if self.force else ''}; then trust it alone and end what is left"
+            f"{verb}; issue every certificate from it; stop while older sessions "
+            f"exist{' (skipped by force=yes)' if self.force else ''}; then trust only the new CA and end the sessions that are left"
         )
 
     def refusal(self, *, concerned: Sequence[str], left_out: Sequence[str], together: bool) -> str:
@@ -116,12 +116,12 @@ class Rotation:
             return ""
         if left_out:
             return (
-                f"All hosts share the {self.thing}, and what is old opens nothing afterwards, but this run leaves out "
+                f"All hosts share the {self.thing}, and the old one stops working afterwards, but this run leaves out "
                 f"{', '.join(left_out)}: run it without --limit and --exclude."
             )
         if len(concerned) > 1 and not together:
             return (
-                "All hosts take each step of a rotation before the next, and none goes on when one fails: run it without --serial, "
+                "All hosts must finish each step of a rotation before the next, and all stop when one fails: run it without --serial, "
                 "--no-wait and --fail-percent."
             )
         return ""
@@ -210,28 +210,28 @@ def choose(data: Mapping[str, Any], secrets: Path) -> Rotation:
     """The rotation that the caller's ``--data`` asks for. Raises ConfigurationError and SecretStoreError."""
     what, force = str(data.get("what") or ""), str(data.get("force") or "no")
     if what not in KINDS:
-        said = f"what={what} is not one of them" if what else "what is missing"
+        said = f"what={what} is unknown" if what else "what is missing"
         raise ConfigurationError(f"Say what to rotate: --data what={'|'.join(KINDS)} ({said}).")
     if force not in ("yes", "no"):
-        raise ConfigurationError(f"force={force} is neither yes nor no.")
+        raise ConfigurationError(f"force={force} must be yes or no.")
     asked = [name.strip() for name in str(data.get("users") or "").split(",") if name.strip()]
     if asked and what != "passwords":
-        raise ConfigurationError(f"users is for what=passwords alone: a rotation of {what} concerns everybody.")
+        raise ConfigurationError(f"users is only for what=passwords: a rotation of {what} affects every user.")
     for name in asked:
         if name not in USERS:
-            raise ConfigurationError(f"There is no user {name} to rotate: they are {', '.join(USERS)}.")
+            raise ConfigurationError(f"There is no user {name}: the users are {', '.join(USERS)}.")
     quiet = str(data.get("quiet") or QUIET_MINUTES)
     if not (quiet.isascii() and quiet.isdigit() and int(quiet) <= 10_080):
-        raise ConfigurationError(f"quiet={quiet} is no number of minutes: give one from 0 to 10080, a week.")
+        raise ConfigurationError(f"quiet={quiet} is not a number of minutes: give one from 0 to 10080 (a week).")
     if data.get("quiet") and what != "api-key":
-        raise ConfigurationError(f"quiet is for what=api-key alone: a rotation of {what} looks at who is connected.")
+        raise ConfigurationError(f"quiet is only for what=api-key: a rotation of {what} checks who is connected.")
     if what == "api-key" and API_NAME not in open_store(secrets).users():
-        raise ConfigurationError("There is no API key yet: a deploy with the knob api_enabled makes it.")
+        raise ConfigurationError("There is no API key yet: a deploy with the knob api_enabled creates it.")
     users = tuple(asked) or USERS
     found = _open_users(open_store(secrets)) if what == "passwords" else ()
     if other := [name for name in asked if found and name not in found]:
         raise ConfigurationError(
-            f"A rotation of {', '.join(found)} is open: end it first, without users=; then rotate {', '.join(other)}."
+            f"A rotation of {', '.join(found)} is unfinished: finish it first, without users=; then rotate {', '.join(other)}."
         )
     concerned = {"encryption-key": ("cache_service",), "api-key": ()}.get(what, found or users)
     return Rotation(what, concerned, force == "yes", secrets, quiet=int(quiet))

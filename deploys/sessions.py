@@ -40,7 +40,7 @@ def refusals(site: Site, users: Collection[str], *, handshakes: bool = False) ->
     except ValueError:
         entries = None
     if not isinstance(entries, list):
-        raise DeployError(f"{site.bundle.name}: the server does not show its log of refusals ({_reason(errors)}): run again.")
+        raise DeployError(f"{site.bundle.name}: the server does not show its ACL LOG ({_reason(errors)}): run again.")
     found: Counter[str] = Counter()
     for entry in entries:
         if entry.get("reason") == "auth" and entry.get("username") in users:
@@ -75,7 +75,7 @@ def one_of_each(sessions: Iterable[Session]) -> tuple[Session, ...]:
 def _ask(site: Site, commands: str) -> tuple[str, list[str]]:
     ok, lines, errors = site.run(CLI, stdin=commands + "\n")
     if not ok or not lines:
-        raise DeployError(f"{site.bundle.name}: the server does not say who is connected ({_reason(errors)}): run again.")
+        raise DeployError(f"{site.bundle.name}: the server does not list its clients ({_reason(errors)}): run again.")
     return lines[0].strip(), lines[1:]
 
 

@@ -187,8 +187,8 @@ def memory_limit(bundle: Bundle, memory_bytes: int) -> int:
         limit = bytes_of(wanted)
         if limit < data + compose.OVERHEAD:
             raise ConfigurationError(
-                f"container_memory {wanted} leaves no room beside redis_maxmemory ({data // 1024**2} MiB): "
-                f"give it {(data + compose.OVERHEAD) // 1024**2 + 1}mb at least, or lower redis_maxmemory."
+                f"container_memory {wanted} leaves too little room beside redis_maxmemory ({data // 1024**2} MiB): "
+                f"give it {(data + compose.OVERHEAD) // 1024**2 + 1}mb or more, or lower redis_maxmemory."
             )
         return limit
     return compose.memory_limit(data)
@@ -197,11 +197,11 @@ def memory_limit(bundle: Bundle, memory_bytes: int) -> int:
 def network_faults(network: Network, *, subnet: str, bridge: str, internal: bool) -> Iterator[str]:
     """What is wrong with a network that is there."""
     if network.internal != internal:
-        yield "has no way out" if network.internal else "has a way out"
+        yield "has no outside access" if network.internal else "has outside access"
     if network.subnets != (subnet,):
         yield f"has the addresses {' '.join(network.subnets) or 'none'}, wanted {subnet}"
     if network.bridge != bridge:
-        yield f"has the bridge {network.bridge or 'of no name'}, wanted {bridge}"
+        yield f"has the bridge {network.bridge or 'without a name'}, wanted {bridge}"
     extra = sorted(set(network.options) - {"com.docker.network.bridge.name"})
     if extra:
         yield f"has options that are not wanted: {' '.join(extra)}"
@@ -241,10 +241,10 @@ def services(bundle: Bundle, values: Mapping[str, str]) -> tuple[Service, ...]:
 def container_faults(container: Container, wanted: Service, image_id: str) -> Iterator[str]:
     """What is wrong with a container that no restart mends: it must be made anew."""
     if container.labels.get(SPECIFICATION) != wanted.spec:
-        yield "was made from another specification"
+        yield "was created from another specification"
         return
     if image_id and container.image != image_id:
-        yield "has another image"
+        yield "uses another image"
     host = container.host
     fixed = {
         "Memory": wanted.limits.memory,
@@ -270,7 +270,7 @@ def container_faults(container: Container, wanted: Service, image_id: str) -> It
     if container.raw["Config"].get("User") != wanted.user:
         yield f"runs as {container.raw['Config'].get('User') or 'root'}, wanted {wanted.user}"
     for name in sorted(set(container.networks) - wanted.networks):
-        yield f"is on the network {name} as well"
+        yield f"is also on the network {name}"
     for name in sorted(wanted.networks - set(container.networks)):
         yield f"is not on the network {name}"
 

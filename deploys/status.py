@@ -1,7 +1,7 @@
-"""Show, host by host, what differs from what is wanted: on disk and in what runs. Changes nothing.
+"""Show, host by host, what differs from the wanted state, on disk and in the running system. Changes nothing.
 
 pyinfra -y inventory deploys/status.py        exit code 1 when a host has drifted
-In the middle of a migration a host is compared with what its stage wants.
+In the middle of a migration a host is compared with the state of its stage.
 """
 
 from deploys.migration import course

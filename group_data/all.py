@@ -66,7 +66,7 @@ firewall: bool = True
 # "1.3", or "1.2" for clients that cannot do better (still forward secrecy and AEAD only).
 tls_minimum_version: str = "1.3"
 
-# "required": a client shows a certificate of our CA before it may say a word. "optional": the password alone decides.
+# "required": a client shows a certificate of our CA before anything else. "optional": only the password protects access.
 tls_client_certificates: str = "required"
 
 # More names or addresses for the server's certificate, beside those Redkeep knows (host name, bind addresses).

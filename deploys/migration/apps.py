@@ -43,7 +43,7 @@ def environment(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if not values:
         there = [path for path in (ENVIRONMENT, TLS) if survey.file(path).kind]
         if there:
-            yield Difference(f"the app's settings are there: {' '.join(there)}", f"rm -rf {' '.join(there)}")
+            yield Difference(f"the app's settings are still there: {' '.join(there)}", f"rm -rf {' '.join(there)}")
         return
     group = site.bundle.knobs.app_group
     if level >= LEVELS["tls"]:
@@ -51,7 +51,7 @@ def environment(passage: Passage, survey: Survey) -> Iterator[Difference]:
     text = render("etc/redkeep/cache.env", group=group, values=values)
     yield from file_differences([ManagedFile(ENVIRONMENT, text, group=group, mode="0640")], survey)
     if level < LEVELS["tls"] and survey.file(TLS).kind:
-        yield Difference(f"folder {TLS} is of no use without TLS", f"rm -rf {TLS}")
+        yield Difference(f"folder {TLS} is not needed without TLS", f"rm -rf {TLS}")
 
 
 def _values(passage: Passage, survey: Survey) -> dict[str, str]:
@@ -80,14 +80,14 @@ def strangers_end(passage: Passage, survey: Survey) -> Iterator[Difference]:
     found = readiness.not_among(_clients(survey), OURS)
     if passage.level >= LEVELS["access_control"] and found:
         script = "\n".join(f"{CLI} CLIENT KILL ID {session.number} >/dev/null || true" for session in found)
-        yield Difference(f"{len(found)} sessions of users that are off go on", script)
+        yield Difference(f"{len(found)} sessions of users that are turned off are still open", script)
 
 
 def plaintext_ends(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """What came in by the plaintext port, which is closed."""
     found = readiness.not_on_port(_clients(survey), passage.site.bundle.knobs.redis_tls_port)
     if passage.level >= LEVELS["close"] and found:
-        yield Difference(f"{len(found)} sessions on the plaintext port go on", sessions_end(passage.window.port))
+        yield Difference(f"{len(found)} sessions on the plaintext port are still open", sessions_end(passage.window.port))
 
 
 def all_by_tls(passage: Passage, survey: Survey) -> str:
@@ -99,10 +99,10 @@ def all_by_tls(passage: Passage, survey: Survey) -> str:
         passage,
         readiness.refusal(
             found,
-            what="still speak plaintext" if len(found) > 1 else "still speaks plaintext",
-            remedy=f"Move them to port {passage.site.bundle.knobs.redis_tls_port} with TLS ({ENVIRONMENT} on the app hosts says how)"
+            what="still use plaintext" if len(found) > 1 else "still uses plaintext",
+            remedy=f"Move them to port {passage.site.bundle.knobs.redis_tls_port} with TLS ({ENVIRONMENT} on the app hosts has the settings)"
             + (
-                f"; {missing}: put it in the group app, or in allowed_clients, and give it the settings of one" if unknown else ""
+                f"; {missing}: add it to the group app, or to allowed_clients, and give it the settings of an app host" if unknown else ""
             ),
         ),
     )
@@ -148,7 +148,7 @@ def all_have_users(passage: Passage, survey: Survey) -> str:
         passage,
         readiness.refusal(
             found,
-            what="are still the user of before" if len(found) > 1 else "is still the user of before",
+            what="still log in as a previous user" if len(found) > 1 else "still logs in as a previous user",
             remedy=f"Give each its own user and password ({ENVIRONMENT} on the app hosts has them)",
         ),
     )
@@ -157,7 +157,7 @@ def all_have_users(passage: Passage, survey: Survey) -> str:
 def none_has_users(passage: Passage, survey: Survey) -> str:
     """On the way back: who would lose its user."""
     found = readiness.among(_clients(survey), [name for name in OURS if name != "operator"])
-    remedy = "Move them back to the password of before, or to none"
+    remedy = "Move them back to the previous password, or to none"
     return _unless_ended(passage, readiness.refusal(found, what="would lose their user", remedy=remedy))
 
 
@@ -172,7 +172,7 @@ def none_by_tls(passage: Passage, survey: Survey) -> str:
 def _unless_ended(passage: Passage, sentence: str) -> str:
     if passage.stragglers or not sentence:
         return ""
-    return f"{sentence}, then run again; or go on without them with --data stragglers=end, which ends their sessions when their door closes."
+    return f"{sentence}, then run again; or add --data stragglers=end, which ends their sessions when their port or user closes."
 
 
 def sealed(passage: Passage, _: Survey) -> tuple[str, Mapping[str, str | int]]:
@@ -182,7 +182,7 @@ def sealed(passage: Passage, _: Survey) -> tuple[str, Mapping[str, str | int]]:
         controls = {control["name"]: control for control in json.loads("\n".join(lines))["controls"]}
         found = controls["sealed round trip"]
     except (ValueError, KeyError, TypeError):
-        return f"the app cannot tell ({' '.join(errors)[:200] or 'no answer'}).", {}
+        return f"the app's status could not be read ({' '.join(errors)[:200] or 'no answer'}).", {}
     if found["state"] != "ok":
         return f"the app's sealed round trip: {found['evidence']}.", {}
     return "", {"sealed round trip": str(found["evidence"])}

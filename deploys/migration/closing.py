@@ -45,10 +45,10 @@ def append_only(passage: Passage, survey: Survey) -> Iterator[Difference]:
         state = f"{CLI} INFO persistence | tr -d '\\r'"
         script = f"""{COMMAND_SCRIPT}
 i=0; while {state} | grep -Eq '^aof_rewrite_(in_progress|scheduled):1'; do
-    i=$((i+1)); [ $i -lt {RESTART_SECONDS} ] || {{ echo 'the append-only file is not written' >&2; exit 1; }}; sleep 1
+    i=$((i+1)); [ $i -lt {RESTART_SECONDS} ] || {{ echo 'the append-only file was not written in time' >&2; exit 1; }}; sleep 1
 done
 {state} | grep -q '^aof_last_bgrewrite_status:ok' || {{ echo 'the append-only file could not be written' >&2; exit 1; }}"""
-        yield Difference("there is no append-only file", script, "CONFIG SET appendonly yes\n")
+        yield Difference("the append-only file is off", script, "CONFIG SET appendonly yes\n")
 
 
 def final_files(passage: Passage, survey: Survey) -> Iterator[Difference]:
@@ -57,7 +57,7 @@ def final_files(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield from concern(passage.site, survey)
     ours = include_file(passage.site.bundle.engine)
     if survey.file(ours).kind:
-        yield Difference(f"file {ours} is of no more use", f"rm -f {ours}")
+        yield Difference(f"file {ours} is no longer needed", f"rm -f {ours}")
 
 
 def sandbox(passage: Passage, survey: Survey) -> Iterator[Difference]:
@@ -107,7 +107,7 @@ def restart(passage: Passage, survey: Survey) -> Iterator[Difference]:
     script = f"""p=$({pid}); answer=$({CLI} SHUTDOWN SAVE 2>&1 || true)
 case "$answer" in *ERR*) echo "the server cannot write its data, and was not restarted: $answer" >&2; exit 1;; esac
 i=0; while kill -0 "$p" 2>/dev/null; do
-    i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the server does not end' >&2; exit 1; }}; sleep 0.1
+    i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the server does not stop' >&2; exit 1; }}; sleep 0.1
 done
 {start_script(site, survey, "start")}"""
     yield Difference("; ".join(reasons) + " (the one restart)", script)
@@ -118,36 +118,36 @@ def managed(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if not survey.file(MANAGED).kind:
         yield Difference("the host is not marked as managed", f"echo 'This host is managed by redkeep.' > {MANAGED}")
     if survey.has_systemd and not restart_reasons(passage.site, survey) and not _under_sandbox(passage, survey):
-        yield Difference("the server's start is not noted", f'echo "{_start_mark(passage, survey)}" > {STARTED}')
+        yield Difference("the server's restart is not recorded", f'echo "{_start_mark(passage, survey)}" > {STARTED}')
     if survey.file(BACKUP).kind and passage.old_backup != "keep":
-        yield Difference("the old backup, in which values lie readable, is there", f"rm -f {BACKUP} {VERIFIED}")
+        yield Difference("the old backup, which contains readable values, is still there", f"rm -f {BACKUP} {VERIFIED}")
 
 
 def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """Everything beside redis.conf as it was: the mark, the unit, log rotation, the init script, kernel settings, folders' modes."""
     engine = passage.site.bundle.engine
     if survey.file(MANAGED).kind:
-        yield Difference("the host is marked as managed", f"rm -f {MANAGED}")
+        yield Difference("the host is still marked as managed", f"rm -f {MANAGED}")
     reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
     if survey.file(engine.drop_in).kind:
         folder = engine.drop_in.rpartition("/")[0]
         again = f"[ ! -d {BEFORE}/units ] || cp -a {BEFORE}/units/. /"
         script = f"rm -f {engine.drop_in}; rmdir {folder} 2>/dev/null || true\n{again}{reload_units}"
-        yield Difference(f"file {engine.drop_in} is of no use before the close", script)
+        yield Difference(f"file {engine.drop_in} is not needed before the close", script)
     if kernel := [path for path in (SYSCTL, TMPFILES) if survey.file(path).kind]:
         back = f'while read -r f v; do echo "$v" > "$f" || true; done < {BEFORE}/kernel 2>/dev/null'
-        yield Difference(f"kernel settings are there: {' '.join(kernel)}", f"rm -f {' '.join(kernel)}\n{back}")
+        yield Difference(f"kernel settings are still there: {' '.join(kernel)}", f"rm -f {' '.join(kernel)}\n{back}")
     for path, kept in beside(engine).items():
         if survey.file(path).kind and not passage.site.run(f"cmp -s {kept} {path}")[0]:
             put = f"if [ -e {kept} ]; then cp -a {kept} {path}; else rm -f {path}; fi"
-            yield Difference(f"file {path} is not as it was", put)
+            yield Difference(f"file {path} differs from before the migration", put)
     ours = [path for path in (engine.acl_file, f"{engine.folder}/openssl.cnf") if survey.file(path).kind]
     if ours:
-        yield Difference(f"files are of no use before the close: {' '.join(ours)}", f"rm -f {' '.join(ours)}")
+        yield Difference(f"files are not needed before the close: {' '.join(ours)}", f"rm -f {' '.join(ours)}")
     watching = [p for p in (watch.SCRIPT, *(f"{watch.UNITS}/{n}" for n in (watch.SERVICE, watch.TIMER))) if survey.file(p).kind]
     if watching:
         stop = f"systemctl disable --now {watch.TIMER} >/dev/null 2>&1 || true\n" if survey.has_systemd else ""
-        yield Difference("the daily check of the certificates is there", f"{stop}rm -f {' '.join(watching)}{reload_units}")
+        yield Difference("the daily check of the certificates is still there", f"{stop}rm -f {' '.join(watching)}{reload_units}")
     folders = [(path, owner, group, mode) for mode, owner, group, path in passage.window.folders]
     yield from folder_differences(folders, survey)
 
@@ -167,7 +167,7 @@ def live_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
             # The limit of open files is the process' own, and may not allow as many clients as before.
             script = COMMAND_SCRIPT if name in ours and name != "maxclients" else f"{COMMAND_SCRIPT} 2>&1 || true"
             yield Difference(
-                f"running setting {name} is {found[name]!r}, before it was {before[name]!r}",
+                f"running setting {name} is {found[name]!r}, before the migration {before[name]!r}",
                 script,
                 f"CONFIG SET {name} {quoted(before[name])}\n",
             )
@@ -181,10 +181,10 @@ def snapshot(passage: Passage, survey: Survey) -> Iterator[Difference]:
         told = f"{CLI} INFO persistence | tr -d '\\r'"
         script = f"""{CLI} BGSAVE >/dev/null
 i=0; while {told} | grep -q '^rdb_bgsave_in_progress:1'; do
-    i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the data are not written' >&2; exit 1; }}; sleep 0.1
+    i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the data was not written in time' >&2; exit 1; }}; sleep 0.1
 done
 [ -s {dump} ] || {{ echo "the data cannot be written to disk; the server's log ends with: $(tail -2 {engine.log_file})" >&2; exit 1; }}"""
-        yield Difference("the data are not on disk", script)
+        yield Difference("the data is not on disk", script)
 
 
 def nothing_differs(passage: Passage, survey: Survey) -> tuple[str, Mapping[str, str | int]]:

@@ -30,24 +30,24 @@ _PREPARED: Steps = (
 )
 _USERS: Steps = (
     ("Reach the server", ways.reach),
-    ("Make the users", ways.live_users),
-    ("Give root on the host the operator's access", ways.command),
-    ("Keep the state over a restart", ways.persisted),
+    ("Create the users", ways.live_users),
+    ("Give root on the host the operator's login", ways.command),
+    ("Make the state survive a restart", ways.persisted),
 )
 _TLS: Steps = (
     ("Reach the server", ways.reach),
     ("Install the certificates", ways.certificates),
     ("Set the allow-list of hosts", ways.firewall),
     ("Open the TLS port", ways.live_tls),
-    ("Give root on the host the operator's access", ways.command),
-    ("Keep the state over a restart", ways.persisted),
+    ("Give root on the host the operator's login", ways.command),
+    ("Make the state survive a restart", ways.persisted),
 )
 _ACCESS: Steps = (
     ("Reach the server", ways.reach),
-    ("Turn the users of before off", ways.live_users),
-    ("End the sessions of users that are off", apps.strangers_end),
-    ("Give root on the host the operator's access", ways.command),
-    ("Keep the state over a restart", ways.persisted),
+    ("Turn off the previous users", ways.live_users),
+    ("End the sessions of users that are turned off", apps.strangers_end),
+    ("Give root on the host the operator's login", ways.command),
+    ("Make the state survive a restart", ways.persisted),
 )
 _CLOSE: Steps = (
     ("Close the plaintext port", closing.port_closed),
@@ -70,28 +70,28 @@ SERVER_FORWARD: Mapping[str, Steps] = {
 # On the way back: what comes before the gate, for the clients follow it, and what comes after.
 SERVER_BACK: Mapping[str, Steps] = {
     "close": (
-        ("Keep the state before the close over a restart", ways.persisted),
-        ("Put the files of before back", closing.files_before),
-        ("Put the running settings of before back, the plaintext port with them", closing.live_before),
+        ("Make the state before the close survive a restart", ways.persisted),
+        ("Restore the previous files", closing.files_before),
+        ("Restore the previous running settings and the plaintext port", closing.live_before),
         ("Write the data to disk", closing.snapshot),
     ),
     "access_control": (
-        ("Turn the users of before on", ways.live_users),
-        ("Keep the state over a restart", ways.persisted),
+        ("Turn on the previous users", ways.live_users),
+        ("Make the state survive a restart", ways.persisted),
     ),
     "application_encryption": (),
     "tls": (
-        ("Give root on the host the plaintext access", ways.command),
-        ("Keep the state over a restart", ways.persisted),
+        ("Give root on the host plaintext access", ways.command),
+        ("Make the state survive a restart", ways.persisted),
         ("Close the TLS port", ways.live_tls),
-        ("Take the allow-list of hosts away", ways.firewall),
+        ("Remove the allow-list of hosts", ways.firewall),
         ("Remove the certificates", ways.certificates),
     ),
     "authentication": (
-        ("Give root on the host the access of before", ways.command),
-        ("Put the configuration of before back", ways.persisted),
+        ("Give root on the host its previous access", ways.command),
+        ("Restore the previous configuration", ways.persisted),
         ("Remove the users", ways.live_users),
-        ("Remove the operator's access", ways.command_gone),
+        ("Remove the operator's login", ways.command_gone),
     ),
     "preparation": (
         ("Remove what was installed", preparation.packages),
@@ -135,7 +135,7 @@ def window_of(site: Site) -> windows.Window:
     def run(command: str) -> tuple[bool, list[str], list[str]]:
         # Connected before anything is prepared, when it is part of the run.
         if server is None or not server.connected:
-            return False, [], [f"{site.bundle.server}, which has it, is not part of this run"]
+            return False, [], [f"{site.bundle.server}, whose journal is needed, is not part of this run"]
         sudo = bool(server.data.get("_sudo") or state.config.SUDO)
         ok, output = server.run_shell_command(StringCommand(as_root(command)), _sudo=sudo)
         return ok, output.stdout_lines, output.stderr_lines
@@ -152,7 +152,7 @@ def forward(site: Site) -> None:
     except ConfigurationError as error:
         raise DeployError(f"{site.bundle.name}: {error}") from None
     if stage is None:
-        site.say("migration: complete, nothing is due")
+        site.say("migration: complete, nothing to do")
         return
     passage = Passage(site, "migrate", stage, LEVELS[stage.name], window, again=stage.name in done, **_arguments())
     if site.bundle.is_redis:
@@ -172,7 +172,7 @@ def back(site: Site) -> None:
     except ConfigurationError as error:
         raise DeployError(f"{site.bundle.name}: {error}") from None
     if not undone:
-        site.say("migration: not begun, there is nothing to go back from")
+        site.say("migration: not begun, nothing to undo")
         return
     preflight.usable(site)
     for stage in undone:
@@ -211,10 +211,10 @@ def _arguments() -> dict[str, Any]:
     if stragglers not in (None, "end"):
         raise DeployError("stragglers: the only value is end, which ends the sessions of clients that are not ready.")
     if backup not in (None, "keep", "delete"):
-        raise DeployError("old_backup: keep or delete; without it the close deletes it.")
+        raise DeployError("old_backup: give keep or delete; by default the stage close deletes it.")
     if unknown not in (None, "leave"):
         raise DeployError(
-            "unknown_keys: the only value is leave, which leaves entries sealed with a key that is not here as misses."
+            "unknown_keys: the only value is leave, which leaves entries encrypted with a missing key where they are, as misses."
         )
     return {"stragglers": stragglers == "end", "old_backup": str(backup or ""), "leave_unknown": unknown == "leave"}
 
@@ -224,15 +224,15 @@ def may_begin(passage: Passage) -> str:
     site, window = passage.site, passage.window
     survey = site.survey()
     if site.bundle.in_container:
-        return "a migration is for a server that is the distribution's service: set redis_runtime to native."
+        return "a migration needs a server that runs as the distribution's service: set redis_runtime to native."
     if not window.position.started:
         if survey.file(MANAGED).kind:
-            return "this Redis was made by Redkeep, there is nothing to migrate: deploys/secure_redis.py keeps it as wanted."
+            return "this Redis was set up by Redkeep, there is nothing to migrate: use deploys/secure_redis.py."
         return legacy.problem(site, legacy.inspect(site), survey.memory_bytes)
     config, engine = survey.file(site.bundle.engine.config).sha256, site.bundle.engine
     if window.documented and passage.level < LEVELS["close"] and config not in (window.original, window.extended):
         return (
-            f"{engine.config} was changed since the migration began: put {windows.original_file(engine)} back, or go back with "
+            f"{engine.config} was changed since the migration began: restore {windows.original_file(engine)}, or go back with "
             "deploys/rollback.py and begin again."
         )
     return ""
@@ -243,12 +243,12 @@ def _go(passage: Passage) -> None:
     if site.bundle.is_redis:
         take(passage=passage, name=f"Begin: {passage.stage.description}")
         if check := GATES_FORWARD.get(name):
-            gate(passage=passage, check=check, name="Ask who is not ready")
+            gate(passage=passage, check=check, name="Check which clients are not ready")
         if name == "tls" and (sentence := ways.open_door(passage)):
             site.say(sentence)
         _steps(passage, SERVER_FORWARD[name])
         if name == "application_encryption":
-            gate(passage=passage, check=sealed.keys_are_known, patience=0, name="Ask what is sealed with other keys")
+            gate(passage=passage, check=sealed.keys_are_known, patience=0, name="Check for entries encrypted with other keys")
     if name == "close":
         # What a deploy mends is a step of this stage, too: only with the lock.
         site.dress = passage.dressed
@@ -259,7 +259,7 @@ def _go(passage: Passage) -> None:
         step(passage, apps.release, name="Install the package")
         step(passage, apps.environment, name="Give the app its settings")
     if site.bundle.is_redis:
-        conclude(passage=passage, proof=_proof(passage), name=f"Prove: {passage.stage.validation}")
+        conclude(passage=passage, proof=_proof(passage), name=f"Verify: {passage.stage.validation}")
 
 
 def _return(passage: Passage) -> None:
@@ -270,14 +270,14 @@ def _return(passage: Passage) -> None:
             step(passage, ways.reach, name="Reach the server")
     if site.bundle.is_app:
         step(passage, apps.release, name="Install the package")
-        step(passage, apps.environment, name="Give the app the settings of before")
+        step(passage, apps.environment, name="Give the app its previous settings")
         if name == "preparation" and not site.bundle.is_redis:
             step(passage, preparation.packages, name="Remove what was installed")
     if site.bundle.is_redis:
         if check := GATES_BACK.get(name):
-            gate(passage=passage, check=check, name="Ask who would lose something")
+            gate(passage=passage, check=check, name="Check which clients would lose access")
         _steps(passage, SERVER_BACK[name])
-        conclude(passage=passage, proof=_proof(passage), name=f"Prove: {name} is undone")
+        conclude(passage=passage, proof=_proof(passage), name=f"Verify: {name} is undone")
 
 
 def _steps(passage: Passage, steps: Steps) -> None:

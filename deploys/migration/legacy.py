@@ -119,11 +119,11 @@ def problem(site: Site, found: Legacy, memory_bytes: int) -> str:
 def _answers(site: Site, found: Legacy, _: int) -> str:
     package = site.bundle.engine.package
     if found.ping == "nothing is installed":
-        return f"there is no {package} to migrate: deploys/secure_redis.py makes a new one."
+        return f"there is no {package} to migrate: deploys/secure_redis.py sets up a new one."
     if found.ping != "PONG":
         return (
             f"the {package} does not answer on {found.address}, port {found.port} ({found.ping or 'no answer'}): start it; if it "
-            f"asks for a password, {site.bundle.engine.config} must hold it as requirepass."
+            f"asks for a password, {site.bundle.engine.config} must contain it as requirepass."
         )
     return ""
 
@@ -135,18 +135,18 @@ def _kind(site: Site, found: Legacy, _: int) -> str:
     if tuple(int(part) for part in number.split(".")[:2] if part.isdigit()) < least:
         return f"{engine.package} {number} is too old, {engine.oldest} is needed: upgrade the host to Debian 12 or later first."
     if info.get("role") != "master" or info.get("connected_slaves", "0") != "0":
-        return "the server replicates: a migration is for one server; detach its replicas (REPLICAOF NO ONE) first."
+        return "the server replicates: a migration supports a single server; detach its replicas (REPLICAOF NO ONE) first."
     if info.get("cluster_enabled") == "1":
-        return "the server is part of a cluster: a migration is for one server."
+        return "the server is part of a cluster: a migration supports a single server."
     if info.get("loading") == "1":
-        return "the server is still loading its data: run again when it is done."
+        return "the server is still loading its data: run again when it has finished."
     if info.get("config_file", "") != engine.config:
         return f"the server was started with {info.get('config_file') or 'no configuration file'}, not {engine.config}: start it with that."
     # After a migration that went all the way back the process still names our file, which is gone.
     if found.users or found.acl_file or found.config.get("aclfile", "") not in ("", engine.acl_file):
         return (
-            "the server has users of its own (an aclfile, or user lines in its configuration): their passwords and rights cannot "
-            "be taken over; note what they are for, remove them, and let those services be clients by deploys/migrate.py."
+            "the server has its own users (an aclfile, or user lines in its configuration): their passwords and rights cannot "
+            "be kept; note what they are for, remove them, and give those services the new users during the migration."
         )
     return ""
 
@@ -154,10 +154,12 @@ def _kind(site: Site, found: Legacy, _: int) -> str:
 def _settings(site: Site, found: Legacy, _: int) -> str:
     engine, config = site.bundle.engine, found.config
     if config.get("tls-port", "0") != "0":
-        return f"the server has a TLS port already ({config['tls-port']}): turn it off first, for its certificates are not ours."
+        return (
+            f"the server has a TLS port already ({config['tls-port']}): turn it off first, because its certificates are not ours."
+        )
     for name, wanted in (("dir", engine.data_folder), ("dbfilename", "dump.rdb")):
         if config.get(name) != wanted:
-            return f"the server's setting {name} is {config.get(name)}, wanted {wanted}: move the data there first."
+            return f"the server's setting {name} is {config.get(name)}, wanted {wanted}: move the data there and change the setting first."
     if found.port == site.bundle.knobs.redis_tls_port:
         return f"the server's plaintext port is {found.port}: choose another redis_tls_port."
     highest = max((int(name[2:]) for name in found.info if name.startswith("db") and name[2:].isdigit()), default=0)
@@ -171,7 +173,7 @@ def _size(site: Site, found: Legacy, memory_bytes: int) -> str:
     used, most = int(info.get("used_memory", "0")), knobs.maxmemory_bytes(memory_bytes)
     if used > most * 9 // 10:
         return (
-            f"its data take {used // 1024**2} MiB, and redis_maxmemory allows {most // 1024**2} MiB: entries would be evicted; raise "
+            f"its data takes {used // 1024**2} MiB, and redis_maxmemory allows {most // 1024**2} MiB: entries would be evicted; raise "
             "redis_maxmemory, or give the host more memory."
         )
     clients = int(info.get("connected_clients", "0"))
@@ -186,7 +188,7 @@ def _size(site: Site, found: Legacy, memory_bytes: int) -> str:
     needed = COPIES * used + SPARE_BYTES
     if any(free < needed for free in found.free):
         return (
-            f"there is no room for the backup: {min(found.free) // 1024**2} MiB are free where it goes ({FOLDER} and "
+            f"there is not enough room for the backup: {min(found.free) // 1024**2} MiB are free ({FOLDER} and "
             f"{site.bundle.engine.data_folder}), {needed // 1024**2} MiB are needed; make room first."
         )
     return ""

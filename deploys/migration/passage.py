@@ -36,7 +36,7 @@ PATIENCE_SECONDS = 20
 # A long step shows signs of life as long as its own process is there.
 _ALIVE = f"(while sleep 10 && kill -0 $$ 2>/dev/null; do touch -c {HOLDER}; done) </dev/null >/dev/null 2>&1 & alive=$!"
 
-_SINCE = "has worked on this migration since this one looked where it stands: run again."
+_SINCE = "has worked on this migration since this run began: run again."
 
 # A judgement of the host as it is now: a sentence when the stage may not go on, nothing otherwise.
 Check = Callable[["Passage", Survey], str]
@@ -114,7 +114,7 @@ class Passage:
     def guarded(self) -> str:
         return (
             f"grep -qsF {shlex.quote(self.holder.line())} {HOLDER} || "
-            f"{{ echo 'another run has taken this migration over: see {JOURNAL}.' >&2; exit 1; }}\ntouch {HOLDER}"
+            f"{{ echo 'another run has taken over this migration: see {JOURNAL}.' >&2; exit 1; }}\ntouch {HOLDER}"
         )
 
     def others_worked(self, before: Window) -> bool:
@@ -143,7 +143,7 @@ def _alive(process: int) -> bool:
 
 def at(level: int) -> str:
     """The name of the state after that many stages, for people."""
-    return f"as after {NAMES[level]}" if level >= 0 else "as before the migration"
+    return f"the state after {NAMES[level]}" if level >= 0 else "the state before the migration"
 
 
 def step(passage: Passage, wish: Wish, *, name: str) -> None:
@@ -177,7 +177,7 @@ def take(passage: Passage) -> Generator[StringCommand, None, None]:
         locked(
             f"install -d -m 0755 {STATE}; install -d -m 0700 {FOLDER}\n"
             f"[ ! -e {HOLDER} ] || {free} || grep -qsF {line} {HOLDER} || "
-            "{ echo 'another run has just begun on this migration: run again when it has ended.' >&2; exit 1; }\n"
+            "{ echo 'another run of this migration has just begun: run again when it has ended.' >&2; exit 1; }\n"
             f'[ "$(cat {JOURNAL} 2>/dev/null | grep -c .)" = {len(passage.window.runs)} ] || '
             f"{{ echo 'another run {_SINCE}' >&2; exit 1; }}\n"
             f"umask 077; printf '%s\\n' {line} > {HOLDER}.new; mv -f {HOLDER}.new {HOLDER}; touch {OPEN}\n"
@@ -219,7 +219,7 @@ def conclude(passage: Passage, proof: Proof | None) -> Generator[StringCommand, 
     if problem:
         site.run(locked(f"{passage.guarded()}\n{passage.entry('refused', problem)}"))
         yield fail(
-            f"{site.bundle.name}: {passage.stage.name} is not validated: {problem} Mend it and run again, or go back with "
+            f"{site.bundle.name}: {passage.stage.name} is not validated: {problem} Fix that and run again, or go back with "
             "deploys/rollback.py."
         )
         return

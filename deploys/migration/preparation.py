@@ -34,7 +34,7 @@ def packages(passage: Passage, survey: Survey) -> Iterator[Difference]:
     yield from removal.files_gone(passage.site, survey)
     if survey.file(machine.PACKAGES).kind:
         script = f"{removal.PACKAGES_SCRIPT}\nrm -f {machine.PACKAGES} {machine.BEFORE} {STATE}/group-*"
-        yield Difference("packages that came with Redkeep are there", script)
+        yield Difference("packages installed by Redkeep are still there", script)
 
 
 def _gone(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -47,7 +47,7 @@ def document(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if passage.level >= 0 and not survey.file(f"{BEFORE}/complete").kind:
         yield Difference("the current configuration is not documented", _document(passage))
     elif passage.level < 0 and survey.file(BEFORE).kind:
-        yield Difference("the documented configuration is of no more use", f"rm -rf {BEFORE} {PLAN} {VERIFIED}")
+        yield Difference("the documented configuration is no longer needed", f"rm -rf {BEFORE} {PLAN} {VERIFIED}")
 
 
 def _document(passage: Passage) -> str:
@@ -71,7 +71,7 @@ sync; touch {BEFORE}/complete"""
 def backup(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """A snapshot of the data, restored into a throwaway server and compared. It stays on the way back."""
     if passage.level >= 0 and (passage.again or not survey.file(VERIFIED).kind):
-        yield Difference("there is no proved backup", _backup(passage.site.bundle.engine))
+        yield Difference("there is no verified backup", _backup(passage.site.bundle.engine))
 
 
 def _backup(engine: Engine) -> str:
@@ -88,8 +88,8 @@ for n in $databases; do keys_of $n > "$w/keys$n"; looked_at r $n > "$w/first$n";
 [ -n "$(r CONFIG GET save | tail -1)" ] || [ -e {dump} ] || touch {alone}
 sleep 1.1; since=$(date +%s)
 i=0; until answer=$(r BGSAVE 2>&1); case "$answer" in *started*) true;; *) false;; esac; do
-    case "$answer" in *progress*) ;; *) echo "the snapshot does not begin: $answer" >&2; exit 1;; esac
-    i=$((i+1)); [ $i -lt {BACKUP_SECONDS} ] || {{ echo 'another snapshot does not end' >&2; exit 1; }}; sleep 1
+    case "$answer" in *progress*) ;; *) echo "the snapshot does not start: $answer" >&2; exit 1;; esac
+    i=$((i+1)); [ $i -lt {BACKUP_SECONDS} ] || {{ echo 'another snapshot does not finish' >&2; exit 1; }}; sleep 1
 done
 while [ "$(told rdb_bgsave_in_progress)" = 1 ]; do sleep 0.2; done
 [ "$(told rdb_last_bgsave_status)" = ok ] && [ "$(r LASTSAVE)" -ge $since ] ||
@@ -115,7 +115,7 @@ for n in $databases; do
     LC_ALL=C comm -12 "$w/first$n" "$w/second$n" | LC_ALL=C comm -12 - "$w/third$n" > "$w/steady$n"
     wrong=$(LC_ALL=C comm -23 "$w/steady$n" "$w/restored$n" | grep -c . || true)
     [ "$wrong" = 0 ] || {{
-        echo "$wrong of $(grep -c . < "$w/steady$n") keys looked at in database $n differ in the backup, which has" \\
+        echo "$wrong of $(grep -c . < "$w/steady$n") keys checked in database $n differ in the backup, which has" \\
             "$(grep -c . < "$w/restored$n" || true) of them: $(tail -1 "$d/log")" >&2; exit 1
     }}
     compared=$((compared + $(grep -c . < "$w/steady$n" || true)))
@@ -136,7 +136,7 @@ looked_at() {{
     while IFS= read -r k; do printf 'ECHO %s\\nTYPE %s\\nPEXPIRETIME %s\\nGET %s\\n' "$k" "$k" "$k" "$k"; done < "$w/keys$2" |
         "$1" --no-raw -n "$2" > "$w/answers" || true
     [ $(wc -l < "$w/answers") = $(($(wc -l < "$w/keys$2") * 4)) ] ||
-        {{ echo "a server did not answer in time when keys of database $2 were compared: run again" >&2; exit 1; }}
+        {{ echo "a server did not answer in time while keys of database $2 were compared: run again" >&2; exit 1; }}
     paste - - - - < "$w/answers" |
         awk -F '\\t' '$2 == "string" {{ print; next }} $2 != "none" {{ print $1 "\\t" $2 "\\t" $3 }}' | LC_ALL=C sort
 }}"""
@@ -146,7 +146,7 @@ def plan(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """The way back on paper, for whoever has to go it without us."""
     if passage.level < 0:
         return
-    lines = ["The way back, stage by stage, the last one first. Each: pyinfra INVENTORY deploys/rollback.py", ""]
+    lines = ["The way back, stage by stage, the last one first. For each, run: pyinfra INVENTORY deploys/rollback.py", ""]
     for stage in reversed(STAGES):
         lines.append(f"{stage.name}: {stage.rollback}.")
     engine = passage.site.bundle.engine
@@ -156,7 +156,7 @@ def plan(passage: Passage, survey: Survey) -> Iterator[Difference]:
         f"  cp -a {original_file(engine)} {engine.config}",
         f"  rm -f {engine.drop_in}; systemctl daemon-reload",
         f"  systemctl stop {engine.unit}",
-        f"  install -o {engine.user} -g {engine.user} -m 0660 {BACKUP} {engine.data_folder}/dump.rdb   # only when the data are lost",
+        f"  install -o {engine.user} -g {engine.user} -m 0660 {BACKUP} {engine.data_folder}/dump.rdb   # only if the data is lost",
         f"  systemctl start {engine.unit}",
         "",
     ]

@@ -18,7 +18,7 @@ def backed_up(passage: Passage, _: Survey) -> tuple[str, Seen]:
     """The backup was restored and compared."""
     ok, lines, _errors = passage.site.run(f"cat {VERIFIED}")
     seen = dict(line.split(" ", 1) for line in lines if " " in line)
-    return ("", seen) if ok and "sha256" in seen else ("there is no proved backup.", {})
+    return ("", seen) if ok and "sha256" in seen else ("there is no verified backup.", {})
 
 
 def log_in(passage: Passage, survey: Survey) -> tuple[str, Seen]:
@@ -42,14 +42,14 @@ def encrypted(passage: Passage, survey: Survey) -> tuple[str, Seen]:
     site = passage.site
     certificate = leaf(site, survey).fingerprint
     if survey.server.certificate != certificate:
-        return f"the TLS port shows certificate {survey.server.certificate[:16] or 'none'}, wanted {certificate[:16]}.", {}
+        return f"the TLS port presents certificate {survey.server.certificate[:16] or 'none'}, wanted {certificate[:16]}.", {}
     if site.bundle.knobs.tls_client_certificates == "required":
         port, folder = site.bundle.knobs.redis_tls_port, "/etc/redkeep/operator"
         _ok, lines, _errors = site.run(
             f"timeout 10 {site.bundle.engine.cli} --tls --cacert {folder}/ca.crt -h {passage.window.address} -p {port} PING 2>&1"
         )
         if "PONG" in lines or any("NOAUTH" in line for line in lines):
-            return "the TLS port lets a client in that shows no certificate.", {}
+            return "the TLS port accepts a client without a certificate.", {}
     return "", {"certificate": certificate[:16]}
 
 
@@ -62,7 +62,7 @@ def bounded(passage: Passage, survey: Survey) -> tuple[str, Seen]:
     call = f"{passage.site.bundle.engine.cli} -h {passage.window.address} -p {passage.window.port} PING 2>&1"
     _ok, lines, _errors = passage.site.run(call)
     if not any("NOAUTH" in line for line in lines):
-        return f"a client without a password is answered: {' '.join(lines)[:80]}.", {}
+        return f"the server answers a client without a password: {' '.join(lines)[:80]}.", {}
     return "", {"users": len(wanted), "without a password": "refused"}
 
 
@@ -70,5 +70,5 @@ def as_before(passage: Passage, survey: Survey) -> tuple[str, Seen]:
     """The server's configuration file is the one of before, byte for byte, and it answers at its own port."""
     engine, window = passage.site.bundle.engine, passage.window
     if window.documented and survey.file(engine.config).sha256 != window.original:
-        return f"{engine.config} is not as it was.", {}
+        return f"{engine.config} differs from the file before the migration.", {}
     return "", {"sha256 of the configuration": window.original[:16]} if window.documented else {}

@@ -75,7 +75,7 @@ def command(passage: Passage, survey: Survey) -> Iterator[Difference]:
 def command_gone(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """Before there are users there is no operator."""
     if passage.level < LEVELS["authentication"] and survey.file(OPERATOR).kind:
-        yield Difference("the operator's access is of no more use", f"rm -rf {OPERATOR} {CLI}")
+        yield Difference("the operator's login is no longer needed", f"rm -rf {OPERATOR} {CLI}")
 
 
 def live_users(passage: Passage, survey: Survey) -> Iterator[Difference]:
@@ -98,7 +98,7 @@ def live_users(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if passage.level < LEVELS["authentication"]:
         for user in ours:
             if user.name in running:
-                yield Difference(f"user {user.name} is there", COMMAND_SCRIPT, f"ACL DELUSER {user.name}\n")
+                yield Difference(f"user {user.name} still exists", COMMAND_SCRIPT, f"ACL DELUSER {user.name}\n")
 
 
 def _as_before(text: str, running: dict[str, AclUser], number: tuple[int, int]) -> Iterator[Difference]:
@@ -119,7 +119,7 @@ def certificates(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield from folder_differences([(engine.tls_folder, "root", engine.user, "0750")], survey)
         yield from server.certificates(passage.site, survey)
     elif survey.file(engine.tls_folder).kind:
-        yield Difference(f"folder {engine.tls_folder} is of no more use", f"rm -rf {engine.tls_folder}")
+        yield Difference(f"folder {engine.tls_folder} is no longer needed", f"rm -rf {engine.tls_folder}")
 
 
 def firewall(passage: Passage, survey: Survey) -> Iterator[Difference]:
@@ -128,7 +128,7 @@ def firewall(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield from network.firewall_files(passage.site, survey)
         yield from network.firewall_live(passage.site, survey)
     elif survey.file(network.RULES).kind or survey.file(network.UNIT_FILE).kind:
-        yield Difference("the firewall's rules are there", network.remove_script(survey))
+        yield Difference("the firewall's rules are still loaded", network.remove_script(survey))
 
 
 def open_door(passage: Passage) -> str:
@@ -158,14 +158,14 @@ def live_tls(passage: Passage, survey: Survey) -> Iterator[Difference]:
         if wrong or survey.server.certificate != leaf(passage.site, survey).fingerprint:
             pairs = " ".join(f"{name} {quoted(wanted[name])}" for name in TLS_SETTINGS if name in found)
             what = ", ".join(wrong) or "the certificate"
-            yield Difference(f"the running server's TLS is not as wanted: {what}", COMMAND_SCRIPT, f"CONFIG SET {pairs}\n")
+            yield Difference(f"the running server's TLS settings differ: {what}", COMMAND_SCRIPT, f"CONFIG SET {pairs}\n")
         return
     if found.get("tls-port", "0") != "0":
         port = passage.site.bundle.knobs.redis_tls_port
-        yield Difference("the TLS port is open", f"{COMMAND_SCRIPT}\n{sessions_end(port)}", "CONFIG SET tls-port 0\n")
+        yield Difference("the TLS port is still open", f"{COMMAND_SCRIPT}\n{sessions_end(port)}", "CONFIG SET tls-port 0\n")
     wrong = [name for name in TLS_SETTINGS if name in found and name in window.before and found[name] != window.before[name]]
     if pairs := " ".join(f"{name} {quoted(window.before[name])}" for name in wrong if name != "tls-port"):
-        yield Difference("the TLS settings are not those of before", COMMAND_SCRIPT, f"CONFIG SET {pairs}\n")
+        yield Difference("the TLS settings differ from those before the migration", COMMAND_SCRIPT, f"CONFIG SET {pairs}\n")
 
 
 def sessions_end(port: int) -> str:
@@ -182,9 +182,9 @@ def persisted(passage: Passage, survey: Survey) -> Iterator[Difference]:
         return
     if passage.level < LEVELS["authentication"]:
         if survey.file(engine.config).sha256 != window.original:
-            yield Difference(f"file {engine.config} is not as it was", _place_config(passage, ""))
+            yield Difference(f"file {engine.config} differs from before the migration", _place_config(passage, ""))
         if survey.file(ours).kind:
-            yield Difference(f"file {ours} is of no more use", f"rm -f {ours}")
+            yield Difference(f"file {ours} is no longer needed", f"rm -f {ours}")
         return
     text = include(passage, survey)
     # Whoever listens on every address has the real ports on the throwaway server's, too.

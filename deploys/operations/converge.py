@@ -1,4 +1,4 @@
-"""The one operation of this bundle: mend what differs, and nothing else."""
+"""The one operation of this bundle: repair what differs, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Dress = Callable[[Difference], str]
 
 
 def converge(site: Site, concern: Concern, *, name: str, dress: Dress | None = None) -> None:
-    """Mend what the concern finds, as a pyinfra operation; for a reporting site only note it.
+    """Repair what the concern finds, as a pyinfra operation; for a reporting site only note it.
 
     ``dress`` gives the shell to run for a difference: its script, with what a migration puts around it.
     """
@@ -53,13 +53,13 @@ def mend(site: Site, concern: Concern, dress: Dress | None = None) -> Generator[
         yield from scripts(site, differences, dress=dress)
         return
     for difference in differences:
-        site.say(f"would mend: {difference.what}")
+        site.say(f"would repair: {difference.what}")
     for difference in differences:
         yield StringCommand(locked(dress(difference) if dress else difference.script), _sudo=site.sudo)
 
 
 def scripts(site: Site, differences: Iterable[Difference], *, dress: Dress | None = None) -> Generator[StringCommand, None, None]:
-    """The commands that mend these, each said first. For operations while they execute."""
+    """The commands that repair these, each announced first. For operations while they execute."""
     for difference in differences:
         site.say(difference.what)
         site.changed()

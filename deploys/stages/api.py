@@ -46,7 +46,7 @@ def problem(site: Site, survey: Survey) -> str:
     """Why the host cannot serve the API, or an empty text."""
     if not site.bundle.api_in_unit or survey.has_systemd:
         return ""
-    return "the API is served by systemd, which does not run here: set api_enabled to False, and start `redkeep serve` yourself."
+    return "the API needs systemd, which does not run here: set api_enabled to False and start `redkeep serve` yourself."
 
 
 def account(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -96,7 +96,7 @@ def keys(site: Site, survey: Survey) -> Iterator[Difference]:
     key = site.credentials.api_key().encode() + b"\n"
     yield from file_differences([ManagedFile(newest, key, group=site.bundle.knobs.app_group, mode="0640")], survey)
     if not before and survey.file(older).kind:
-        yield Difference(f"file {older} holds a key that is no longer valid", f"rm -f {older}")
+        yield Difference(f"file {older} contains a key that is no longer valid", f"rm -f {older}")
 
 
 def values() -> dict[str, str]:
@@ -153,7 +153,7 @@ def unwanted(site: Site, survey: Survey) -> Iterator[Difference]:
     """What an earlier deploy with the API left."""
     if survey.file(UNIT_FILE).kind or survey.file(FOLDER).kind:
         what = f"unit {UNIT}" if survey.file(UNIT_FILE).kind else f"folder {FOLDER}"
-        yield Difference(f"{what} is there, and api_enabled is False", gone())
+        yield Difference(f"{what} exists although api_enabled is False", gone())
 
 
 def other_way(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -162,9 +162,9 @@ def other_way(site: Site, survey: Survey) -> Iterator[Difference]:
     there = [path for name in names if survey.file(path := f"{FOLDER}/{name}").kind]
     if site.bundle.api_in_container and survey.file(UNIT_FILE).kind:
         script = f"systemctl disable --now {UNIT} >/dev/null 2>&1 || true\nrm -f {UNIT_FILE}\nsystemctl daemon-reload"
-        yield Difference(f"unit {UNIT} is there beside the container", script)
+        yield Difference(f"unit {UNIT} exists beside the container", script)
     if there:
-        yield Difference(f"files are of no use to the API here: {' '.join(there)}", f"rm -f {' '.join(there)}")
+        yield Difference(f"files are not needed by the API here: {' '.join(there)}", f"rm -f {' '.join(there)}")
 
 
 def start_script() -> str:
@@ -188,7 +188,7 @@ def older_key_use(site: Site) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict):
         reason = next((line.strip() for line in reversed(errors) if line.strip()), "no answer")
-        raise DeployError(f"{site.bundle.name}: the API does not say who uses its older key ({reason[:200]}): run again.")
+        raise DeployError(f"{site.bundle.name}: the API does not report who uses its older key ({reason[:200]}): run again.")
     return found
 
 
@@ -210,10 +210,10 @@ systemctl daemon-reload
 @deploy("API")
 def api(site: Site) -> None:
     if not site.bundle.knobs.api_enabled:
-        converge(site, unwanted, name="Take the API away")
+        converge(site, unwanted, name="Remove the API")
     if not site.bundle.api_in_unit:
         return
-    converge(site, account, name="Make the API's user")
+    converge(site, account, name="Create the API's user")
     converge(site, files, name="Write the API's service and its credentials")
-    converge(site, other_way, name="Remove what the API's container had")
+    converge(site, other_way, name="Remove the files of the API's container")
     converge(site, running, name="Start the API")

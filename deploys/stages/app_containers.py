@@ -91,8 +91,8 @@ def files(site: Site, survey: Survey) -> Iterator[Difference]:
 @deploy("The app's containers")
 def app_containers(site: Site) -> None:
     """Before the containers themselves: who they run as, and what they read."""
-    converge(site, api.other_way, name="Take the API's service away")
-    converge(site, application.account, name="Make the app's group")
-    converge(site, api.account, name="Make the API's user")
-    converge(site, folders, name="Make the folders of the API and the dashboard")
-    converge(site, files, name="Write what the API and the dashboard read")
+    converge(site, api.other_way, name="Remove the API's service")
+    converge(site, application.account, name="Create the app's group")
+    converge(site, api.account, name="Create the API's user")
+    converge(site, folders, name="Create the folders of the API and the dashboard")
+    converge(site, files, name="Write the settings of the API and the dashboard")

@@ -92,7 +92,7 @@ def images(site: Site, survey: Survey) -> Iterator[Difference]:
     for extra in wanted(site):
         name, found = reference(site, survey, extra), identity(site, survey, extra)
         if not found:
-            wrong = "is another one than it was" if name in survey.docker.images else "is missing"
+            wrong = "differs from the recorded one" if name in survey.docker.images else "is missing"
             where = source(site, extra)
             script, stdin = (
                 where.bring(name)
@@ -104,7 +104,7 @@ def images(site: Site, survey: Survey) -> Iterator[Difference]:
             )
             yield Difference(f"image {name} {wrong}", f"{script}\n{told_version(extra, name)}", stdin)
         elif found not in survey.docker.versions:
-            yield Difference(f"image {name} has not told the version of its package", told_version(extra, name))
+            yield Difference(f"image {name} has not reported the version of its package", told_version(extra, name))
 
 
 def _context(site: Site, survey: Survey, extra: str) -> str:
@@ -147,9 +147,9 @@ def told_version(extra: str, name: str) -> str:
     return f"""said=$(docker run {BARE} {name} --version 2>&1) || {{
     echo "the image {name} does not run redkeep: $(echo "$said" | tail -1)" >&2; exit 1; }}
 version=$(echo "$said" | sed -n 's/^redkeep \\([0-9][^ ]*\\)$/\\1/p')
-[ -n "$version" ] || {{ echo "the image {name} holds no redkeep: $(echo "$said" | head -1)" >&2; exit 1; }}
+[ -n "$version" ] || {{ echo "the image {name} contains no redkeep: $(echo "$said" | head -1)" >&2; exit 1; }}
 said=$(docker run {BARE} --entrypoint python3 {name} -c 'import {MODULES[extra]}' 2>&1) || {{
-    echo "the image {name} holds a redkeep that cannot load its extra {extra}: $(echo "$said" | tail -1)" >&2; exit 1; }}
+    echo "the image {name} contains a redkeep that cannot load its extra {extra}: $(echo "$said" | tail -1)" >&2; exit 1; }}
 {note(name)}"""
 
 

@@ -56,7 +56,7 @@ def account(site: Site, survey: Survey) -> Iterator[Difference]:
     if survey.file(f"{STATE}/group-{group}").kind:
         for user in survey.groups.get(group, ()):
             if user not in site.bundle.knobs.app_users:
-                what = f"user {user} may read the app's credentials by the group {group}, but is not in app_users"
+                what = f"user {user} can read the app's credentials through the group {group}, but is not in app_users"
                 yield Difference(what, f"gpasswd --delete {shlex.quote(user)} {group} >/dev/null")
 
 
@@ -173,6 +173,6 @@ def values(site: Site, survey: Survey) -> dict[str, str]:
 
 @deploy("Application")
 def application(site: Site) -> None:
-    converge(site, account, name="Make the app's group")
+    converge(site, account, name="Create the app's group")
     converge(site, package, name="Install the package")
     converge(site, environment, name="Write the app's credentials")

@@ -43,7 +43,7 @@ def asked(site: Site) -> Plan:
         raise DeployError(str(error)) from None
     if site.bundle.is_redis and not site.survey().file(MANAGED).kind:
         raise DeployError(
-            f"{site.bundle.name}: it was never deployed to, there is nothing to back up: run deploys/secure_redis.py."
+            f"{site.bundle.name}: there is nothing to back up, because it was never deployed to: run deploys/secure_redis.py."
         )
     return plan
 
@@ -52,9 +52,9 @@ def choose(data: Mapping[str, Any], folder: Path) -> Plan:
     """The plan in ``data``: keep, drill, backups_folder. Raises ConfigurationError."""
     keep, drill = str(data.get("keep") or backups.KEEP), str(data.get("drill") or "no")
     if not keep.isascii() or not keep.isdigit() or not 1 <= int(keep) <= 10_000:
-        raise ConfigurationError(f"keep={keep} is no number of backups: give one from 1 to 10000.")
+        raise ConfigurationError(f"keep={keep} is not a number of backups: give one from 1 to 10000.")
     if drill not in ("yes", "no"):
-        raise ConfigurationError(f"drill={drill} is neither yes nor no.")
+        raise ConfigurationError(f"drill={drill} must be yes or no.")
     return Plan(int(keep), drill == "yes", Path(data.get("backups_folder") or folder))
 
 
@@ -62,8 +62,8 @@ def choose(data: Mapping[str, Any], folder: Path) -> Plan:
 def back_up(site: Site, plan: Plan) -> Generator[StringCommand, None, None]:
     """Take a backup; with a drill also load it again and compare. What was there before stays until it is complete."""
     if state.current_stage != StateStage.Execute:
-        tried = ", load it again by a throwaway server and compare" if plan.drill else ""
-        site.say(f"would seal a snapshot into {plan.folder}{tried}, and keep the newest {plan.keep} of this host")
+        tried = ", load it into a throwaway server, compare" if plan.drill else ""
+        site.say(f"would encrypt a snapshot into {plan.folder}{tried}, and keep the newest {plan.keep} backups of this host")
         yield StringCommand("true")
         return
     try:
@@ -72,7 +72,7 @@ def back_up(site: Site, plan: Plan) -> Generator[StringCommand, None, None]:
         if plan.drill:
             site.say(drill(site, made))
         for path in backups.retire(plan.folder, site.bundle.name, keep=plan.keep):
-            site.say(f"{path.name} is gone: {plan.keep} are kept")
+            site.say(f"{path.name} was deleted: {plan.keep} are kept")
     except (DeployError, RedkeepError, OSError) as error:
         yield fail(str(error))
 
@@ -128,7 +128,7 @@ def judged(site: Site, backup: Backup, loaded: int, found: Comparison) -> str:
     keys, expires = int(backup.head["keys"]), int(backup.head["expires"])
     if not keys - expires <= loaded <= keys:
         raise DeployError(
-            f"{site.bundle.name}: the backup has {keys} keys, {expires} of them with an end, but {loaded} were loaded."
+            f"{site.bundle.name}: the backup has {keys} keys, {expires} of them with an expiry, but {loaded} were loaded."
         )
     if found.sampled and not found.same:
         raise DeployError(f"{site.bundle.name}: the backup was loaded, but nothing in it is on the server: {found}.")

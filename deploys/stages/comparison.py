@@ -72,7 +72,7 @@ class Comparison:
     gone: int = 0
 
     def __str__(self) -> str:
-        return f"of {self.sampled} sampled {self.same} are the same on the server now, {self.changed} changed and {self.gone} gone since"
+        return f"of {self.sampled} sampled keys {self.same} are the same on the server now, {self.changed} changed and {self.gone} are gone"
 
 
 def compare(site: Site, *, here: str, there: str = CLI, sample: int = SAMPLE) -> Comparison:

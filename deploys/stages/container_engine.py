@@ -73,7 +73,7 @@ def running(site: Site, survey: Survey) -> Iterator[Difference]:
         yield Difference("the container engine does not run", start("start"))
     elif site.bundle.knobs.docker_engine == "hardened" and survey.file(SETTINGS_FILE).modified > unit.started:
         yield Difference(
-            "the container engine was started before its settings were written (needs a restart; containers go on)",
+            "the container engine was started before its settings were written (needs a restart; containers keep running)",
             _restart(),
         )
 
@@ -98,7 +98,7 @@ sleep 1
     if [ -s {BEFORE} ]; then cat {BEFORE} > {SETTINGS_FILE}; else rm -f {SETTINGS_FILE}; fi
     systemctl reset-failed {UNIT} || true
     systemctl restart {UNIT} || true
-    echo 'it has the settings back that it had before: take away what contradicts, or set docker_engine to "as-found"' >&2
+    echo 'its previous settings were restored: remove the conflicting ones, or set docker_engine to "as-found"' >&2
     exit 1
 }}"""
 
@@ -121,7 +121,7 @@ def problem(site: Site, survey: Survey) -> str:
     if docker.server and not docker.compose:
         return "its container engine has no compose: install docker-compose, or the engine's plugin docker-compose-plugin."
     if docker.settings is None:
-        return f"{SETTINGS_FILE} is no JSON object, so that its settings cannot be kept: mend it, or remove it."
+        return f"{SETTINGS_FILE} is not a JSON object, so its settings cannot be kept: correct it, or remove it."
     if (
         site.bundle.knobs.docker_engine == "hardened"
         and not managed
@@ -129,8 +129,8 @@ def problem(site: Site, survey: Survey) -> str:
         and merged(docker.settings) != docker.settings
     ):
         return (
-            f"{docker.foreign} container{'s' if docker.foreign > 1 else ''} of others run{'' if docker.foreign > 1 else 's'} on its engine, "
-            'whose settings would change: stop them for the deploy, or set docker_engine to "as-found".'
+            f"{docker.foreign} other container{'s' if docker.foreign > 1 else ''} run{'' if docker.foreign > 1 else 's'} on its engine, "
+            'whose settings would change: stop them during the deploy, or set docker_engine to "as-found".'
         )
     return ""
 

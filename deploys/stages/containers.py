@@ -129,7 +129,7 @@ def _container(site: Site, survey: Survey, wanted: stack.Service) -> Iterator[Di
     name = wanted.name
     found = survey.docker.container(name)
     if found is None:
-        yield Difference(f"container {name} is not there", start_script(site, service=name))
+        yield Difference(f"container {name} is missing", start_script(site, service=name))
         return
     faults = list(stack.container_faults(found, wanted, identity(site, survey, name)))
     if faults:
@@ -198,7 +198,7 @@ rm -rf {engine.drop_in.rpartition("/")[0]} /etc/logrotate.d/{engine.package} /et
 systemctl daemon-reload""",
         )
     if not site.bundle.in_container and survey.file(stack.COMPOSE).kind:
-        yield Difference("the stack of the docker runtime is there", gone())
+        yield Difference("the stack of the docker runtime is still there", gone())
 
 
 def gone() -> str:
@@ -220,24 +220,24 @@ def problem(site: Site, survey: Survey) -> str:
         return str(error)
     if others := [c.name for c in survey.docker.containers if SPECIFICATION not in c.labels]:
         return (
-            f"a compose project named {PROJECT} that Redkeep did not make is here ({', '.join(sorted(others))}), and its containers "
-            "would be taken for leftovers: give that project another name (COMPOSE_PROJECT_NAME), or remove it."
+            f"a compose project named {PROJECT} that Redkeep did not create is on the host ({', '.join(sorted(others))}); its containers "
+            "would be removed as leftovers: give that project another name (COMPOSE_PROJECT_NAME), or remove it."
         )
     if not survey.has_systemd:
-        return "it runs without systemd, which starts the firewall and the stack at boot: set redis_runtime to native."
+        return "it runs without systemd, which the firewall and the stack need at boot: set redis_runtime to native."
     return image.problem(site, survey) or app_images.problem(site, survey)
 
 
 @deploy("Runtime")
 def runtime(site: Site) -> None:
-    converge(site, unwanted, name="Take the other runtime away")
+    converge(site, unwanted, name="Remove the other runtime")
 
 
 def stack_running(site: Site) -> None:
     """Everything about the stack, in the order in which it is brought up."""
     converge(site, stack_files, name="Write the stack")
-    converge(site, network, name="Set the stack's networks right")
+    converge(site, network, name="Set up the stack's networks")
     converge(site, containers, name="Start the containers")
-    converge(site, leftovers, name="Remove what the stack no longer has")
+    converge(site, leftovers, name="Remove what the stack no longer uses")
     converge(site, at_boot, name="Start the stack at boot")
     converge(site, app_images.old_images, name="Remove images no longer in use")

@@ -53,10 +53,10 @@ def image(site: Site, survey: Survey) -> Iterator[Difference]:
     engine = site.bundle.engine
     if not found:
         script, stdin = _way(site, name)
-        wrong = "is another one than it was" if name in survey.docker.images else "is missing"
+        wrong = "differs from the recorded one" if name in survey.docker.images else "is missing"
         yield Difference(f"image {name} {wrong}", f"{script}\n{told_version(engine, name)}", stdin)
     elif found not in survey.docker.versions:
-        yield Difference(f"image {name} has not told the version of its server", told_version(engine, name))
+        yield Difference(f"image {name} has not reported the version of its server", told_version(engine, name))
 
 
 def _way(site: Site, name: str) -> tuple[str, str | Callable[[], str]]:
@@ -85,10 +85,10 @@ def told_version(engine: Engine, name: str) -> str:
     return f"""said=$(docker run {BARE} --entrypoint {engine.package} {name} --version 2>&1) || {{
     echo "the image {name} does not run {engine.package}: $(echo "$said" | tail -1)" >&2; exit 1; }}
 version=$(echo "$said" | sed -n 's/.* v=\\([0-9.]*\\) .*/\\1/p')
-[ -n "$version" ] || {{ echo "the image {name} holds no {engine.package}: $(echo "$said" | head -1)" >&2; exit 1; }}
-case $version in [0-6].*) echo "the image {name} holds {engine.package} $version: 7.0 or later is needed" >&2; exit 1;; esac
+[ -n "$version" ] || {{ echo "the image {name} contains no {engine.package}: $(echo "$said" | head -1)" >&2; exit 1; }}
+case $version in [0-6].*) echo "the image {name} contains {engine.package} $version: 7.0 or later is needed" >&2; exit 1;; esac
 docker run {BARE} --entrypoint /bin/sh {name} -c 'command -v redis-cli || command -v valkey-cli' >/dev/null 2>&1 || {{
-    echo "the image {name} has no /bin/sh that finds redis-cli or valkey-cli, which its start and its health check need" >&2; exit 1; }}
+    echo "the image {name} has no /bin/sh that finds redis-cli or valkey-cli; its start and its health check need them" >&2; exit 1; }}
 {note(name)}"""
 
 

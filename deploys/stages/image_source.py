@@ -57,7 +57,7 @@ class ImageSource:
                 f"save one for {own}."
             )
         if survey.docker.room is not None and survey.docker.room < needed:
-            return f"{survey.docker.room // 1024} MiB are free for images, {needed // 1024} are needed: make room in /var/lib/docker."
+            return f"{survey.docker.room // 1024} MiB are free for images, {needed // 1024} MiB are needed: make room in /var/lib/docker."
         return ""
 
 
@@ -75,7 +75,7 @@ def note(name: str) -> str:
 
 def _load(file: ImageArchive, name: str) -> str:
     return f"""loaded=$(base64 -d | docker load --quiet 2>&1) || {{ echo "the image of {file.path.name} cannot be loaded: $loaded" >&2; exit 1; }}
-docker tag {file.id} {name} || {{ echo "{file.path.name} held another image than {file.id}" >&2; exit 1; }}
+docker tag {file.id} {name} || {{ echo "{file.path.name} contained another image than {file.id}" >&2; exit 1; }}
 was=$(echo "$loaded" | sed -n 's/^Loaded image: //p')
 [ -z "$was" ] || docker rmi "$was" >/dev/null 2>&1 || true"""
 

@@ -68,7 +68,7 @@ def packages(site: Site, survey: Survey) -> Iterator[Difference]:
     never runs, not even once, and not after a reboot in between either."""
     if not survey.file(MANAGED).kind:
         yield Difference(
-            f"folder {STATE} is missing: Redkeep was never here",
+            f"folder {STATE} is missing",
             f"install -d -m 0755 {STATE}\n"
             + (stock_stopped(site, survey) if site.bundle.is_redis else "")
             + f"\necho 'This host is managed by redkeep.' > {MANAGED}",

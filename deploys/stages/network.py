@@ -20,9 +20,7 @@ LOADER = "/usr/local/sbin/redkeep-firewall"
 UNIT = "redkeep-firewall.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
 # Shell that says why the unit failed.
-WHY = (
-    f"echo '{UNIT} failed, and nothing that it protects is started; its last words:' >&2; journalctl -q -n 3 -o cat -u {UNIT} >&2"
-)
+WHY = f"echo '{UNIT} failed, so nothing that it protects is started; its log ends with:' >&2; journalctl -q -n 3 -o cat -u {UNIT} >&2"
 
 
 def wanted(site: Site) -> bool:
@@ -39,7 +37,7 @@ def question(site: Site) -> Question:
 def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
     if not wanted(site):
         if survey.file(RULES).kind:
-            yield Difference("a firewall is there but not wanted", remove_script(survey))
+            yield Difference("a firewall exists but is not wanted", remove_script(survey))
         return
     reload_unit = "systemctl daemon-reload" if survey.has_systemd else ""
     yield from file_differences(
@@ -100,7 +98,7 @@ def firewall_live(site: Site, survey: Survey) -> Iterator[Difference]:
         return
     live, _, noted = survey.firewall.partition(" ")
     if not noted or live != noted:
-        yield Difference("the firewall's rules in the kernel are not the ones of redkeep", LOADER)
+        yield Difference("the firewall's rules in the kernel are not those of redkeep", LOADER)
     unit = survey.units.get(UNIT)
     if survey.has_systemd and (unit is None or unit.enabled != "enabled" or unit.active != "active"):
         failed = unit is not None and unit.active == "failed"

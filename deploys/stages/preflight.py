@@ -83,7 +83,7 @@ def distribution(site: Site, survey: Survey) -> str:
     name, like = survey.host.get("id", ""), survey.host.get("like", "")
     release = survey.host.get("release", "")
     if name != "debian" and "debian" not in like.split():
-        return f"the system is {name or 'unknown'}, not Debian or one of its children: Redkeep deploys to Debian 12 and later."
+        return f"the system is {name or 'unknown'}, not Debian or a derivative: Redkeep deploys to Debian 12 and later."
     if name == "debian" and release.isdigit() and int(release) < 12:
         return f"Debian {release} ships a Redis before 7.0: upgrade the host to Debian 12 or later."
     if (
@@ -101,7 +101,7 @@ def memory(site: Site, survey: Survey) -> str:
     least = site.bundle.knobs.minimum_memory_mib
     found = survey.memory_bytes // 1024**2
     if found < least:
-        return f"{found} MiB of memory are less than minimum_memory_mib ({least}): give the host more memory, or lower the knob."
+        return f"{found} MiB of memory is less than minimum_memory_mib ({least}): give the host more memory, or lower the knob."
     if site.bundle.is_redis and site.bundle.knobs.maxmemory_bytes(survey.memory_bytes) > survey.memory_bytes * 9 // 10:
         return f"redis_maxmemory leaves too little of the host's {found} MiB for the system: lower it below 90%."
     return ""
@@ -111,7 +111,7 @@ def clock(site: Site, survey: Survey) -> str:
     off = int(survey.host.get("time", "0")) - time.time()
     if abs(off) > CLOCK_SECONDS:
         hours = f"{abs(off) / 3600:.1f} hours {'ahead' if off > 0 else 'behind'}"
-        return f"its clock is {hours}, and certificates would not hold: set the clock (apt install systemd-timesyncd)."
+        return f"its clock is {hours}, so certificates would be rejected: set the clock (apt install systemd-timesyncd)."
     return ""
 
 
@@ -121,7 +121,7 @@ def port(site: Site, survey: Survey) -> str:
     for address, process in survey.sockets:
         if process and process != site.bundle.engine.package:
             if survey.file(machine.MANAGED).kind and process in {engine.package for engine in ENGINES.values()}:
-                return f"it runs {process} of an earlier deploy: to change redis_engine, run deploys/destroy.py with the old one first."
+                return f"it runs {process} from an earlier deploy: to change redis_engine, run deploys/destroy.py with the old engine first."
             return f"{address} is in use by {process}: stop it, or choose another redis_tls_port."
     return ""
 
@@ -130,7 +130,7 @@ def open_migration(site: Site, survey: Survey) -> str:
     """In between the host is neither as it was nor as it shall be: only a migration's own verbs know it then."""
     if not survey.file(OPEN).kind:
         return ""
-    return "a migration is under way: go on with deploys/migrate.py, or back with deploys/rollback.py, until its end."
+    return "a migration is under way: finish it with deploys/migrate.py, or undo it with deploys/rollback.py."
 
 
 def foreign_server(site: Site, survey: Survey) -> str:
@@ -141,11 +141,11 @@ def foreign_server(site: Site, survey: Survey) -> str:
     ok, lines, _ = site.run(USAGE.format(engine=engine))
     signs = [line for line in lines if line.strip()]
     if not ok:
-        signs = ["it could not be asked"]
+        signs = ["its state could not be read"]
     if signs:
         return (
             f"a {engine.package} that Redkeep did not make is in use here ({'; '.join(signs)}), and it was not touched: "
-            "deploys/migrate.py moves a server in use, stage by stage (docs/migration.md); or remove the package and its data first."
+            "deploys/migrate.py migrates a server in use, stage by stage (docs/migration.md); or remove the package and its data first."
         )
     return ""
 
@@ -156,8 +156,8 @@ def foreign_secrets(site: Site, survey: Survey) -> str:
     if not survey.authorities or survey.authorities & ours or host.data.get("replace_secrets") == "yes":
         return ""
     return (
-        f"it was set up with other secrets than secrets/{site.environment} holds: bring that folder here from whoever deployed "
-        "last. To give it new passwords and keys instead, so that no value stored before opens, add --data replace_secrets=yes."
+        f"it was set up with other secrets than those in secrets/{site.environment}: copy that folder here from whoever deployed "
+        "last. To give it new passwords and keys instead, which makes stored values unreadable, add --data replace_secrets=yes."
     )
 
 
@@ -171,7 +171,7 @@ def accounts(site: Site, survey: Survey) -> str:
     if site.bundle.is_app:
         for user in site.bundle.knobs.app_users:
             if user not in survey.users:
-                return f"there is no user {user} here: make it first, or take it out of app_users."
+                return f"there is no user {user} here: create it first, or remove it from app_users."
     return ""
 
 
@@ -181,10 +181,10 @@ was=$(dpkg-query -W -f '${{Conffiles}}' {engine.package} | awk '$1 == "{engine.c
 [ "$was" = "$(md5sum < {engine.config} | cut -d' ' -f1)" ] || echo 'its configuration was changed'
 size=$(find {engine.data_folder} -type f -size +256c -printf x 2>/dev/null | wc -c)
 [ "$size" = 0 ] || echo 'it keeps data on disk'
-[ "$(pgrep -cx {engine.package})" -le 1 ] || echo 'more than one server runs'
+[ "$(pgrep -cx {engine.package})" -le 1 ] || echo 'more than one server is running'
 if pgrep -x {engine.package} >/dev/null; then
-    if [ "$({engine.cli} PING 2>/dev/null)" != PONG ]; then echo 'it runs and does not answer on its stock port'; else
-    keys=$({engine.cli} INFO keyspace | grep -c '^db'); [ "$keys" = 0 ] || echo 'it holds keys'
+    if [ "$({engine.cli} PING 2>/dev/null)" != PONG ]; then echo 'it runs but does not answer on its default port'; else
+    keys=$({engine.cli} INFO keyspace | grep -c '^db'); [ "$keys" = 0 ] || echo 'it contains keys'
     clients=$({engine.cli} CLIENT LIST | grep -c .); [ "$clients" -le 1 ] || echo 'clients are connected'; fi
 fi
 """

@@ -1,4 +1,4 @@
-"""The end of a deploy: the package proves from where the app stands that the promises hold."""
+"""The end of a deploy: the package verifies from the app's side that every control holds."""
 
 from __future__ import annotations
 
@@ -20,18 +20,16 @@ def prove(site: Site) -> Generator[StringCommand, None, None]:
     """Run ``redkeep status`` on the host, show its table, and fail the host when a control is weak. Changes nothing."""
     if state.current_stage != StateStage.Execute:
         return
-    site.say(
-        f"{site.changes} thing{'s were' if site.changes > 1 else ' was'} mended" if site.changes else "nothing had to change"
-    )
+    site.say(f"{site.changes} change{'s' if site.changes > 1 else ''} made" if site.changes else "nothing had to change")
     ok, lines, errors = site.run(f"{COMMAND} status")
     for line in lines:
         logger.info(line)
     if not ok and site.bundle.knobs.firewall and reach_alone_is_unknown(site.run(f"{COMMAND} status --json")[1]):
-        logger.info("The rules on Redis' own host, which cannot be seen from here, were compared by this deploy.")
+        logger.info("The firewall rules on the Redis host are not visible from here; this deploy has checked them there.")
     elif not ok:
         for line in errors:
             logger.error(line)
-        yield fail("not every control holds: the table above says which, and what to do.")
+        yield fail("not every control holds: the table above says which ones, and what to do.")
 
 
 def reach_alone_is_unknown(lines: Sequence[str]) -> bool:
@@ -45,4 +43,4 @@ def reach_alone_is_unknown(lines: Sequence[str]) -> bool:
 
 @deploy("Proof")
 def proof(site: Site) -> None:
-    prove(site=site, name="Prove an encrypted write and read, and every control")
+    prove(site=site, name="Verify an encrypted write and read, and every control")

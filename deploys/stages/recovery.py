@@ -47,10 +47,12 @@ def asked(site: Site) -> Plan:
     data = {name: host.data.get(name) for name in ARGUMENTS}
     others = [other for other in hosts_of_run() if "redis" in other.groups and other.name != site.bundle.name]
     if others:
-        raise DeployError(f"A backup is one host's, and here are {len(others) + 1} with a Redis: name one with --limit.")
+        raise DeployError(
+            f"A backup belongs to one host, but this inventory has {len(others) + 1} Redis hosts: name one with --limit."
+        )
     survey = site.survey()
     if not survey.file(MANAGED).kind or not survey.server.reachable:
-        raise DeployError(f"{site.bundle.name}: its Redis does not run as Redkeep made it: run deploys/secure_redis.py first.")
+        raise DeployError(f"{site.bundle.name}: its Redis is not running as deployed: run deploys/secure_redis.py first.")
     try:
         backup = chosen(data)
         for _ in backups.content_of(backup, private_key=open_store(site.secrets).backup_key()):
@@ -64,7 +66,7 @@ def asked(site: Site) -> Plan:
 def chosen(data: Mapping[str, Any]) -> Backup:
     """The backup in ``data``. Raises ConfigurationError."""
     if str(data.get("force") or "no") not in ("yes", "no"):
-        raise ConfigurationError(f"force={data['force']} is neither yes nor no.")
+        raise ConfigurationError(f"force={data['force']} must be yes or no.")
     if not data.get("file"):
         raise ConfigurationError("Say which backup: --data file=backups/<environment>/<name>.redkeep")
     return backups.read_backup(Path(str(data["file"])))
@@ -75,8 +77,8 @@ def check_keys(backup: Backup, ring: Sequence[str], *, force: bool) -> None:
     then = [str(key) for key in backup.head.get("encryption_keys", [])]
     if then and not set(then) & set(ring) and not force:
         raise ConfigurationError(
-            f"The values in {backup.path.name} are sealed under {', '.join(then)}, and no such key is in the secrets now, so that "
-            "none would open: bring the secrets of that time, or add --data force=yes."
+            f"The values in {backup.path.name} are encrypted with {', '.join(then)}, and no such key is in the secrets now, so "
+            "none could be decrypted: bring back the secrets of that time, or add --data force=yes."
         )
 
 
@@ -87,7 +89,7 @@ def restore(site: Site, plan: Plan) -> Generator[StringCommand, None, None]:
     if state.current_stage != StateStage.Execute:
         site.say(
             f"would load {backup.path.name} ({backup.head.get('keys')} keys of {backup.head.get('host')}, {backup.head.get('taken')}) beside "
-            "the server, back up what is there now, restart the server with the new, compare, and go back if they differ"
+            "the server, back up the current data, restart the server with the restored data, compare, and go back if they differ"
         )
         yield StringCommand("true")
         return
@@ -96,7 +98,7 @@ def restore(site: Site, plan: Plan) -> Generator[StringCommand, None, None]:
         snapshot.send(site, content, folder=NEW, sha256=str(backup.head["sha256"]))
         loaded = _try(site, backup)
         before = _set_aside(site, plan)
-        site.say(f"{loaded} keys are ready; {before}")
+        site.say(f"{loaded} keys are loaded; {before}")
         if problem := _replace(site, backup, loaded):
             yield fail(f"{site.bundle.name}: {problem} The server has its old data again.")
             return
@@ -116,21 +118,21 @@ def _try(site: Site, backup: Backup) -> int:
     except DeployError as error:
         if "RDB format version" in str(error) and site.bundle.in_container:
             raise DeployError(
-                f"{site.bundle.name}: the backup is of {backup.version}, whose format is newer than this host's "
-                f"{snapshot.checker(site.bundle.engine)} reads, which tries it before the container does: upgrade the package it is of."
+                f"{site.bundle.name}: the backup is from {backup.version}, whose format is too new for this host's "
+                f"{snapshot.checker(site.bundle.engine)}, which checks it before the container loads it: upgrade the package of that tool."
             ) from None
         if "RDB format version" in str(error):
             version = site.survey().server.info.get("valkey_version") or site.survey().server.info.get("redis_version", "?")
             raise DeployError(
-                f"{site.bundle.name}: the backup is of {backup.version}, whose format is newer than {site.bundle.engine.name} "
-                f"{version} reads: restore it on a host with that version or a later one."
+                f"{site.bundle.name}: the backup is from {backup.version}, whose format is too new for {site.bundle.engine.name} "
+                f"{version}: restore it on a host with that version or a later one."
             ) from None
         raise
     limit = int(site.survey().server.config.get("maxmemory", "0"))
     needed = snapshot.memory(site, NEW)
     if limit and needed > limit:
         raise DeployError(
-            f"{site.bundle.name}: the data takes {needed // 1024**2} MiB and redis_maxmemory is {limit // 1024**2} MiB, so that keys would go "
+            f"{site.bundle.name}: the data takes {needed // 1024**2} MiB and redis_maxmemory is {limit // 1024**2} MiB, so keys would be evicted "
             "at once: raise it, deploy, and run again."
         )
     return loaded
@@ -141,9 +143,9 @@ def _set_aside(site: Site, plan: Plan) -> str:
     has set aside is older, and stays."""
     kept = sum(keys_of(site))
     if site.run(f"[ -s {BEFORE}/dump.rdb ]")[0]:
-        return "what an earlier run has set aside stays aside"
+        return "the data that an earlier run saved is kept"
     made = backing_up.make(site, plan.folder, leave=BEFORE)
-    return f"the {kept} there now are in {made.path}"
+    return f"the {kept} current keys are backed up in {made.path}"
 
 
 def _replace(site: Site, backup: Backup, loaded: int) -> str:
@@ -182,8 +184,8 @@ def _swap(site: Site, source: str) -> None:
     if not ok:
         words = " ".join(line.strip() for line in errors if line.strip())[-300:]
         raise DeployError(
-            f"{site.bundle.name}: the server cannot be given {source} ({words}); its data from before is in {BEFORE}: where it does not "
-            "run, deploys/secure_redis.py starts it; then run the same command again."
+            f"{site.bundle.name}: the server cannot use {source} ({words}); its previous data is in {BEFORE}. If the server "
+            "does not run, deploys/secure_redis.py starts it; then run the same command again."
         )
 
 
@@ -193,7 +195,7 @@ def _differs(site: Site, backup: Backup, loaded: int) -> str:
     found = compare(site, here=snapshot.throwaway_cli(site, NEW))
     # Clients are back already: they write new keys and change some.
     if now < loaded - expires or found.changed > found.same or found.gone > expires:
-        return f"{loaded} keys were loaded, {expires} of them with an end, but the server has {now}, and {found}."
+        return f"{loaded} keys were loaded, {expires} of them with an expiry, but the server has {now}, and {found}."
     return ""
 
 

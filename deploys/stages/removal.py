@@ -36,7 +36,7 @@ def confirm(site: Site) -> None:
     """Raise DeployError unless the caller named the environment that is to go, and in the middle of a migration."""
     if host.data.get("confirm") != site.environment:
         raise DeployError(
-            f"This removes Redis and all its data from {site.bundle.name}. If that is what you want, add: "
+            f"This removes Redis and all its data from {site.bundle.name}. If you want that, add: "
             f"--data confirm={site.environment}"
         )
     if problem := preflight.open_migration(site, site.survey()):
@@ -46,9 +46,9 @@ def confirm(site: Site) -> None:
 def stack_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     """The containers, and the engine's own settings back."""
     if survey.file(stack.COMPOSE).kind:
-        yield Difference("the stack of the docker runtime is there", containers.gone())
+        yield Difference("the stack of the docker runtime is still there", containers.gone())
     if survey.file(container_engine.BEFORE).kind:
-        yield Difference("the container engine has settings of redkeep", container_engine.put_back(survey))
+        yield Difference("the container engine still has settings of redkeep", container_engine.put_back(survey))
 
 
 def server_folders(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -56,7 +56,7 @@ def server_folders(site: Site, survey: Survey) -> Iterator[Difference]:
     engine = site.bundle.engine
     there = [path for path in (engine.folder, engine.data_folder) if survey.file(path).kind]
     if site.bundle.in_container and there and survey.file(machine.MANAGED).kind:
-        yield Difference(f"folders are there: {' '.join(there)}", f"rm -rf {' '.join(there)}")
+        yield Difference(f"folders are still there: {' '.join(there)}", f"rm -rf {' '.join(there)}")
 
 
 def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -66,7 +66,7 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
         return
     stop = f"systemctl disable --now {engine.unit} >/dev/null 2>&1 || true" if survey.has_systemd else machine.init_stop(engine)
     yield Difference(
-        f"package {engine.package} and its data are there",
+        f"package {engine.package} and its data are still there",
         f"{stop}\nexport DEBIAN_FRONTEND=noninteractive\n"
         f"apt-get -q -y -o DPkg::Lock::Timeout=300 purge {engine.package} >/dev/null\n"
         f"dpkg-statoverride --force-all --remove {engine.config} >/dev/null 2>&1 || true\n"
@@ -77,7 +77,7 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     if survey.file(api.UNIT_FILE).kind or survey.file(api.FOLDER).kind:
-        yield Difference("the API is there", api.gone())
+        yield Difference("the API is still there", api.gone())
     paths = [
         *(machine.SYSCTL, machine.TMPFILES, CLI, "/etc/redkeep"),
         *(watch.SCRIPT, f"{watch.UNITS}/{watch.SERVICE}", f"{watch.UNITS}/{watch.TIMER}"),
@@ -85,14 +85,14 @@ def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     ]
     there = [path for path in paths if survey.file(path).kind]
     if survey.file(network.RULES).kind or survey.file(network.UNIT_FILE).kind:
-        yield Difference("the firewall's rules are there", network.remove_script(survey))
+        yield Difference("the firewall's rules are still loaded", network.remove_script(survey))
     if there:
         timer = f"systemctl disable --now {watch.TIMER} >/dev/null 2>&1 || true\n" if survey.has_systemd else ""
         reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
-        yield Difference(f"files are there: {' '.join(there)}", f"{timer}rm -rf {' '.join(there)}{reload_units}")
+        yield Difference(f"files are still there: {' '.join(there)}", f"{timer}rm -rf {' '.join(there)}{reload_units}")
     group = site.bundle.knobs.app_group
     if group in survey.groups and survey.file(f"{machine.STATE}/group-{group}").kind:
-        yield Difference(f"group {group} is there", f"groupdel {group} >/dev/null 2>&1 || true")
+        yield Difference(f"group {group} still exists", f"groupdel {group} >/dev/null 2>&1 || true")
 
 
 def packages_gone(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -100,7 +100,7 @@ def packages_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     or is left over from something else, is not ours to remove."""
     if not survey.file(machine.STATE).kind:
         return
-    yield Difference(f"folder {machine.STATE} is there", f"{PACKAGES_SCRIPT}\nrm -rf {machine.STATE} {LOCK}")
+    yield Difference(f"folder {machine.STATE} still exists", f"{PACKAGES_SCRIPT}\nrm -rf {machine.STATE} {LOCK}")
 
 
 @deploy("Removal")
@@ -109,4 +109,4 @@ def removal(site: Site) -> None:
     converge(site, server_folders, name="Remove the container's configuration and data")
     converge(site, engine_gone, name="Remove the server and its data")
     converge(site, files_gone, name="Remove the files")
-    converge(site, packages_gone, name="Remove the packages that came with it")
+    converge(site, packages_gone, name="Remove the packages installed by Redkeep")

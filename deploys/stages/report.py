@@ -19,8 +19,8 @@ def drift(site: Site) -> Generator[StringCommand, None, None]:
     if site.found and state.current_stage == StateStage.Execute:
         number = len(site.found)
         foreign = foreign_secrets(site, site.survey())
-        advice = f", but {foreign}" if foreign else ": a deploy mends it."
-        yield fail(f"{number} thing{'s differ' if number > 1 else ' differs'} from what is wanted{advice}")
+        advice = f", but {foreign}" if foreign else f": a deploy repairs {'them' if number > 1 else 'it'}."
+        yield fail(f"{number} difference{'s' if number > 1 else ''} from the wanted state{advice}")
 
 
 @deploy("Status")

@@ -54,7 +54,7 @@ def asked(site: Site) -> Rotation:
         raise DeployError(str(error)) from None
     if not site.survey().file(MANAGED).kind:
         raise DeployError(
-            f"{site.bundle.name}: it was never deployed to, there is nothing to rotate: run deploys/secure_redis.py."
+            f"{site.bundle.name}: there is nothing to rotate, because it was never deployed to: run deploys/secure_redis.py."
         )
     part = {each.name for each in hosts_of_run()}
     concerned = [other.name for other in inventory if {"redis", "app"} & {*other.groups}]
@@ -77,8 +77,8 @@ def _nobody_seals(site: Site, rotation: Rotation) -> str:
     if not sum(keys_of(site)):
         return ""
     return (
-        f"{site.bundle.name}: no app host of the inventory uses this Redis, so that nobody would seal its entries anew: put the host of an "
-        "application into the group app; or --data force=yes gives these entries up."
+        f"{site.bundle.name}: no app host of the inventory uses this Redis, so nobody could re-encrypt its entries: put the host of an "
+        "application into the group app, or give these entries up with --data force=yes."
     )
 
 
@@ -112,7 +112,7 @@ def note(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
     file = f"{application.TLS}/client.crt" if rotation.what == "ca" else application.ENVIRONMENT
     ok, lines, _ = site.run(f"echo $(( $(date +%s) - $(stat -c %Y {file}) ))")
     if not ok or not lines or not lines[0].lstrip("-").isdigit():
-        yield fail(f"{file} cannot be looked at: run again.")
+        yield fail(f"the age of {file} cannot be read: run again.")
         return
     rotation.switched[site.bundle.name] = time.monotonic() - max(0, int(lines[0]))
 
@@ -157,14 +157,14 @@ def still_used(use: Mapping[str, Any], *, minutes: int) -> str:
     last, watched = use["seconds_since_last"], float(use["watched_seconds"])
     remedy = (
         "Both stay valid: callers find the new one in `redkeep secrets show --reveal api`. Then run the same command again; "
-        "--data quiet=MINUTES waits for less, --data force=yes for nothing."
+        "--data quiet=MINUTES shortens the wait, --data force=yes skips it."
     )
     if last is not None and last < minutes * 60:
         callers = ", ".join(sorted(use["callers"], key=lambda caller: -int(use["callers"][caller]))[:SHOWN])
         return f"the old API key was used {int(last)} s ago, {use['requests']} times in all, by {callers}. {remedy}"
     if watched < minutes * 60:
         left = minutes - int(watched // 60)
-        return f"nobody has used the old API key for {int(watched)} s, as long as the API knows the new one: run again in {left} min. {remedy}"
+        return f"nobody has used the old API key in the {int(watched)} s since the API received the new one: run again in {left} min. {remedy}"
     return ""
 
 
@@ -205,19 +205,19 @@ def count(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None
             raise ValueError(" ".join(errors)[:200])
         left = Census.parse(json.loads("\n".join(counts))).refusal(key_ids(site.credentials.encryption_keys[1:]))
     except (ValueError, RedkeepError) as error:
-        yield fail(f"{site.bundle.name}: what is still sealed with the old key cannot be told ({error}): run again.")
+        yield fail(f"{site.bundle.name}: the entries that still need the old key could not be counted ({error}): run again.")
         return
     except DeployError as error:
         yield fail(str(error))
         return
     if not left:
-        site.say(f"nothing on {site.bundle.server} is sealed with an old key")
+        site.say(f"no entry on {site.bundle.server} needs an old key")
     elif rotation.force:
         site.say(f"given up on {site.bundle.server}: {left}")
     else:
         yield fail(
-            f"{site.bundle.name}: on {site.bundle.server} {left}. Old and new open: see what redkeep migrate-data says above, then run the "
-            "same command again; --data force=yes gives these entries up."
+            f"{site.bundle.name}: on {site.bundle.server}: {left}. Old and new keys stay valid: see the output of migrate-data above, then run "
+            "the same command again; --data force=yes gives these entries up."
         )
 
 
@@ -255,14 +255,12 @@ def end(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
                 return
         left = {s.number for s in found} & {s.number for s in sessions.connected(site, rotation.users)}
         if left:
-            yield fail(f"{site.bundle.name}: {len(left)} old sessions do not end: run the same command again.")
+            yield fail(f"{site.bundle.name}: {len(left)} old sessions could not be ended: run the same command again.")
             return
     except DeployError as error:
         yield fail(str(error))
         return
-    site.say(
-        f"{len(found)} session{'s' if len(found) != 1 else ''} from before ended; the old {rotation.thing} opens nothing any more"
-    )
+    site.say(f"{len(found)} session{'s' if len(found) != 1 else ''} ended; the old {rotation.thing} no longer works")
 
 
 def _put_back(site: Site, rotation: Rotation, refused: Mapping[str, int]) -> Generator[StringCommand, None, None]:
@@ -273,7 +271,7 @@ def _put_back(site: Site, rotation: Rotation, refused: Mapping[str, int]) -> Gen
     who = ", ".join(f"{name} ({times} time{'s' if times > 1 else ''})" for name, times in sorted(refused.items()))
     yield fail(
         f"{site.bundle.name}: {who} came back with the old {rotation.thing}; old and new are valid again. Restart "
-        "these clients, then run the same command again; --data force=yes leaves them outside."
+        "these clients, then run the same command again; --data force=yes locks them out."
     )
 
 

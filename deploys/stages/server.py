@@ -177,7 +177,7 @@ def health(site: Site, survey: Survey) -> Iterator[Difference]:
     folder = f"{engine.folder}/health"
     if not site.bundle.in_container:
         if survey.file(folder).kind:
-            yield Difference(f"folder {folder} is of no use without a container", f"rm -rf {folder}")
+            yield Difference(f"folder {folder} is not needed without a container", f"rm -rf {folder}")
         return
     client = site.credentials.client(HEALTH_USER, site.bundle.name)
     contents = (
@@ -201,7 +201,7 @@ def old_data(site: Site, survey: Survey) -> Iterator[Difference]:
     for name in ("dump.rdb", "appendonlydir"):
         path = f"{site.bundle.engine.data_folder}/{name}"
         if survey.file(path).kind:
-            yield Difference(f"{path} is there although redis_persistence is off", f"rm -rf {path}")
+            yield Difference(f"{path} exists although redis_persistence is off", f"rm -rf {path}")
 
 
 def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -241,11 +241,11 @@ def foreign_units(site: Site, survey: Survey) -> Iterator[Difference]:
 
 @deploy("Server")
 def server_files(site: Site) -> None:
-    converge(site, new_passwords, name="Let new passwords in")
-    converge(site, folders, name="Make the server's folders")
-    converge(site, operator_access, name="Give root on the host the operator's access")
+    converge(site, new_passwords, name="Accept new passwords")
+    converge(site, folders, name="Create the server's folders")
+    converge(site, operator_access, name="Give root on the host the operator's login")
     converge(site, certificates, name="Install the certificates")
     converge(site, configuration, name="Write the configuration and the users")
     converge(site, health, name="Write the container's health check")
-    converge(site, old_data, name="Remove data that nothing reads")
+    converge(site, old_data, name="Remove unused data")
     converge(site, drop_in, name="Write the sandbox")

@@ -103,7 +103,7 @@ def new_passwords(site: Site, survey: Survey) -> Iterator[Difference]:
         fresh = [digest for digest in user.hashes if digest not in running.get(user.name, user.hashes)]
         if fresh:
             command = f"ACL SETUSER {user.name} {' '.join(f'#{digest}' for digest in fresh)}\n"
-            yield Difference(f"user {user.name}: a new password is not let in yet", COMMAND_SCRIPT, command)
+            yield Difference(f"user {user.name}: a new password is not accepted yet", COMMAND_SCRIPT, command)
 
 
 def running_users(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -138,7 +138,7 @@ def running_settings(site: Site, survey: Survey) -> Iterator[Difference]:
     certificate = leaf(site, survey)
     if set(wrong) & set(CERTIFICATE_SETTINGS) or server.certificate != certificate.fingerprint:
         pairs = " ".join(f"{name} {quoted(wanted[name])}" for name in CERTIFICATE_SETTINGS)
-        shown = f"the server shows certificate {server.certificate[:16] or 'none'}, wanted {certificate.fingerprint[:16]}"
+        shown = f"the server presents certificate {server.certificate[:16] or 'none'}, wanted {certificate.fingerprint[:16]}"
         read = f"the server reads {server.config.get('tls-cert-file')}, wanted {wanted['tls-cert-file']}"
         yield Difference(
             read if server.certificate == certificate.fingerprint else shown,
@@ -167,7 +167,7 @@ def old_certificates(site: Site, survey: Survey) -> Iterator[Difference]:
 def server_running(site: Site) -> None:
     if site.bundle.in_container:
         containers.stack_running(site)
-        converge(site, process, name="Start the server anew where nothing else helps")
+        converge(site, process, name="Restart the server if nothing less helps")
     else:
         converge(site, service, name="Start the service")
     converge(site, running_users, name="Apply the users to the running server")

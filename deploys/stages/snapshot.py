@@ -67,7 +67,7 @@ def fetch(site: Site, snapshot: Snapshot) -> Iterator[bytes]:
         script = (
             f"touch {snapshot.folder}; dd if={snapshot.path} bs={PIECE_BYTES} skip={number} count=1 2>/dev/null | base64 -w 0"
         )
-        lines = _do(site, script, f"piece {number + 1} did not come")
+        lines = _do(site, script, f"piece {number + 1} did not arrive")
         try:
             yield base64.b64decode("".join(lines), validate=True)
         except binascii.Error:
@@ -86,7 +86,7 @@ def send(site: Site, content: Iterable[bytes], *, folder: str, sha256: str) -> N
 
 def remove(site: Site, folder: str) -> None:
     """Take a folder with a snapshot away, and the throwaway server that runs from it."""
-    _do(site, f"{stop_throwaway(folder)}\nrm -rf {shlex.quote(folder)}", "a folder stays")
+    _do(site, f"{stop_throwaway(folder)}\nrm -rf {shlex.quote(folder)}", "a folder could not be removed")
 
 
 def move(site: Site, folder: str, target: str) -> None:
@@ -106,7 +106,7 @@ def throwaway(site: Site, folder: str) -> int:
     """
     engine = site.bundle.engine
     script = LOAD.format(folder=folder, check=checker(engine), data=engine.data_folder, cli=engine.cli)
-    return int(_do(site, script, "it does not load")[-1])
+    return int(_do(site, script, "the snapshot does not load")[-1])
 
 
 def throwaway_cli(site: Site, folder: str) -> str:
@@ -140,13 +140,13 @@ used=$({cli} INFO memory | sed -n 's/^used_memory_dataset:\\([0-9]*\\).*/\\1/p')
 [ -n "$used" ] || {{ echo 'the server does not answer: see deploys/status.py, then run again.' >&2; exit 1; }}
 room=$(df -Pk . | awk 'NR == 2 {{print $4}}')
 [ $(( used / 1024 + 16384 )) -lt "$room" ] || {{
-    echo "$(( room / 1024 )) MiB are free in {state} and the data has $(( used / 1048576 )) MiB: make room for the snapshot." >&2; exit 1; }}
+    echo "$(( room / 1024 )) MiB are free in {state}, and the data takes $(( used / 1048576 )) MiB: make room for the snapshot." >&2; exit 1; }}
 d=$(mktemp -d {state}/snapshot.XXXXXX); trap 'rm -rf "$d"' EXIT
 version=$({cli} INFO server | tr -d '\\r' | sed -n 's/^\\(redis\\|valkey\\)_version://p' | tail -1)
-{cli} --rdb "$d/dump.rdb" >"$d/said" 2>&1 || {{ echo "no snapshot: $(tail -1 "$d/said")" >&2; exit 1; }}
+{cli} --rdb "$d/dump.rdb" >"$d/said" 2>&1 || {{ echo "the snapshot failed: $(tail -1 "$d/said")" >&2; exit 1; }}
 {check} "$d/dump.rdb" >"$d/said" 2>&1 || {{
     ! grep -q 'handle RDB format version' "$d/said" || {{
-        echo "the container's server writes a newer format than this host's {check} reads: upgrade the package it is of." >&2; exit 1; }}
+        echo "the container's server writes a format too new for this host's {check}: upgrade the package of that tool." >&2; exit 1; }}
     echo "the snapshot is damaged: $(tail -1 "$d/said")" >&2; exit 1; }}
 sync "$d/dump.rdb"
 echo "folder $d"; echo "size $(stat -c %s "$d/dump.rdb")"; echo "sha256 $(sha256sum < "$d/dump.rdb" | cut -d' ' -f1)"
@@ -157,7 +157,7 @@ rm "$d/said"; trap - EXIT"""
 LOAD = """umask 077; d={folder}/run; rm -rf "$d"; mkdir "$d"; cp {check} "$d/redis-server"; chmod 0711 {folder} "$d"; chmod 0755 "$d/redis-server"
 need=$(( $(stat -c %s {folder}/dump.rdb) * 2 / 1024 + 65536 )); free=$(sed -n 's/^MemAvailable: *\\([0-9]*\\).*/\\1/p' /proc/meminfo)
 [ $need -lt $free ] || {{
-    echo "$(( free / 1024 )) MiB of memory are free, trying the snapshot takes up to $(( need / 1024 )): free some." >&2; exit 1; }}
+    echo "$(( free / 1024 )) MiB of memory are free, testing the snapshot takes up to $(( need / 1024 )) MiB: free some." >&2; exit 1; }}
 u=$(stat -c %u {data}); g=$(stat -c %g {data}); mkdir "$d/data"; cp {folder}/dump.rdb "$d/data/dump.rdb"; chown -R $u:$g "$d/data"
 setpriv --reuid=$u --regid=$g --clear-groups "$d/redis-server" --port 0 --unixsocket "$d/data/socket" --unixsocketperm 700 \\
     --dir "$d/data" --save '' --appendonly no --daemonize no --supervised no --logfile "$d/data/log" --enable-debug-command no \\

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PYINFRA = Path(sys.executable).with_name("pyinfra")
-_NOT_MENDED = r"would mend:|drift:|as wanted|nothing had|\d+ things? w|Success|No changes|Connected|Ready|Skipped|Error: executed"
+_NOT_MENDED = r"would repair:|drift:|as wanted|nothing had|\d+ changes? made|Success|No changes|Connected|Ready|Skipped|Error: executed"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -37,7 +37,7 @@ class Run:
     @property
     def planned(self) -> dict[str, list[str]]:
         """What a dry run would mend on each host."""
-        return self._lines(r"would mend: ")
+        return self._lines(r"would repair: ")
 
     @property
     def changed_operations(self) -> int:

@@ -32,7 +32,7 @@ class Sign:
 
 
 SIGNS = {
-    "a key in memory": Sign("redis-cli SET mine 1", "it holds keys"),
+    "a key in memory": Sign("redis-cli SET mine 1", "it contains keys"),
     "a changed configuration": Sign("echo 'maxclients 500' >> /etc/redis/redis.conf", "its configuration was changed"),
     "a connected client": Sign(
         "systemd-run -q --unit=client redis-cli SUBSCRIBE news; sleep 1", "clients are connected", "systemctl stop client"
@@ -41,8 +41,8 @@ SIGNS = {
     "an append-only file": Sign(
         f"redis-cli CONFIG SET appendonly yes; {FILL}; redis-cli FLUSHALL; sleep 1", "it keeps data on disk"
     ),
-    "a password at run time": Sign("redis-cli CONFIG SET requirepass Zk3mBv90sLw27QxT", "does not answer on its stock port"),
-    "another port": Sign("redis-cli CONFIG SET port 6399", "does not answer on its stock port"),
+    "a password at run time": Sign("redis-cli CONFIG SET requirepass Zk3mBv90sLw27QxT", "does not answer on its default port"),
+    "another port": Sign("redis-cli CONFIG SET port 6399", "does not answer on its default port"),
     "a second instance": Sign(
         "sed 's/^port .*/port 6390/; s/redis-server\\.\\(pid\\|log\\)/redis-two.\\1/' /root/stock.conf > /etc/redis/redis-two.conf;"
         " chown redis: /etc/redis/redis-two.conf; systemctl start redis-server@two; sleep 1",

@@ -38,7 +38,7 @@ except KeyboardInterrupt:
     ("change", "named"),
     [
         ("systemctl disable --now redkeep-api 2>/dev/null", f"{UNIT} is not enabled and active"),
-        ("echo more >> /etc/redkeep/api/monitor-password", "file /etc/redkeep/api/monitor-password has other content"),
+        ("echo more >> /etc/redkeep/api/monitor-password", "file /etc/redkeep/api/monitor-password has different content"),
     ],
     ids=["stopped", "edited"],
 )
@@ -56,7 +56,7 @@ def test_a_knob_takes_it_away(deployed: Callable[[str], Deployment], lab: Lab, t
     deployment = deployed(KIND)
     key = lab[KIND].check("cat /etc/redkeep/api/key")
     without = Deployment(inventory_for(lab, KIND, tmp_path, api_enabled=False).inventory, deployment.secrets)
-    assert f"{UNIT} is there, and api_enabled is False" in without.run().ok().mended[KIND]
+    assert f"{UNIT} exists although api_enabled is False" in without.run().ok().mended[KIND]
     left = "ls -d /etc/redkeep/api /var/lib/redkeep-api /etc/systemd/system/redkeep-api.service; getent passwd redkeep-api"
     assert "" == lab[KIND].run(f"{{ {left}; }} 2>/dev/null").out.strip()
     deployment.run().ok()
@@ -79,7 +79,7 @@ def test_the_key_is_rotated_and_no_caller_is_refused(deployed: Callable[[str], D
     try:
         begun = deployment.run(*rotate)
         assert begun.code != 0
-        assert "as long as the API knows the new one: run again in 10 min. Both stay valid" in begun.output
+        assert "since the API received the new one: run again in 10 min. Both stay valid" in begun.output
         new = host.check("cat /etc/redkeep/api/key")
         assert new != old
         assert ("200", "200") == (asked(old), asked(new))
@@ -88,7 +88,7 @@ def test_the_key_is_rotated_and_no_caller_is_refused(deployed: Callable[[str], D
         assert "1 times in all, by 127.0.0.1" in refused.output
         assert old not in begun.output + refused.output
         ended = deployment.run(*rotate, "--data", "quiet=0").ok()
-        assert "one API key is left, the new one" in ended.output
+        assert "only the new API key is left" in ended.output
     finally:
         said = host.run("systemctl kill -s INT caller; sleep 0.5; journalctl -u caller -o cat --no-pager | grep answers; rm /run/ask.py").out
     assert ("401", "200") == (asked(old), asked(new))

@@ -39,7 +39,7 @@ def test_a_backup_is_tried_and_brought_back(kind: str, deployment: Deployment, l
     fill(host)
     before = seen(host)
     made = run(deployment, "backup", folder, drill="yes", keep=2).ok()
-    assert f"the drill loaded {KEYS} of {KEYS} keys; of 200 sampled 200 are the same on the server now" in made.output
+    assert f"the drill loaded {KEYS} of {KEYS} keys; of 200 sampled keys 200 are the same on the server now" in made.output
     (backup,) = files(folder)
     assert backup.stat().st_mode & 0o777 == 0o600
     assert b"ai_cache" not in backup.read_bytes()
@@ -47,7 +47,7 @@ def test_a_backup_is_tried_and_brought_back(kind: str, deployment: Deployment, l
 
     host.check(f"{CLI} SET ai_cache:1 other >/dev/null; {CLI} DEL hash set >/dev/null; {CLI} SET new 1 >/dev/null")
     restored = run(deployment, "restore", folder, file=backup).ok()
-    assert f"{KEYS} keys are ready; the {KEYS - 1} there now are in" in restored.output
+    assert f"{KEYS} keys are loaded; the {KEYS - 1} current keys are backed up in" in restored.output
     assert seen(host) == before
     assert len(files(folder)) == 2
     assert temporary(host) == ""
@@ -76,7 +76,7 @@ def test_what_cannot_be_restored_is_refused_and_nothing_changes(
     damaged.write_bytes(content)
     refused = run(deployment, "restore", folder, file=damaged)
     assert refused.code != 0
-    assert "damaged or cut short" in refused.output
+    assert "damaged or truncated" in refused.output
 
     if newer is not None:
         other = deployed(newer)
@@ -86,13 +86,13 @@ def test_what_cannot_be_restored_is_refused_and_nothing_changes(
         (theirs,) = files(tmp_path / "newer")
         refused = run(deployment, "restore", folder, file=theirs)
         assert refused.code != 0
-        assert "sealed to another key" in refused.output
+        assert "encrypted for another key" in refused.output
         # As when both are of one environment.
         ours = Deployment(deployment.inventory, tmp_path / "secrets")
         shutil.copytree(other.secrets, ours.secrets)
         refused = run(ours, "restore", folder, file=theirs)
         assert refused.code != 0
-        assert re.search(r"the backup is of redis 8\.\S+, whose format is newer than \w+ \S+ reads", refused.output)
+        assert re.search(r"the backup is from redis 8\.\S+, whose format is too new for \w+ \S+:", refused.output)
 
     refused = run(deployment, "restore", folder)
     assert refused.code != 0

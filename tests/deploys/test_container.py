@@ -244,11 +244,11 @@ def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
     ("change", "named"),
     [
         ("docker update --memory 64m --memory-swap 64m $(docker ps -q --filter name=redis)", "has Memory"),
-        ("docker network connect other $(docker ps -q --filter name=redis)", "is on the network other as well"),
+        ("docker network connect other $(docker ps -q --filter name=redis)", "is also on the network other"),
         ("nft flush table inet redkeep", "the firewall's rules in the kernel"),
         ("docker stop $(docker ps -q --filter name=redis)", "wanted running"),
-        ("docker rm --force $(docker ps -q --filter name=redkeep.api)", "container api is not there"),
-        ("echo more >> /etc/redkeep/api/cache.env", "file /etc/redkeep/api/cache.env has other content"),
+        ("docker rm --force $(docker ps -q --filter name=redkeep.api)", "container api is missing"),
+        ("echo more >> /etc/redkeep/api/cache.env", "file /etc/redkeep/api/cache.env has different content"),
         (f"{CLI} CONFIG SET maxclients 20", "running setting maxclients"),
     ],
 )
@@ -345,7 +345,7 @@ def test_an_image_comes_from_a_registry(box: Box) -> None:
     ("data", "says"),
     [
         ("container_subnet=172.17.0.0/24", "overlaps with 172.17.0.0/16"),
-        ("container_memory=1mb", "leaves no room beside redis_maxmemory"),
+        ("container_memory=1mb", "leaves too little room beside redis_maxmemory"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_stack_is_touched(box: Box, data: str, says: str) -> None:
@@ -369,7 +369,7 @@ def test_an_engine_that_does_not_take_the_settings_gets_its_own_back(box: Box) -
     run = box.deployment.run()
     assert run.code != 0
     assert "specified both as a flag and in the configuration file: log-driver" in run.output
-    assert "it has the settings back that it had before" in run.output
+    assert "its previous settings were restored" in run.output
     assert box.answers()
     box.host.check(f"rm -r {folder}; systemctl daemon-reload")
     box.deployment.run().ok()

@@ -48,14 +48,14 @@ def test_a_backup_of_the_container_is_tried_and_brought_back(box: Box, tmp_path:
     fill(box.host)
     before, container = seen(box.host), box.identity()
     made = run(box.deployment, "backup", folder, drill="yes").ok()
-    assert f"the drill loaded {KEYS} of {KEYS} keys; of 200 sampled 200 are the same on the server now" in made.output
+    assert f"the drill loaded {KEYS} of {KEYS} keys; of 200 sampled keys 200 are the same on the server now" in made.output
     assert temporary(box.host) == ""
     assert container == box.identity()
 
     box.host.check(f"{CLI} SET ai_cache:1 other >/dev/null; {CLI} DEL hash set >/dev/null; {CLI} SET new 1 >/dev/null")
     (backup,) = files(folder)
     restored = run(box.deployment, "restore", folder, file=backup).ok()
-    assert f"{KEYS} keys are ready; the {KEYS - 1} there now are in" in restored.output
+    assert f"{KEYS} keys are loaded; the {KEYS - 1} current keys are backed up in" in restored.output
     assert seen(box.host) == before
     assert container[0] == box.identity()[0]
     assert temporary(box.host) == ""

@@ -62,15 +62,15 @@ DRIFTS = {
         restart=True,
     ),
     # Files
-    "redis.conf edited": Drift("echo 'maxclients 5' >> /etc/redis/redis.conf", "file /etc/redis/redis.conf has other content"),
+    "redis.conf edited": Drift("echo 'maxclients 5' >> /etc/redis/redis.conf", "file /etc/redis/redis.conf has different content"),
     "redis.conf readable by all": Drift("chmod 644 /etc/redis/redis.conf", "file /etc/redis/redis.conf has mode 0644"),
     "users.acl edited": Drift(
         "sed -i 's/^user default off/user default on/; s/^user default reset off/user default reset on/' /etc/redis/users.acl",
-        "file /etc/redis/users.acl has other content",
+        "file /etc/redis/users.acl has different content",
     ),
     "users.acl gone": Drift("rm /etc/redis/users.acl", "file /etc/redis/users.acl is missing"),
     "users.acl owned by the server": Drift("chown redis /etc/redis/users.acl", "file /etc/redis/users.acl belongs to redis:redis"),
-    "a certificate file replaced": Drift("echo x > $(ls /etc/redis/tls/*/server.crt)", "server.crt has other content"),
+    "a certificate file replaced": Drift("echo x > $(ls /etc/redis/tls/*/server.crt)", "server.crt has different content"),
     "a key readable by all": Drift("chmod 644 /etc/redis/tls/*/server.key", "server.key has mode 0644"),
     "the operator's folder open": Drift("chmod 755 /etc/redkeep/operator", "folder /etc/redkeep/operator has mode 0755"),
     "the OpenSSL policy gone": Drift("rm /etc/redis/openssl.cnf", "file /etc/redis/openssl.cnf is missing"),
@@ -79,12 +79,12 @@ DRIFTS = {
     # Units
     "the sandbox edited": Drift(
         "sed -i 's/^TasksMax=.*/TasksMax=4096/' /etc/systemd/system/redis-server.service.d/redkeep.conf; systemctl daemon-reload",
-        "redkeep.conf has other content",
+        "redkeep.conf has different content",
     ),
     "the sandbox edited and used": Drift(
         "sleep 1; sed -i 's/^TasksMax=.*/TasksMax=4096/' /etc/systemd/system/redis-server.service.d/redkeep.conf; sleep 1;"
         " systemctl daemon-reload; systemctl restart redis-server",
-        "redkeep.conf has other content",
+        "redkeep.conf has different content",
         restart=True,
     ),
     "a drop-in of someone else": Drift(
@@ -101,9 +101,9 @@ DRIFTS = {
     "the allow-list edited": Drift("sed -i 's/counter drop/counter accept/' /etc/redkeep/firewall.nft", "file /etc/redkeep/firewall.nft"),
     # The app's host
     "the app's credentials readable": Drift("chmod 644 /etc/redkeep/cache.env", "cache.env has mode 0644", host="app13"),
-    "the app's credentials edited": Drift("echo REDIS_DEV_MODE=true >> /etc/redkeep/cache.env", "cache.env has other content", host="app13"),
+    "the app's credentials edited": Drift("echo REDIS_DEV_MODE=true >> /etc/redkeep/cache.env", "cache.env has different content", host="app13"),
     "the package's link moved": Drift("ln -sfn /tmp /opt/redkeep/current", "link /opt/redkeep/current", host="app13"),
-    "a reader more": Drift("gpasswd -a nobody redkeep >/dev/null", "user nobody may read the app's credentials", host="app13"),
+    "a reader more": Drift("gpasswd -a nobody redkeep >/dev/null", "user nobody can read the app's credentials", host="app13"),
     "the client's key gone": Drift("rm /etc/redkeep/tls/client.key", "client.key is missing", host="app13"),
 }
 

@@ -32,8 +32,8 @@ def test_old_entries_on_a_deployed_host(deployed: Callable[[str], Deployment], l
         host.check(f"redkeep-cli SET {shlex.quote(name)} {shlex.quote(value)} EX 600")
     try:
         assert "REDIS_JANITOR_PASSWORD is not set" in redkeep(janitor=False)
-        assert "50 entries would be sealed anew" in redkeep("--dry-run")
-        assert "50 entries sealed anew: 50 readable ones, 0 of older keys" in redkeep()
+        assert "50 entries would be encrypted" in redkeep("--dry-run")
+        assert "50 entries encrypted: 50 were readable, 0 had an older key" in redkeep()
         names = host.check("redkeep-cli --scan --pattern 'ai_cache:op:qa|*'").split("\n")
         assert len([name for name in names if "|h:" in name]) == 50
         assert "secret" not in " ".join(names)

@@ -121,7 +121,7 @@ def test_there_and_back_under_load(
     if size.again:
         assert site.run().ok().changed_operations == 0
         site.run("rollback", "--data", "stage=preparation").ok()
-    assert "deploys/migrate.py moves a server in use" in site.run().output
+    assert "deploys/migrate.py migrates a server in use" in site.run().output
 
 
 def test_what_is_refused(site: Deployment, host: Host) -> None:
@@ -131,7 +131,7 @@ def test_what_is_refused(site: Deployment, host: Host) -> None:
     assert "did you mean preparation? The stages are" in site.run("migrate", "--data", "stage=prepartion").output
     assert "tls is out of order; preparation comes first" in site.run("migrate", "--data", "stage=tls").output
     assert "preparation is not done, so there is nothing to undo" in site.run("rollback", "--data", "stage=preparation").output
-    assert "nothing to go back from" in site.run("rollback").ok().output
+    assert "nothing to undo" in site.run("rollback").ok().output
     host.check("redis-cli REPLICAOF 127.0.0.1 6399")
     assert "the server replicates" in site.run("migrate").output
     host.check("redis-cli REPLICAOF NO ONE")
@@ -142,7 +142,7 @@ def test_what_is_refused(site: Deployment, host: Host) -> None:
     try:
         said = site.run("migrate")
         assert said.code != 0
-        assert "1 client still speaks plaintext: 127.0.0.1:" in said.output
+        assert "1 client still uses plaintext: 127.0.0.1:" in said.output
         assert "(user default, port 6379, connected for" in said.output
     finally:
         host.check(ENDED)
@@ -163,10 +163,10 @@ def test_what_is_refused(site: Deployment, host: Host) -> None:
     finally:
         os.killpg(first.pid, signal.SIGCONT)
     assert second.code != 0
-    assert "is at work on this migration (migrate application_encryption" in second.output
+    assert "is running this migration (migrate application_encryption" in second.output
     assert "application_encryption validated" in first.communicate(timeout=120)[0]
     assert "stragglers: the only value is end" in site.run("migrate", "--data", "stragglers=stop").output
-    assert "old_backup: keep or delete" in site.run("migrate", "--data", "old_backup=yes").output
+    assert "old_backup: give keep or delete" in site.run("migrate", "--data", "old_backup=yes").output
 
 
 def test_what_a_caller_may_choose(site: Deployment, host: Host, before: list[str]) -> None:
@@ -176,7 +176,7 @@ def test_what_a_caller_may_choose(site: Deployment, host: Host, before: list[str
     keys = contents(host)
     host.check(PLAINTEXT)
     assert (
-        "1 client is still the user of before"
+        "1 client still logs in as a previous user"
         in site.run("migrate", "--data", "stage=access_control", "--dry", yes=False).ok().output
     )
     assert host.check(WORKERS) == "1"
@@ -189,7 +189,7 @@ def test_what_a_caller_may_choose(site: Deployment, host: Host, before: list[str
     state = found(host), tree(host, "/var/lib/redkeep")
     plan = site.run("rollback", "--data", "stage=access_control", "--dry", yes=False).ok().output
     assert re.findall(r"would rollback (\w+):", plan) == ["close", "access_control"]
-    assert "would mend: running setting port is '0', before it was '6379'" in plan
+    assert "would repair: running setting port is '0', before the migration '6379'" in plan
     assert (found(host), tree(host, "/var/lib/redkeep")) == state
     site.run("rollback", "--data", "stage=preparation").ok()
     assert differences(before, found(host)) == []

@@ -23,7 +23,7 @@ def test_a_host_of_ours_is_refused(deployed: Callable[[str], Deployment]) -> Non
     manager = manager_of(deployed("redis80"))
 
     async def work() -> None:
-        with pytest.raises(ConfigurationError, match=r"^migrate preparation: .*made by Redkeep, there is nothing to migrate"):
+        with pytest.raises(ConfigurationError, match=r"^migrate preparation: .*set up by Redkeep, there is nothing to migrate"):
             await manager.execute_migration_step("preparation")
         assert "redis80: as wanted" in await manager.migration_status()
 
@@ -42,7 +42,7 @@ def test_stages_there_and_back(single: Callable[..., Deployment], lab: Lab) -> N
     manager = manager_of(site)
 
     async def work() -> None:
-        assert any("would mend" in line for line in await manager.plan_migration_step("preparation"))
+        assert any("would repair" in line for line in await manager.plan_migration_step("preparation"))
         assert host.check("redis-cli CONFIG GET '*'") == before
         for stage in ("preparation", "authentication"):
             assert await manager.execute_migration_step(stage)

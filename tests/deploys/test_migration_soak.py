@@ -38,10 +38,10 @@ for i in $(seq 50); do redis-cli PING 2>/dev/null | grep -q PONG && exit 0; slee
 FULL = "free=$(df --output=avail -B1 /small | tail -1); head -c $((free - {pages} * 4096)) /dev/zero > /small/filler"
 ROOM = "rm -f /small/filler"
 OTHERS = (
-    "is at work on this migration",
-    "has just begun on this migration",
-    "has taken this migration over",
-    "since this one looked",
+    "is running this migration",
+    "run of this migration has just begun",
+    "has taken over this migration",
+    "since this run began",
 )
 
 

@@ -160,7 +160,7 @@ CASES = {
     "a loose folder": Case(("is open to others (mode 0755)", "chmod 700"), secrets=chmod(".", 0o755)),
     "a loose file": Case(("is open to others (mode 0644)", "chmod 600"), secrets=chmod("secrets.json", 0o644)),
     "a folder by a symlink": Case(("is a symlink", "name the folder itself"), secrets=symlink),
-    "a file by a symlink": Case(("is a symlink", "put the file itself there"), secrets=linked_file),
+    "a file by a symlink": Case(("is a symlink", "replace it with the file itself"), secrets=linked_file),
     "sealed without passphrase": Case(("is sealed", "REDKEEP_PASSPHRASE_FILE"), secrets=sealed),
     "a wrong passphrase": Case(("passphrase",), secrets=sealed, environment={"REDKEEP_PASSPHRASE": "another four random words"}),
     "a passphrase for open secrets": Case(("is not sealed",), environment={"REDKEEP_PASSPHRASE": PASSPHRASE}),
@@ -274,7 +274,7 @@ def test_an_app_host_without_an_address(bare: Deployment, lab: Lab, tmp_path: Pa
     host = lab[NAME]
     hosts = invented(tmp_path / "hosts.py", {"redis": [NAME], "app": ["web"]}, host, app_address="nowhere.invalid")
     before = untouched(host)
-    refuse(replace(bare, inventory=hosts), ("The app host web has no address", "set app_address"))
+    refuse(replace(bare, inventory=hosts), ("The app host web has no address", "set its app_address"))
     assert untouched(host) == before
 
 

@@ -104,7 +104,7 @@ def test_a_deploy_works_again(story: Story) -> None:
 @pytest.mark.soak
 def test_a_destroy_that_was_killed_is_finished_by_the_next(story: Story) -> None:
     """Killed in the middle of each of its operations, destroy said again removes the rest."""
-    for name in ("Remove the server and its data", "Remove the files", "Remove the packages that came with it"):
+    for name in ("Remove the server and its data", "Remove the files", "Remove the packages installed by Redkeep"):
         for milliseconds in (0, 300, 1500):
             story.deployment.run().ok()
             run_and_kill(story.deployment, Kill(name, milliseconds), "destroy", "--data", f"confirm={NAME}")

@@ -78,7 +78,7 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
                 assert "1 client logged in before the new password was there" in run.output
                 assert "'reports' (user cache_service" in run.output
                 again = deployment.run().ok()
-                assert "a rotation of passwords is open" in again.output
+                assert "a rotation of passwords is unfinished" in again.output
                 assert again.changed_operations == 0
                 assert opens(server, "cache_service", old["cache_service"])
             assert foreign["out"].strip() == "pong"
@@ -108,7 +108,7 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
         for name in names:
             answers(lab[name], "write")
         sealed = deployment.run(*rotate(deployment, "encryption-key")).ok()
-        assert f"nothing on {server.name} is sealed with an old key" in sealed.output
+        assert f"no entry on {server.name} needs an old key" in sealed.output
         assert not set(SecretStore.open(deployment.secrets).encryption_keys()) & set(keys)
         assert [answers(lab[name], "read") for name in names] == ["200"] * len(names)
     assert seen.wrong == []
@@ -150,7 +150,7 @@ def test_every_pair_keeps_its_entries(pairs: Deployment, lab: Lab) -> None:
     assert SecretStore.open(pairs.secrets).encryption_keys() == (old,)
 
     sealed = pairs.run(*rotate(pairs, "encryption-key")).ok()
-    assert sealed.output.count("200 of older keys") == 2
+    assert sealed.output.count("200 had an older key") == 2
     (new,) = SecretStore.open(pairs.secrets).encryption_keys()
     assert new != old
     assert [answers(host, "read") for host in hosts] == ["200", "200"]
@@ -165,17 +165,17 @@ def test_every_pair_keeps_its_entries(pairs: Deployment, lab: Lab) -> None:
     assert [answers(host, "read") for host in hosts] == ["200", "200"]
 
 
-# Not the last one, "Forget the old": it is over in a moment, and then the same command is another rotation.
+# Not the last one, "Delete the old secret": it is over in a moment, and then the same command is another rotation.
 STEPS = (
-    "Put the new beside the old",
-    "Let new passwords in",
-    "Give root on the host the operator's access",
+    "Create the new secret beside the old",
+    "Accept new passwords",
+    "Give root on the host the operator's login",
     "Write the configuration and the users",
     "Apply the users to the running server",
     "Write the app's credentials",
-    "Refuse while clients are connected that cannot know the new",
-    "Want the new alone",
-    "End the sessions from before",
+    "Refuse while connected clients cannot know the new secret",
+    "Accept only the new secret",
+    "End the sessions that used the old secret",
 )
 
 
@@ -201,12 +201,12 @@ def test_a_rotation_that_dies_is_gone_on_with(kind: str, deployment: Deployment,
     ("data", "sentence"),
     [
         ({}, "Say what to rotate: --data what=passwords|certificates|ca|encryption-key|api-key (what is missing)."),
-        ({"what": "passwords", "users": "nobody"}, "There is no user nobody to rotate"),
-        ({"what": "ca", "users": "monitor"}, "users is for what=passwords alone"),
-        ({"what": "api-key"}, "There is no API key yet: a deploy with the knob api_enabled makes it."),
-        ({"what": "api-key", "quiet": "soon"}, "quiet=soon is no number of minutes"),
-        ({"what": "ca", "quiet": "5"}, "quiet is for what=api-key alone"),
-        ({"what": "ca", "force": "maybe"}, "force=maybe is neither yes nor no."),
+        ({"what": "passwords", "users": "nobody"}, "There is no user nobody"),
+        ({"what": "ca", "users": "monitor"}, "users is only for what=passwords"),
+        ({"what": "api-key"}, "There is no API key yet: a deploy with the knob api_enabled creates it."),
+        ({"what": "api-key", "quiet": "soon"}, "quiet=soon is not a number of minutes"),
+        ({"what": "ca", "quiet": "5"}, "quiet is only for what=api-key"),
+        ({"what": "ca", "force": "maybe"}, "force=maybe must be yes or no."),
     ],
 )
 def test_bad_input_is_one_sentence_and_no_change(

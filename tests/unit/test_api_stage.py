@@ -162,7 +162,7 @@ def test_a_release_with_the_api_is_another() -> None:
     ("last", "watched", "minutes", "says"),
     [
         (12.4, 900.0, 10, "the old API key was used 12 s ago, 3 times in all, by 10.0.0.7, 10.0.0.5. Both stay valid"),
-        (None, 65.0, 10, "nobody has used the old API key for 65 s, as long as the API knows the new one: run again in 9 min."),
+        (None, 65.0, 10, "nobody has used the old API key in the 65 s since the API received the new one: run again in 9 min."),
         (601.0, 900.0, 10, ""),
         (None, 600.0, 10, ""),
         (1.0, 5.0, 0, ""),

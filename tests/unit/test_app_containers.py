@@ -106,7 +106,7 @@ def test_its_environment_is_true_inside(tmp_path: Path) -> None:
     assert ("rediss://redis:6380/0", "/etc/redkeep/client.key") == (read["REDIS_URL"], read["REDIS_TLS_KEY_FILE"])
     assert ("word-of-monitor", "ops@example.com") == (read["REDIS_MONITOR_PASSWORD"], read["SECURITY_ALERT_EMAIL"])
     local.write_text("REDIS_URL=redis://elsewhere\n")
-    with pytest.raises(ConfigurationError, match=r"local\.env: REDIS_URL stands in .*cache\.env already"):
+    with pytest.raises(ConfigurationError, match=r"local\.env: REDIS_URL is already set in .*cache\.env"):
         read_env_file(path)
     local.unlink()
     assert "SECURITY_ALERT_EMAIL" not in read_env_file(path)
@@ -115,8 +115,8 @@ def test_its_environment_is_true_inside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("knobs", "part"),
     [
-        ({"redis_runtime": "native"}, "set redis_runtime to docker, or dashboard_enabled to False"),
-        ({"api_enabled": False}, "asks the API, which is off"),
+        ({"redis_runtime": "native"}, "set redis_runtime to docker, or set dashboard_enabled to False"),
+        ({"api_enabled": False}, "needs the API, which is off"),
         ({"dashboard_port": 8765}, "share the port 8765: change dashboard_port"),
     ],
 )
@@ -170,7 +170,7 @@ def container(service: str, given: dict[str, str], **changes: Any) -> Container:
         ({"host": {"PortBindings": {"8765/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8765"}]}}}, "publishes other ports than it should"),
         ({"host": {"CapAdd": ["NET_ADMIN"]}}, "has capabilities"),
         ({"networks": {stack.EDGE: {}}}, "is not on the network redkeep_internal"),
-        ({"networks": {stack.EDGE: {}, stack.INTERNAL: {}, "bridge": {}}}, "is on the network bridge as well"),
+        ({"networks": {stack.EDGE: {}, stack.INTERNAL: {}, "bridge": {}}}, "is also on the network bridge"),
     ],
 )
 def test_the_api_s_container_is_compared(changes: dict[str, Any], part: str) -> None:
@@ -248,12 +248,12 @@ def test_what_is_not_wanted_any_more_goes() -> None:
     files = {path: there() for path in (f"{stack.FOLDER}/compose.api.yaml", stack.DASHBOARD_FOLDER, api.FOLDER)}
     state = found(files, containers=tuple(container(name, given) for name in ("api", "dashboard")), networks=(edge,))
     said = [difference.what for difference in containers.containers(mine, state)]
-    assert ["container redis is not there", "container redkeep_api_1", "container redkeep_dashboard_1"] == [
+    assert ["container redis is missing", "container redkeep_api_1", "container redkeep_dashboard_1"] == [
         sentence.removesuffix(" is not part of the stack") for sentence in said
     ]
     gone = " ".join(difference.script for difference in containers.leftovers(mine, state))
     assert all(word in gone for word in (stack.EDGE, "compose.api.yaml", stack.DASHBOARD_FOLDER))
-    assert ["folder /etc/redkeep/api is there, and api_enabled is False"] == [one.what for one in api.unwanted(mine, state)]
+    assert ["folder /etc/redkeep/api exists although api_enabled is False"] == [one.what for one in api.unwanted(mine, state)]
     assert [] == list(containers.leftovers(site(), state))
 
 
@@ -285,7 +285,7 @@ def test_images_that_a_person_made_stay() -> None:
 
 def test_room_for_every_image_is_asked_for_first() -> None:
     """The sum of what is missing; an archive that is none is named by its knob."""
-    assert "3072 are needed" in app_images.problem(site(), found(room=2**20))
+    assert "3072 MiB are needed" in app_images.problem(site(), found(room=2**20))
     assert "" == app_images.problem(site(), found())
     with pytest.raises(ConfigurationError, match=r"api_image: .*none\.tar cannot be read"):
         app_images.problem(site(api_image="images/none.tar"), found())

@@ -72,15 +72,15 @@ def test_a_folder_open_to_others_is_refused(tmp_path: Path) -> None:
 def test_damage_another_key_and_no_backup_are_told_apart(tmp_path: Path) -> None:
     """Each is one sentence that names the file."""
     made = write(tmp_path / "b")
-    with pytest.raises(ConfigurationError, match=r"r1-.*sealed to another key"):
+    with pytest.raises(ConfigurationError, match=r"r1-.*encrypted for another key"):
         list(backups.content_of(made, private_key=generate_private_key()))
     damaged = bytearray(made.path.read_bytes())
     damaged[-100] ^= 1
     made.path.write_bytes(damaged)
-    with pytest.raises(ConfigurationError, match=r"r1-.*damaged or cut short"):
+    with pytest.raises(ConfigurationError, match=r"r1-.*damaged or truncated"):
         list(backups.content_of(made, private_key=KEY))
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(ConfigurationError, match="no archive"):
+    with pytest.raises(ConfigurationError, match="not a redkeep archive"):
         backups.read_backup(tmp_path / "text")
     with pytest.raises(ConfigurationError, match="No such file"):
         backups.read_backup(tmp_path / "nothing")
@@ -107,10 +107,10 @@ def test_the_newest_of_each_host_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({"keep": "0"}, "keep=0 is no number of backups: give one from 1 to 10000."),
+        ({"keep": "0"}, "keep=0 is not a number of backups: give one from 1 to 10000."),
         ({"keep": "-1"}, "keep=-1"),
         ({"keep": "many"}, "keep=many"),
-        ({"drill": "maybe"}, "drill=maybe is neither yes nor no."),
+        ({"drill": "maybe"}, "drill=maybe must be yes or no."),
     ],
 )
 def test_bad_input_of_a_backup_is_named(data: dict[str, str], sentence: str) -> None:
@@ -129,7 +129,7 @@ def test_a_backup_whose_keys_are_gone_is_refused(tmp_path: Path) -> None:
     made = write(tmp_path / "b", encryption_keys=["aa", "bb"])
     recovery.check_keys(made, ["cc", "bb"], force=False)
     recovery.check_keys(made, ["cc"], force=True)
-    with pytest.raises(ConfigurationError, match=r"sealed under aa, bb.*force=yes"):
+    with pytest.raises(ConfigurationError, match=r"encrypted with aa, bb.*force=yes"):
         recovery.check_keys(made, ["cc"], force=False)
     with pytest.raises(ConfigurationError, match="Say which backup"):
         recovery.chosen({})

@@ -54,7 +54,7 @@ def test_an_app_tracks_where_its_redis_lets_it() -> None:
     """cache_tracking for the app alone is refused with both names; for both, or for the Redis alone, it is taken."""
     on = {"cache_tracking": True}
     said = refusal(("redis-1", "redis"), ("app-1", "app", on))
-    assert said == "The app host app-1 has the knob cache_tracking and the Redis host redis-1 has not: set it for both."
+    assert said == "The app host app-1 has the knob cache_tracking, but the Redis host redis-1 does not: set it for both."
     assert hosts(("redis-1", "redis", on), ("app-1", "app", on))["app-1"].knobs.cache_tracking
     assert not hosts(("redis-1", "redis", on), ("app-1", "app"))["app-1"].knobs.cache_tracking
 
@@ -116,7 +116,7 @@ def test_an_app_host_names_its_redis_among_several() -> None:
 def test_an_app_host_that_could_use_several_must_say_which() -> None:
     """No Redis is chosen silently."""
     sentence = refusal(("redis-1", "redis"), ("redis-2", "redis"), ("app-1", "app"))
-    assert sentence == "The app host app-1 could use 2 Redis hosts: name its own with redis_address in the inventory."
+    assert sentence == "The app host app-1 could use any of 2 Redis hosts: set its redis_address in the inventory."
 
 
 def test_an_inventory_needs_a_redis_host() -> None:
@@ -131,13 +131,13 @@ def test_a_wrong_knob_names_the_host() -> None:
 
 def test_an_app_host_without_an_address_is_an_error() -> None:
     """An allow-list with a gap is not made."""
-    assert "set app_address for it" in refusal(("redis-1", "redis"), ("@local", "app"))
+    assert "set its app_address" in refusal(("redis-1", "redis"), ("@local", "app"))
 
 
 @pytest.mark.parametrize("name", ["@local", "@docker/redis", "bad name", "a\nb", "fe80::1%$(id)"])
 def test_a_redis_that_others_cannot_address_is_an_error(name: str) -> None:
     """A name that is no address never reaches a certificate, a URL or a shell."""
-    assert "set redis_address for it" in refusal((name, "redis"), ("app-1", "app"))
+    assert "set its redis_address" in refusal((name, "redis"), ("app-1", "app"))
 
 
 def test_allowed_clients_make_redis_listen_on_its_address() -> None:
@@ -149,7 +149,7 @@ def test_allowed_clients_make_redis_listen_on_its_address() -> None:
 
 def test_allowed_clients_of_this_machine_need_an_address() -> None:
     """@local has no address that others know."""
-    assert "set redis_address" in refusal(("@local", "redis app", {"allowed_clients": ["10.9.0.0/16"]}))
+    assert "set its redis_address" in refusal(("@local", "redis app", {"allowed_clients": ["10.9.0.0/16"]}))
     made = hosts(("@local", "redis app", {"allowed_clients": ["10.9.0.0/16"], "redis_bind": ["10.0.0.5"]}))["@local"]
     assert ("10.0.0.5",) == made.bind_addresses(("127.0.0.1", "10.0.0.5"))
 

@@ -59,14 +59,14 @@ def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed:
         ({"server": ""}, {}, ""),
         ({"server": "19.03.15"}, {}, "its container engine is 19.03.15: 20.10 or later is needed"),
         ({"compose": ""}, {}, "install docker-compose"),
-        ({"settings": None}, {}, "/etc/docker/daemon.json is no JSON"),
-        ({"foreign": 2}, {}, "2 containers of others run on its engine"),
+        ({"settings": None}, {}, "/etc/docker/daemon.json is not JSON"),
+        ({"foreign": 2}, {}, "2 other containers run on its engine"),
         ({"foreign": 2}, {"docker_engine": "as-found"}, ""),
-        ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 are needed"),
-        ({"room": 0}, {}, "0 MiB are free for images, 512 are needed"),
+        ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 MiB are needed"),
+        ({"room": 0}, {}, "0 MiB are free for images, 512 MiB are needed"),
         ({"room": None}, {}, ""),
         ({"routes": ("10.9.8.0/24",)}, {"container_subnet": "10.9.8.0/28"}, "overlaps with 10.9.8.0/24"),
-        ({}, {"container_memory": "1mb"}, "leaves no room beside redis_maxmemory"),
+        ({}, {"container_memory": "1mb"}, "leaves too little room beside redis_maxmemory"),
         ({}, {"container_cpus": "2"}, ""),
         ({}, {"container_cpus": "2.5"}, "container_cpus 2.5 is more than the 2 processors of @local"),
         ({"processors": 1}, {"container_cpus": "2"}, "more than the one processor of @local"),
@@ -115,11 +115,11 @@ def test_an_archive_names_its_image(tmp_path: Path, packed: bool) -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"", "is no image: make it with `docker save --output redis.tar NAME`"),
-        (b"\x1f\x8b cut", "is no image"),
-        ({"without": ["manifest.json"]}, "is no image"),
-        ({"without": [f"{hashlib.sha256(json.dumps({'architecture': 'amd64'}).encode()).hexdigest()}.json"]}, "is no image"),
-        ({"images": 2}, "holds 2 images: save the one alone"),
+        (b"", "is not an image: make it with `docker save --output redis.tar NAME`"),
+        (b"\x1f\x8b cut", "is not an image"),
+        ({"without": ["manifest.json"]}, "is not an image"),
+        ({"without": [f"{hashlib.sha256(json.dumps({'architecture': 'amd64'}).encode()).hexdigest()}.json"]}, "is not an image"),
+        ({"images": 2}, "holds 2 images: save only the one you need"),
     ],
 )
 def test_another_file_is_no_archive(tmp_path: Path, content: Any, part: str) -> None:
@@ -145,7 +145,7 @@ def test_an_image_of_another_architecture_is_refused(tmp_path: Path) -> None:
 def test_an_image_under_a_name_that_was_given_away_is_fetched_again() -> None:
     """A name that leads to another image than the one that came is a difference."""
     mine, name = site(container_image=f"registry.example/redis@{DIGEST}"), f"redkeep/redis:registry-{DIGEST[7:23]}"
-    for found, words in (({}, "is missing"), ({name: "sha256:evil"}, "is another one than it was")):
+    for found, words in (({}, "is missing"), ({name: "sha256:evil"}, "differs from the recorded one")):
         wanted = survey(docker=state(images=found, noted={name: "sha256:good"}, versions={"sha256:good": "7.4.1"}))
         assert [f"image {name} {words}"] == [difference.what for difference in image.image(mine, wanted)]
     kept = survey(docker=state(images={name: "sha256:good"}, noted={name: "sha256:good"}, versions={"sha256:good": "7.4.1"}))

@@ -70,16 +70,16 @@ def test_a_good_server_may_be_migrated() -> None:
     ("change", "part"),
     [
         ({"ping": "nothing is installed"}, "there is no redis-server to migrate"),
-        ({"ping": "NOAUTH Authentication required."}, "must hold it as requirepass"),
+        ({"ping": "NOAUTH Authentication required."}, "must contain it as requirepass"),
         ({"info": {"redis_version": "6.0.16"}}, "redis-server 6.0.16 is too old, 7.0 is needed"),
         ({"info": {"role": "slave"}}, "the server replicates"),
         ({"info": {"connected_slaves": "1"}}, "the server replicates"),
         ({"info": {"cluster_enabled": "1"}}, "part of a cluster"),
         ({"info": {"loading": "1"}}, "still loading"),
         ({"info": {"config_file": ""}}, "no configuration file"),
-        ({"users": 2}, "users of its own"),
-        ({"config": {"aclfile": "/etc/redis/mine.acl"}}, "users of its own"),
-        ({"config": {"aclfile": "/etc/redis/users.acl"}, "acl_file": True}, "users of its own"),
+        ({"users": 2}, "its own users"),
+        ({"config": {"aclfile": "/etc/redis/mine.acl"}}, "its own users"),
+        ({"config": {"aclfile": "/etc/redis/users.acl"}, "acl_file": True}, "its own users"),
         ({"config": {"tls-port": "6390"}}, "a TLS port already (6390)"),
         ({"config": {"dir": "/srv"}}, "setting dir is /srv, wanted /var/lib/redis"),
         ({"port": 6380}, "choose another redis_tls_port"),
@@ -176,11 +176,11 @@ def test_who_speaks_plaintext_is_named() -> None:
         client(3, port=6379, user="operator", name="redkeep-survey"),
     )
     said = apps.all_by_tls(at(LEVELS["close"]), found)
-    assert "1 client still speaks plaintext: 10.0.0.7:4001 'worker' (user default, port 6379, connected for 65 s)" in said
+    assert "1 client still uses plaintext: 10.0.0.7:4001 'worker' (user default, port 6379, connected for 65 s)" in said
     assert "Move them to port 6380 with TLS" in said
-    assert "10.0.0.7 is no host of the inventory: put it in the group app, or in allowed_clients" in said
+    assert "10.0.0.7 is no host of the inventory: add it to the group app, or to allowed_clients" in said
     known = apps.all_by_tls(at(LEVELS["close"], redis_address="10.0.0.5", allowed_clients=["10.0.0.0/24"]), found)
-    assert "still speaks plaintext" in known
+    assert "still uses plaintext" in known
     assert "inventory" not in known
     assert apps.all_by_tls(replace(at(LEVELS["close"]), stragglers=True), found) == ""
 
@@ -236,7 +236,7 @@ def test_a_door_without_an_allow_list_is_named(bind: str, knobs: dict[str, Any],
 def test_who_is_still_default_is_named() -> None:
     """Users of ours are ready, however they are connected."""
     found = with_clients(client(1, port=6379, user="default"), client(2, port=6379, user="cache_service"))
-    assert "1 client is still the user of before: 10.0.0.7:4001" in apps.all_have_users(at(LEVELS["access_control"]), found)
+    assert "1 client still logs in as a previous user: 10.0.0.7:4001" in apps.all_have_users(at(LEVELS["access_control"]), found)
     assert apps.all_have_users(at(LEVELS["access_control"]), with_clients(client(2, port=6380, user="monitor"))) == ""
 
 
@@ -290,7 +290,7 @@ def test_an_app_host_is_prepared_and_cleared() -> None:
     going.site.bundle = coming.site.bundle = hosts["a1"]
     assert "/var/lib/redkeep is missing" in next(iter(preparation.packages(going, survey()))).what
     left = survey(files={"/var/lib/redkeep": FileState("directory")})
-    assert [d.what for d in preparation.packages(coming, left)] == ["folder /var/lib/redkeep is there"]
+    assert [d.what for d in preparation.packages(coming, left)] == ["folder /var/lib/redkeep still exists"]
 
 
 def test_a_new_preparation_takes_a_new_backup() -> None:
@@ -323,7 +323,7 @@ def test_the_configuration_comes_back_byte_for_byte() -> None:
     """Before there are users the file must be the one of before; with users it is that file and one include."""
     changed = survey(files={ENGINE.config: FileState("file", "0640", "redis", "redis", "1" * 64)})
     found = [difference.what for difference in ways.persisted(at(0, verb="rollback"), changed)]
-    assert found == [f"file {ENGINE.config} is not as it was"]
+    assert found == [f"file {ENGINE.config} differs from before the migration"]
     assert include_text(ENGINE).count("include ") == 1
 
 
@@ -347,7 +347,7 @@ def test_a_second_run_is_told_who_holds_the_lock() -> None:
     here = passage.machine()
     other = Holder("ann@laptop", "0123abcd", "another machine", 1, "migrate", "tls")
     held = replace(at(2), window=Window(holder=other, silent=3.0))
-    assert "ann@laptop is at work on this migration (migrate tls" in held.others_hold()
+    assert "ann@laptop is running this migration (migrate tls" in held.others_hold()
     assert replace(held, window=Window(holder=other, silent=61.0)).others_hold() == ""
     assert replace(held, window=Window(holder=replace(other, machine=here, process=os.getpid()))).others_hold() != ""
     assert replace(held, window=Window(holder=replace(other, machine=here, process=2**22 + 1))).others_hold() == ""

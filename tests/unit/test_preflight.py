@@ -48,7 +48,7 @@ def test_the_distribution(host: dict[str, str], knobs: dict[str, Any], part: str
     ("mib", "knobs", "part"),
     [
         (200, {}, ""),
-        (199, {}, "199 MiB of memory are less than minimum_memory_mib (200)"),
+        (199, {}, "199 MiB of memory is less than minimum_memory_mib (200)"),
         (1000, {"redis_maxmemory": "90%"}, ""),
         (1000, {"redis_maxmemory": "91%"}, "redis_maxmemory leaves too little of the host's 1000 MiB"),
         (1000, {"redis_maxmemory": "2gb"}, "redis_maxmemory leaves too little"),
@@ -94,12 +94,12 @@ def test_the_port(sockets: tuple[tuple[str, str], ...], part: str) -> None:
 @pytest.mark.parametrize(
     ("packages", "files", "answer", "part"),
     [
-        ({}, {}, (True, ["it holds keys"], []), ""),
-        (PACKAGE, {machine.MANAGED: there()}, (True, ["it holds keys"], []), ""),
+        ({}, {}, (True, ["it contains keys"], []), ""),
+        (PACKAGE, {machine.MANAGED: there()}, (True, ["it contains keys"], []), ""),
         (PACKAGE, {}, (True, ["", " "], []), ""),
-        (PACKAGE, {}, (True, ["it holds keys", "clients are connected"], []), "(it holds keys; clients are connected)"),
-        (PACKAGE, {}, (False, [], []), "(it could not be asked)"),
-        (PACKAGE, {}, (False, ["it holds keys"], []), "(it could not be asked)"),
+        (PACKAGE, {}, (True, ["it contains keys", "clients are connected"], []), "(it contains keys; clients are connected)"),
+        (PACKAGE, {}, (False, [], []), "(its state could not be read)"),
+        (PACKAGE, {}, (False, ["it contains keys"], []), "(its state could not be read)"),
     ],
 )
 def test_a_redis_that_somebody_uses(packages: Any, files: Any, answer: Any, part: str) -> None:
@@ -135,7 +135,7 @@ def test_a_group_that_was_there_stays() -> None:
     """A removal takes away the group it made, never one that the host had: docker, adm, www-data."""
     ours = {f"{machine.STATE}/group-web": FileState("file", "0644", "root", "root"), machine.MANAGED: there()}
     made = removal.files_gone(site(app_group="web"), survey(groups=groups("web"), files=ours))
-    assert ["group web is there"] == [difference.what for difference in made]
+    assert ["group web still exists"] == [difference.what for difference in made]
     kept = removal.files_gone(site(app_group="adm"), survey(groups=groups("adm"), files={machine.MANAGED: there()}))
     assert [] == [difference.what for difference in kept]
 
@@ -151,7 +151,7 @@ def test_a_reader_who_is_not_wanted_goes_from_our_own_group_alone() -> None:
     """In a group that redkeep made, app_users says who reads; in one that was there, others have their reasons."""
     ours = survey(groups={"web": ("nobody",)}, files={f"{machine.STATE}/group-web": there()})
     (gone,) = application.account(site(app_group="web"), ours)
-    assert gone.what == "user nobody may read the app's credentials by the group web, but is not in app_users"
+    assert gone.what == "user nobody can read the app's credentials through the group web, but is not in app_users"
     assert [] == list(application.account(site(app_group="web"), survey(groups={"web": ("nobody",)})))
 
 
@@ -180,7 +180,7 @@ def test_other_secrets_are_not_put_over_a_deployed_host(monkeypatch: pytest.Monk
 def test_another_engine_of_ours_is_destroyed_first() -> None:
     """Changing redis_engine in place is refused with the way to do it."""
     held = survey(sockets=(("127.0.0.1:6380", "redis-server"),), files={machine.MANAGED: there()}, host={"release": "13"})
-    assert "run deploys/destroy.py with the old one first" in preflight.port(site(redis_engine="valkey"), held)
+    assert "run deploys/destroy.py with the old engine first" in preflight.port(site(redis_engine="valkey"), held)
 
 
 @pytest.mark.parametrize("path", ["/etc/systemd/system/redis-server.service.d/zz.conf", "/run/systemd/system.control/x.conf"])

@@ -56,7 +56,7 @@ def test_passwords_are_two_and_then_one(store: SecretStore) -> None:
 def test_an_open_rotation_is_ended_before_another(store: SecretStore) -> None:
     """Users that are not part of it are refused, by name."""
     rotation(store, what="passwords", users="monitor").begin(frozenset())
-    with pytest.raises(ConfigurationError, match=r"A rotation of monitor is open: end it first.*then rotate backup"):
+    with pytest.raises(ConfigurationError, match=r"A rotation of monitor is unfinished: finish it first.*then rotate backup"):
         rotation(store, what="passwords", users="monitor,backup")
 
 
@@ -93,12 +93,12 @@ def test_a_key_opens_then_seals_then_is_alone(store: SecretStore) -> None:
         rotation(store, what="encryption-key").begin(frozenset())
     first, second = again(store).encryption_keys()
     assert first == old
-    assert "old open" not in rotation(store, what="encryption-key").plan()
+    assert "make a new" not in rotation(store, what="encryption-key").plan()
     for _ in range(2):
         rotation(store, what="encryption-key").begin(frozenset())
         rotation(store, what="encryption-key").advance()
     assert again(store).encryption_keys() == (second, old)
-    assert "what=encryption-key ends it" in Credentials(again(store), 30).open_rotations()[0]
+    assert "finish it with deploys/rotate.py --data what=encryption-key" in Credentials(again(store), 30).open_rotations()[0]
     assert Credentials(again(store), 30).newest_key().encryption_keys == (second,)
     rotation(store, what="encryption-key").finish()
     assert again(store).encryption_keys() == (second,)
@@ -169,7 +169,7 @@ def test_a_redis_knows_its_app_hosts() -> None:
 @pytest.mark.parametrize(
     ("what", "left_out", "together", "sentence"),
     [
-        ("encryption-key", ["r2"], True, "what is old opens nothing afterwards, but this run leaves out r2:"),
+        ("encryption-key", ["r2"], True, "the old one stops working afterwards, but this run leaves out r2:"),
         ("passwords", ["r2"], True, "All hosts share the password"),
         ("ca", [], False, "run it without --serial, --no-wait and --fail-percent."),
         ("encryption-key", [], True, ""),
@@ -192,7 +192,7 @@ def test_one_host_takes_its_steps_in_any_way(store: SecretStore) -> None:
 
 def test_what_was_given_up_is_not_called_sealed(store: SecretStore) -> None:
     """With force=yes entries may be left behind: the last sentence says so."""
-    assert "every entry is sealed with it" in rotation(store, what="encryption-key").done()
+    assert "every entry is encrypted with it" in rotation(store, what="encryption-key").done()
     assert "given up" in (said := rotation(store, what="encryption-key", force="yes").done())
     assert "every entry" not in said
 
@@ -224,7 +224,7 @@ def test_an_open_rotation_is_said_and_can_be_narrowed(store: SecretStore) -> Non
     found = Credentials(again(store), 30)
     passwords, authority = found.open_rotations()
     assert "for monitor" in passwords
-    assert "what=ca ends it" in authority
+    assert "finish it with deploys/rotate.py --data what=ca" in authority
     assert [len(found.hashes["monitor"]), len(found.newest_passwords().hashes["monitor"])] == [2, 1]
     assert found.newest_passwords().trust_bundle == found.trust_bundle
     assert found.newest_authority().trust_bundle + store.trust_bundle() == found.trust_bundle
@@ -233,9 +233,9 @@ def test_an_open_rotation_is_said_and_can_be_narrowed(store: SecretStore) -> Non
 
 def test_plans_say_what_is_open(store: SecretStore) -> None:
     """A dry run tells a new rotation from one that goes on."""
-    assert rotation(store, what="ca").plan().startswith("make a new authority")
+    assert rotation(store, what="ca").plan().startswith("make a new CA")
     rotation(store, what="ca").begin(frozenset())
-    assert rotation(store, what="ca").plan().startswith("go on with")
+    assert rotation(store, what="ca").plan().startswith("continue with")
     assert "force=yes" in rotation(store, what="passwords", force="yes").plan()
 
 

@@ -90,13 +90,13 @@ def test_the_container_has_room_beside_its_data() -> None:
     """Half as much again by default; a limit that leaves none is refused."""
     mine = bundle(redis_runtime="docker", redis_maxmemory="100mb")
     assert 150 * 2**20 + 64 * 2**20 == stack.memory_limit(mine, MEMORY)
-    with pytest.raises(ConfigurationError, match="container_memory 120mb leaves no room"):
+    with pytest.raises(ConfigurationError, match="container_memory 120mb leaves too little room"):
         stack.memory_limit(bundle(redis_runtime="docker", redis_maxmemory="100mb", container_memory="120mb"), MEMORY)
 
 
 def test_a_container_serves_its_own_host_alone() -> None:
     """Whoever wants it from elsewhere is named."""
-    with pytest.raises(ConfigurationError, match="only its own host reaches, but the knob allowed_clients"):
+    with pytest.raises(ConfigurationError, match="only its own host can reach, but the knob allowed_clients"):
         bundle(redis_runtime="docker", allowed_clients=["10.0.0.0/8"])
     assert data()["redis_runtime"] == "native"
 
@@ -105,8 +105,8 @@ def test_a_network_with_a_way_out_is_at_fault() -> None:
     """Internal, subnet, bridge and options are compared."""
     raw = {"Name": stack.INTERNAL, "Internal": False, "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}
     faults = list(stack.network_faults(Network(raw | {"Options": {"x.icc": "true"}}), **SERVER_NETWORK))
-    assert ["way out", "10.1.0.0/24", "of no name", "x.icc"] == [
-        next(word for word in ("way out", "10.1.0.0/24", "of no name", "x.icc") if word in fault) for fault in faults
+    assert ["outside access", "10.1.0.0/24", "without a name", "x.icc"] == [
+        next(word for word in ("outside access", "10.1.0.0/24", "without a name", "x.icc") if word in fault) for fault in faults
     ]
 
 
