@@ -102,7 +102,9 @@ def all_by_tls(passage: Passage, survey: Survey) -> str:
             what="still use plaintext" if len(found) > 1 else "still uses plaintext",
             remedy=f"Move them to port {passage.site.bundle.knobs.redis_tls_port} with TLS ({ENVIRONMENT} on the app hosts has the settings)"
             + (
-                f"; {missing}: add it to the group app, or to allowed_clients, and give it the settings of an app host" if unknown else ""
+                f"; {missing}: add it to the group app, or to allowed_clients, and give it the settings of an app host"
+                if unknown
+                else ""
             ),
         ),
     )

@@ -182,7 +182,7 @@ def _size(site: Site, found: Legacy, memory_bytes: int) -> str:
     # The throwaway server holds all data once more; whoever is short of memory then may be the server in use.
     if any(available < used + SPARE_BYTES for available in found.memory):
         return (
-            f"there is no memory to try the backup: {min(found.memory) // 1024**2} MiB are free, and a throwaway server with its data "
+            f"there is not enough memory to test the backup: {min(found.memory) // 1024**2} MiB are free, and a throwaway server with its data "
             f"takes up to {(used + SPARE_BYTES) // 1024**2} MiB; free some, or give the host more memory."
         )
     needed = COPIES * used + SPARE_BYTES

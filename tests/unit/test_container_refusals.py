@@ -59,7 +59,7 @@ def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed:
         ({"server": ""}, {}, ""),
         ({"server": "19.03.15"}, {}, "its container engine is 19.03.15: 20.10 or later is needed"),
         ({"compose": ""}, {}, "install docker-compose"),
-        ({"settings": None}, {}, "/etc/docker/daemon.json is not JSON"),
+        ({"settings": None}, {}, "/etc/docker/daemon.json is not a JSON object"),
         ({"foreign": 2}, {}, "2 other containers run on its engine"),
         ({"foreign": 2}, {"docker_engine": "as-found"}, ""),
         ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 MiB are needed"),
@@ -156,8 +156,8 @@ def test_an_image_under_a_name_that_was_given_away_is_fetched_again() -> None:
     ("version", "shell", "part"),
     [
         ("7.4.1", 0, ""),
-        ("6.2.9", 0, "holds redis-server 6.2.9: 7.0 or later is needed"),
-        ("7.4.1", 127, "has no /bin/sh that finds redis-cli or valkey-cli, which its start and its health check need"),
+        ("6.2.9", 0, "contains redis-server 6.2.9: 7.0 or later is needed"),
+        ("7.4.1", 127, "has no /bin/sh that finds redis-cli or valkey-cli; its start and its health check need them"),
     ],
 )
 def test_an_image_is_tried_before_it_is_used(version: str, shell: int, part: str, tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def test_a_good_server_may_be_migrated() -> None:
         ({"info": {"db3": "keys=1"}}, "set redis_databases to at least 4"),
         ({"info": {"used_memory": str(2**30)}}, "entries would be evicted"),
         ({"info": {"connected_clients": "950"}}, "redis_maxclients allows 1000"),
-        ({"memory": (150 * 1024**2,)}, "no memory to try the backup: 150 MiB are free, and a throwaway server with its data takes up to 164"),
-        ({"free": (2**40, 100 * 1024**2)}, "there is no room for the backup: 100 MiB are free"),
+        ({"memory": (150 * 1024**2,)}, "not enough memory to test the backup: 150 MiB are free, and a throwaway server with its data takes up to 164"),
+        ({"free": (2**40, 100 * 1024**2)}, "there is not enough room for the backup: 100 MiB are free"),
     ],
 )
 def test_what_cannot_be_migrated(change: dict[str, Any], part: str) -> None:
@@ -207,7 +207,7 @@ def test_who_would_be_shut_out_is_named() -> None:
     said = apps.all_are_admitted(everywhere, with_clients(*by_tls, stranger))
     assert said.startswith("1 client would be shut out: 10.0.0.9:4006")
     plain = with_clients(client(5, port=6379, user="default"))
-    assert "still speaks plaintext" in apps.all_are_admitted(at(LEVELS["close"]), plain)
+    assert "still uses plaintext" in apps.all_are_admitted(at(LEVELS["close"]), plain)
     assert apps.all_are_admitted(replace(at(LEVELS["close"]), stragglers=True), with_clients(*by_tls)) == ""
 
 
