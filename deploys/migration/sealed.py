@@ -30,11 +30,11 @@ def keys_are_known(passage: Passage, survey: Survey) -> str:
         return ""
     ok, lines, errors = passage.site.run(_LOOK)
     if not ok:
-        return f"what is sealed on the server cannot be told ({' '.join(errors)[:200] or 'no answer'}): run again."
+        return f"the encrypted entries on the server cannot be counted ({' '.join(errors)[:200] or 'no answer'}): run again."
     if not (found := counted(lines).unknown(key_ids(passage.site.credentials.encryption_keys))):
         return ""
     return (
-        f"{found}, so they would be misses: bring back the secrets that have that key, or go on without these entries with "
+        f"{found}, so they would be misses: bring back the secrets that have that key, or continue without these entries with "
         "--data unknown_keys=leave."
     )
 

@@ -142,7 +142,7 @@ def open_door(passage: Passage) -> str:
     asks = passage.site.bundle.knobs.tls_client_certificates == "required"
     return (
         f"port {passage.site.bundle.knobs.redis_tls_port} opens on {bind or 'every address'}, where the server listens now, without an "
-        f"allow-list: whoever reaches it is asked for {'a certificate and a password' if asks else 'a password'}. Keep it shut in front of "
+        f"allow-list: clients that reach it are asked for {'a certificate and a password' if asks else 'a password'}. Block it in front of "
         "this host; the last stage listens only where the inventory says."
     )
 

@@ -92,12 +92,12 @@ def test_a_wrong_key_is_refused_before_anything_moves(server: Server, tmp_path: 
     out, err = run.communicate(timeout=30)
     assert (run.returncode, out) == (2, "")
     key_id = KeyRing.from_strings([lost]).primary.key_id.hex()
-    assert f"(at least 3 with key {key_id}); nothing was changed. Add it to REDIS_ENCRYPTION_KEYS" in err
+    assert f"(at least 3 with key {key_id}); nothing was changed. Add that key at the end of REDIS_ENCRYPTION_KEYS" in err
     assert stored(server) == before
-    assert f"3 left as they are: sealed with key {key_id}" in command(server, tmp_path, *way, "--dry-run").communicate(timeout=30)[0]
+    assert f"3 left as they are: encrypted with key {key_id}" in command(server, tmp_path, *way, "--dry-run").communicate(timeout=30)[0]
     ring = f"{server.settings['redis_encryption_key']},{lost}"
     run = command(server, tmp_path, *way, REDIS_ENCRYPTION_KEY="", REDIS_ENCRYPTION_KEYS=ring)
-    assert "3 entries given back" in (out := run.communicate(timeout=30)[0]) or "1 readable ones, 3 of older keys" in out
+    assert "3 entries restored to readable" in (out := run.communicate(timeout=30)[0]) or "1 were readable, 3 had an older key" in out
     assert run.returncode == 0
 
 
@@ -135,7 +135,7 @@ def test_a_deploy_looks_at_the_server_by_its_client(server: Server, tmp_path: Pa
     running = survey(server=ServerState(error="", config={"port": "0"}))
     key_id = b'k"\n\x00\\\xff7k'.hex()
     said = sealed.keys_are_known(passage, running)
-    assert said.startswith(f"entries are sealed with a key that the key ring does not hold (at least 5 with key {key_id})")
+    assert said.startswith(f"entries are encrypted with a key that is not in the key ring (at least 5 with key {key_id})")
     assert "bring back the secrets that have that key" in said
     assert len(stored(server)) == 8
     assert sealed.keys_are_known(replace(passage, leave_unknown=True), running) == ""
@@ -148,7 +148,7 @@ def test_a_deploy_looks_at_the_server_by_its_client(server: Server, tmp_path: Pa
     asyncio.run(write())
     assert sealed.keys_are_known(passage, running) == ""
     client.write_text("#!/bin/sh\necho 'no connection' >&2; exit 1\n")
-    assert "what is sealed on the server cannot be told" in sealed.keys_are_known(passage, running)
+    assert "the encrypted entries on the server cannot be counted" in sealed.keys_are_known(passage, running)
 
 
 def test_a_key_is_retired_when_nothing_needs_it(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

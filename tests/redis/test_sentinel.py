@@ -119,17 +119,17 @@ def test_entries_are_moved_and_counted_at_the_primary(site: Watched, tmp_path: P
     known = {name.upper(): str(value) for name, value in site.settings.items() if "sentinel" in name or name == "redis_client"}
     run = command(replica, tmp_path, **known, REDIS_ENCRYPTION_KEY=old)
     out, err = run.communicate(timeout=30)
-    assert (run.returncode, "10 entries sealed anew" in out) == (0, True), err
+    assert (run.returncode, "10 entries encrypted" in out) == (0, True), err
     with replica.log_in() as operator:  # it has stopped to follow
         assert operator.ask(("REPLICAOF", "NO", "ONE"), ("FLUSHALL",)) == ["OK", "OK"]
     try:
         run = command(replica, tmp_path, "--count", **known, REDIS_ENCRYPTION_KEY=old)
-        assert "10 sealed with" in run.communicate(timeout=30)[0]
+        assert "10 encrypted with" in run.communicate(timeout=30)[0]
         folder = ["--secrets", str(tmp_path / "secrets")]
         store.set_password("cache_janitor", primary.passwords["cache_janitor"])
         assert main(["keys", "add", *folder]) == main(["keys", "promote", *folder]) == 0
         assert main(["keys", "retire", *folder, "--env-file", str(tmp_path / "cache.env")]) == 2
-        assert "entries are still sealed with what would be forgotten: 10 with" in capsys.readouterr().err
+        assert "entries still encrypted with old keys: 10 with" in capsys.readouterr().err
     finally:
         with replica.log_in() as operator:
             operator.ask(("REPLICAOF", "127.0.0.1", str(primary.port)))

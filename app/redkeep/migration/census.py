@@ -55,7 +55,7 @@ class Census:
     def unknown(self, key_ids: Collection[str]) -> str:
         """What nobody with these keys can open, in words: entries that were seen, by key id; empty when there are none."""
         found = [f"{count:,} with key {key_id}" for key_id, count in sorted(self.sealed.items()) if key_id not in key_ids]
-        return f"entries are sealed with a key that the key ring does not hold (at least {', '.join(found)})" if found else ""
+        return f"entries are encrypted with a key that is not in the key ring (at least {', '.join(found)})" if found else ""
 
 
 async def take_census(

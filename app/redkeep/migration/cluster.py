@@ -263,8 +263,8 @@ async def refuse_unknown_keys(target: Target, *, client: str, rate: float = CENS
     census = await take_census_by_settings(target, client=client, rate=rate, seconds=LOOK_SECONDS)
     if found := census.unknown([key.key_id.hex() for key in KeyRing.from_strings(target.keys).keys]):
         raise ConfigurationError(
-            f"{found}; nothing was changed. Add it to REDIS_ENCRYPTION_KEYS, behind the key that seals; or, when these entries may "
-            "stay misses until they expire, go on with --leave-unknown (in Python: leave_unknown=True)"
+            f"{found}; nothing was changed. Add that key at the end of REDIS_ENCRYPTION_KEYS; or, when these entries may "
+            "stay misses until they expire, continue with --leave-unknown (in Python: leave_unknown=True)"
         )
 
 
