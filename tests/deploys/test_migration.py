@@ -149,7 +149,7 @@ def test_what_is_refused(site: Deployment, host: Host) -> None:
     host.check(f"printf '\\301\\001\\001kkkkkkkk%060d' 0 | redis-cli -x SET {FOREIGN}")
     said = site.run("migrate")
     assert said.code != 0
-    assert "does not hold (at least 1 with key 6b6b6b6b6b6b6b6b), so they would be misses: bring back the secrets" in said.output
+    assert "not in the key ring (at least 1 with key 6b6b6b6b6b6b6b6b), so they would be misses: bring back the secrets" in said.output
     assert "REDIS_ENCRYPTION_KEYS" not in host.check("cat /etc/redkeep/cache.env")
     host.check(f"redis-cli DEL {FOREIGN}")
     first = site.start("migrate")
