@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 from collections.abc import Iterator
 from typing import Any
 
 from pyinfra.api import deploy
 
-from deploys.difference import Difference, ManagedFile, file_differences
+from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.facts.survey import FIREWALL_NOTE, Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
@@ -19,6 +20,7 @@ RULES = "/etc/redkeep/firewall.nft"
 LOADER = "/usr/local/sbin/redkeep-firewall"
 UNIT = "redkeep-firewall.service"
 UNIT_FILE = f"/etc/systemd/system/{UNIT}"
+DROP_IN = "/etc/systemd/system/nftables.service.d/redkeep.conf"
 # Shell that says why the unit failed.
 WHY = f"echo '{UNIT} failed, so nothing that it protects is started; its log ends with:' >&2; journalctl -q -n 3 -o cat -u {UNIT} >&2"
 
@@ -31,7 +33,7 @@ def wanted(site: Site) -> bool:
 def question(site: Site) -> Question:
     if not site.bundle.is_redis:
         return Question()
-    return Question(files=(RULES, LOADER, UNIT_FILE), units=(UNIT,), firewall=True)
+    return Question(files=(RULES, LOADER, UNIT_FILE, posixpath.dirname(DROP_IN), DROP_IN), units=(UNIT,), firewall=True)
 
 
 def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -49,6 +51,9 @@ def firewall_files(site: Site, survey: Survey) -> Iterator[Difference]:
     unit = render("etc/systemd/system/redkeep-firewall.service", before=before, note=FIREWALL_NOTE)
     if survey.has_systemd:
         yield from file_differences([ManagedFile(UNIT_FILE, unit)], survey, after=reload_unit)
+        again = ManagedFile(DROP_IN, render(DROP_IN[1:], loader=LOADER))
+        yield from folder_differences([(posixpath.dirname(DROP_IN), "root", "root", "0755")], survey)
+        yield from file_differences([again], survey, after=reload_unit)
 
 
 def closed(site: Site, survey: Survey) -> dict[str, Any]:
@@ -112,7 +117,8 @@ def remove_script(survey: Survey) -> str:
     stop = f"systemctl stop --job-mode=ignore-dependencies {UNIT} >/dev/null 2>&1 || true"
     lines = [f"systemctl disable {UNIT} >/dev/null 2>&1 || true", stop] if survey.has_systemd else []
     lines += [f"nft delete table {family} redkeep 2>/dev/null || true" for family in ("inet", "bridge")]
-    lines.append(f"rm -f {RULES} {LOADER} {UNIT_FILE} {FIREWALL_NOTE} {FIREWALL_NOTE}.new")
+    lines.append(f"rm -f {RULES} {LOADER} {UNIT_FILE} {DROP_IN} {FIREWALL_NOTE} {FIREWALL_NOTE}.new")
+    lines.append(f"rmdir {posixpath.dirname(DROP_IN)} 2>/dev/null || true")
     return "\n".join(lines + (["systemctl daemon-reload"] if survey.has_systemd else []))
 
 

@@ -84,7 +84,7 @@ def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
         *(application.COMMAND, application.HOME),
     ]
     there = [path for path in paths if survey.file(path).kind]
-    if survey.file(network.RULES).kind or survey.file(network.UNIT_FILE).kind:
+    if any(survey.file(path).kind for path in (network.RULES, network.UNIT_FILE, network.DROP_IN)):
         yield Difference("the firewall's rules are still loaded", network.remove_script(survey))
     if there:
         timer = f"systemctl disable --now {watch.TIMER} >/dev/null 2>&1 || true\n" if survey.has_systemd else ""

@@ -207,6 +207,20 @@ def test_the_posture_sees_that_the_allow_list_is_gone(site: Deployment, lab: Lab
     assert (0, "ok", "") == reach(host)
 
 
+def test_the_distributions_rules_take_no_allow_list_with_them(site: Deployment, lab: Lab) -> None:
+    """nftables.service flushes all rules when it starts, reloads and stops: ours are there again, and strangers stay outside."""
+    host = lab["redis70"]
+    try:
+        for verb in ("start", "reload", "restart", "stop"):
+            host.check(f"nft add table inet flushed; systemctl {verb} nftables")
+            assert "flushed" not in host.check("nft list tables"), verb
+            assert (0, "ok", "") == reach(host), verb
+        assert site.run("status").drift == {}
+    finally:
+        host.run("systemctl stop nftables")
+        site.run().ok()
+
+
 def test_without_its_allow_list_the_server_stays_down(site: Deployment, lab: Lab) -> None:
     """Rules that nft refuses: systemd starts no server, the status names the unit, and a deploy brings both back."""
     host = lab["redis70"]

@@ -103,7 +103,8 @@ def test_this_machine_reaches_the_port_only_when_allowed(redis_host: Machine) ->
 def test_there_is_no_firewall_of_ours(redis_host: Machine) -> None:
     """Where none is wanted there is no table, no file and no unit left of ours."""
     assert redis_host.run("command -v nft >/dev/null && nft list table inet redkeep").stdout == ""
-    paths = ("/etc/redkeep/firewall.nft", "/usr/local/sbin/redkeep-firewall", "/etc/systemd/system/redkeep-firewall.service")
+    units = "/etc/systemd/system/redkeep-firewall.service", "/etc/systemd/system/nftables.service.d/redkeep.conf"
+    paths = ("/etc/redkeep/firewall.nft", "/usr/local/sbin/redkeep-firewall", *units)
     assert redis_host.stat(*paths) == dict.fromkeys(paths)
 
 
