@@ -21,8 +21,8 @@ from deploys.stages.wanted import CLI
 # A piece travels as one line of base64; so much memory it takes on both sides, a few times over.
 PIECE_BYTES = 4 * 1024 * 1024
 
-# A folder that nobody has touched for so long belongs to a run that died.
-STALE_MINUTES = 60
+# A folder that nobody has touched for so long belongs to a run that died: each piece that is fetched touches it.
+STALE_MINUTES = 10
 
 
 @dataclass(frozen=True)

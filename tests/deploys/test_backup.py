@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from deploys.facts.survey import LOCK
+from deploys.stages.snapshot import STALE_MINUTES
 from tests.deploys.conftest import KINDS
 from tests.deploys.contents import CLI, KEYS, ask, files, fill, run, seen, temporary
+from tests.deploys.crash import kill_after
 from tests.deploys.runner import Deployment
 from tests.lab.lab import Lab
 
@@ -56,6 +61,39 @@ def test_a_backup_is_tried_and_brought_back(kind: str, deployment: Deployment, l
     run(deployment, "backup", folder, keep=1).ok()
     (last,) = files(folder)
     assert last != backup
+
+
+@pytest.mark.parametrize(("kills", "first"), [(2, 0.75), pytest.param(30, 0.3, marks=pytest.mark.soak)])
+def test_a_killed_restore_leaves_the_old_data_or_the_new(
+    kind: str, kills: int, first: float, deployment: Deployment, lab: Lab, tmp_path: Path
+) -> None:
+    """Killed at any moment, once the script under way is over the server has all of the one or all of the other; the same command
+    again brings the new, and what a killed run left on the host goes with the first backup ten minutes later."""
+    host, folder = lab[server_of(kind)], tmp_path / "backups"
+    chance = random.Random(kills)  # noqa: S311 - moments, not secrets
+    fill(host)
+    new = seen(host)
+    run(deployment, "backup", folder).ok()
+    (backup,) = files(folder)
+    spans: dict[str, float] = {}
+    told = Counter[str]()
+    for number in range(kills):
+        host.check(f"{CLI} SET ai_cache:1 other >/dev/null; {CLI} DEL hash set >/dev/null; {CLI} SET new {number} >/dev/null")
+        old = seen(host)
+        words = ("--data", f"backups_folder={folder}", "--data", f"file={backup}")
+        killed = kill_after(deployment, first + (1 - first) * chance.random(), spans, "restore", *words)
+        host.check(f"flock {LOCK} true")
+        now = seen(host)
+        assert now in (old, new)
+        told["over before" if not killed else "killed with the old" if now == old else "killed with the new"] += 1
+        restored = run(deployment, "restore", folder, file=backup).ok()
+        spans["restore"] = restored.seconds - 1  # Python starts first
+        assert seen(host) == new
+    host.check(f"find /var/lib/redkeep -maxdepth 1 -name 'snapshot.*' -exec touch -d '-{STALE_MINUTES + 1} minutes' {{}} +")
+    run(deployment, "backup", folder).ok()
+    assert temporary(host) == ""
+    print(f"{kind}: {dict(told)}")
+    assert told["killed with the old"] + told["killed with the new"] > 0
 
 
 def test_what_cannot_be_restored_is_refused_and_nothing_changes(

@@ -258,7 +258,7 @@ def test_nothing_when_the_connection_breaks(stage: Stage) -> None:
     output = []
     for line in process.stdout:
         output.append(line)
-        if line.strip().startswith(MARK) and "operator's access" in line:
+        if line.strip().startswith(MARK) and "operator's login" in line:
             stage.host.run("for p in $(pgrep -x sshd); do grep -qz notty /proc/$p/cmdline && kill -9 $p; done")
     assert process.wait(timeout=120) != 0
     log = ROOT / "pyinfra-debug.log"
