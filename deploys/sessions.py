@@ -13,7 +13,7 @@ from deploys.stack import SERVICE
 from deploys.stages import containers
 from deploys.stages.wanted import CLI
 from redkeep.migration.readiness import Session, parse_client_list
-from redkeep.monitoring.probes import PROBE_NAME, PROBED_USER_OBJECT
+from redkeep.monitoring.probes import MONITOR, PROBE_NAME, PROBED_USER_OBJECT
 
 FOLLOWS = "redkeep"
 """The name by which the package's own connections show themselves: one that is ended logs in again with what is then in the
@@ -45,8 +45,8 @@ def refusals(site: Site, users: Collection[str], *, handshakes: bool = False) ->
     for entry in entries:
         if entry.get("reason") == "auth" and entry.get("username") in users:
             info = dict(pair.split("=", 1) for pair in str(entry.get("client-info", "")).split() if "=" in pair)
-            if entry.get("object") == PROBED_USER_OBJECT and info.get("name") == PROBE_NAME:
-                continue  # the posture tries a wrong password for the user that it is logged in as
+            if entry.get("object") == PROBED_USER_OBJECT and (info.get("name") == PROBE_NAME or info.get("user") == MONITOR):
+                continue  # the posture tries a wrong password for the user that it is logged in as, and as monitor for the others
             address = info.get("addr", "").rpartition(":")[0].strip("[]")
             found[f"{entry['username']} from {address}"] += int(entry.get("count", 1))
     if handshakes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from redkeep.crypto.keyring import generate_key
-from redkeep.monitoring import probes
+from redkeep.monitoring import probes, rights
 from redkeep.monitoring.certificates import certificates
 from redkeep.monitoring.control import Control
 from redkeep.monitoring.posture import assess
@@ -40,14 +40,14 @@ def unknown(server: Server) -> dict[str, Control]:
         ((("CONFIG", "SET", "maxmemory", "1"),), {"sealed round trip"}, "the server is out of memory"),
         (
             (("ACL", "SETUSER", "monitor", "-acl|dryrun"),),
-            {"users' rights", "default user's rights", "dangerous commands", "unknown users"},
+            {"users' rights", "default user's rights", "dangerous commands", "unknown users", "users' passwords"},
             "monitor may not run ACL DRYRUN",
         ),
-        ((("ACL", "SETUSER", "monitor", "-acl|users"),), {"unknown users"}, "monitor may not run ACL USERS"),
+        ((("ACL", "SETUSER", "monitor", "-acl|users"),), {"unknown users", "users' passwords"}, "monitor may not run ACL USERS"),
         ((("ACL", "SETUSER", "monitor", "-client|list"),), {"connected users", "connected ports"}, "monitor may not run CLIENT LIST"),
         (
             (("ACL", "SETUSER", "monitor", "off"),),
-            {"users' rights", "default user's rights", "dangerous commands", "unknown users", "connected users", "connected ports"},
+            set(rights.NAMES),
             "the login of monitor was refused",
         ),
     ],

@@ -7,7 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from redkeep.access.acl import USERS
 from redkeep.access.tls import client_context
+from redkeep.monitoring.any_password import Tried
 from redkeep.monitoring.control import Control
 from redkeep.monitoring.rights import NAMES, probe_users
 from redkeep.monitoring.wire import Wire
@@ -73,7 +75,7 @@ def test_who_else_there_is(start: Callable[..., Server]) -> None:
     server = start()
     names = [f"\x1b[31mguest{number}" for number in range(6)]
     with server.log_in() as operator:
-        operator.ask(*(("ACL", "SETUSER", name, "on", "nopass", "+@all", "~*") for name in names))
+        operator.ask(*(("ACL", "SETUSER", name, "on", ">a password of its own", "+@all", "~*") for name in names))
         control = found(as_monitor(server))["unknown users"]
         assert ("weak", 5) == (control.state, control.evidence.count(r"\x1b[31mguest"))
         assert control.evidence.endswith(" and 1 more")
@@ -101,6 +103,38 @@ def test_a_deployment_without_the_right(start: Callable[..., Server]) -> None:
         control = found(as_monitor(server))["unknown users"]
         assert ("unknown", True) == (control.state, "make deploy" in control.remedy)
         assert [[]] == operator.ask(("ACL", "LOG"))
+
+
+def test_any_password_opens_a_user(start: Callable[..., Server]) -> None:
+    """The user is named, one of one's own too; who is switched off is not open; and the next ones are found after the first."""
+    server = start()
+    with server.log_in() as operator:
+        rules = (("backup", "nopass"), ("operator", "nopass"), ("health_service", "nopass", "off"), ("shop", "on", "nopass", "+ping"))
+        assert ["OK"] * 4 == operator.ask(*(("ACL", "SETUSER", *each) for each in rules))
+        (control,) = (each for each in probe_users(as_monitor(server), expected=["shop"]) if each.name == "users' passwords")
+        assert ("weak", "any password opens backup, operator, shop") == (control.state, control.evidence)
+        assert "deploy again" in control.remedy
+
+
+def test_passwords_are_tried_when_the_users_can_have_changed(start: Callable[..., Server]) -> None:
+    """A process that asks again leaves no more lines in ACL LOG, until a user is set or ten minutes are over."""
+    server, now = start(), [0.0]
+    tried = Tried(clock=lambda: now[0])
+
+    def ask() -> tuple[str, int]:
+        with server.log_in() as operator:
+            operator.ask(("ACL", "LOG", "RESET"))
+            (control,) = (each for each in probe_users(as_monitor(server), tried=tried) if each.name == "users' passwords")
+            (log,) = operator.ask(("ACL", "LOG", "100"))
+        return control.state, len(log)  # type: ignore[arg-type]  # a list
+
+    others = len(USERS) - 2
+    assert [("ok", others), ("ok", 0)] == [ask(), ask()]
+    with server.log_in() as operator:
+        operator.ask(("ACL", "SETUSER", "backup", "nopass"))
+    assert [("weak", others - 1), ("weak", 0)] == [ask(), ask()]
+    now[0] = 600.0
+    assert [("weak", others - 1), ("weak", 0)] == [ask(), ask()]
 
 
 @pytest.mark.parametrize(

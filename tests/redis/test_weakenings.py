@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from redkeep.access.acl import USERS
 from redkeep.access.tls import client_context
 from redkeep.crypto.keyring import generate_key
 from redkeep.monitoring import probes
@@ -56,6 +57,11 @@ BY_COMMAND: dict[str, tuple[Commands, str, str]] = {
     "cache user may scan": (setuser("cache_service", "+scan"), "cache user's rights", RESETS),
     "cache user cannot write": (setuser("cache_service", "-set"), "sealed round trip", RESETS),
     "any password opens the cache user": (setuser("cache_service", "nopass"), "login", RESETS),
+    **{
+        f"any password opens {user}": (setuser(user, "nopass"), "users' passwords", RESETS)
+        for user in USERS
+        if user not in ("cache_service", "default")
+    },
     "cache user is off": (setuser("cache_service", "off"), "login", "deploy again"),
     "health user may read values": (setuser("health_service", "+get", "~*"), "users' rights", RESETS),
     "janitor may flush": (setuser("cache_janitor", "+flushall"), "users' rights", RESETS),

@@ -124,8 +124,13 @@ def test_probes_are_told_from_attacks() -> None:
     log.refuse(("command", "multi", b"keys", b"cache_service"), client=probe)
     log.refuse(("command", "multi", b"flushall", b"cache_service"), client=probe)
     log.refuse(("command", "toplevel", b"keys", b"cache_service"), client=probe)
+    tried = ("auth", "toplevel", PROBED_USER_OBJECT.encode(), b"operator")
+    log.refuse(tried, client="id=4 addr=x:4 name= user=monitor")
+    log.now += 61
+    log.refuse(tried, client=f"id=5 addr=x:5 name={PROBE_NAME} user=cache_service")
     others, probes = split_probes(AclBook().enter(parse_acl_log(log.reply(20))))
-    assert 8 + 1 + 1 + 1 == probes
+    assert 8 + 1 + 1 + 1 + 1 == probes
     told = [(denial.user, denial.object, growth) for denial, growth in others]
     assert [("redkeep-probe", "AuTh", 2), ("default", "AUTH", 1), ("cache_service", "AuTh", 1), ("redkeep-probe", "AUTH", 1)] == told[:4]
-    assert [("cache_service", "flushall", 1), ("cache_service", "keys", 1)] == told[4:]
+    assert [("cache_service", "flushall", 1), ("cache_service", "keys", 1)] == told[4:6]
+    assert [("operator", "AuTh", 1)] == told[6:]

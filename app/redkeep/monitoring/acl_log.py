@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from redkeep.errors import ServerUnavailableError
-from redkeep.monitoring.probes import PROBE_NAME, PROBED_CONTEXT, PROBED_OBJECTS, PROBED_USER_OBJECT
+from redkeep.monitoring.probes import MONITOR, PROBE_NAME, PROBED_CONTEXT, PROBED_OBJECTS, PROBED_USER_OBJECT
 from redkeep.monitoring.server_report import client_of
 from redkeep.monitoring.words import harmless
 
@@ -51,13 +51,14 @@ class Denial(NamedTuple):
     @property
     def by_probe(self) -> bool:
         """Whether this is what our own posture tries: its commands, its user that does not exist, `default` that is off, and
-        a wrong password for the user that it is logged in as.
+        a wrong password for the user that it is logged in as; as monitor, for the others.
 
         A name proves nothing; but none of these attempts can harm where it is refused, and a login of a real user is among
-        them only when whoever tries it is that user already.
+        them only when whoever tries it is that user already, or monitor, whose own eyes these are.
         """
         if self.reason == "auth":
-            named = self.user == PROBE_NAME or (self.user in ("default", self.client_user) and self.client_name == PROBE_NAME)
+            own = self.client_name == PROBE_NAME and self.user in ("default", self.client_user)
+            named = self.user == PROBE_NAME or self.client_user == MONITOR or own
             return named and self.object == PROBED_USER_OBJECT
         return (self.client_name, self.context) == (PROBE_NAME, PROBED_CONTEXT) and self.object.lower() in PROBED_OBJECTS
 

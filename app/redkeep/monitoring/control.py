@@ -30,7 +30,7 @@ class Control(NamedTuple):
 
 
 _GROUPS: Final = {
-    **dict.fromkeys(("login", "default user", "no login without password", "wrong password"), "login"),
+    **dict.fromkeys(("login", "default user", "no login without password", "wrong password", "users' passwords"), "login"),
     **dict.fromkeys(("TLS version", "server certificate", "certificate expiry", "TLS downgrade", "mutual TLS"), "TLS"),
     **dict.fromkeys(("cache user's rights", "users' rights", "default user's rights", "dangerous commands"), "rights"),
     **dict.fromkeys(("plaintext port", "plaintext on the TLS port", "network reach", "connected ports"), "network"),

@@ -15,11 +15,11 @@ from redkeep.access.failures import Peer, network_error, reply_error
 from redkeep.access.tls import SharedContext
 from redkeep.errors import AuthenticationError, RedkeepError, ServerUnavailableError
 from redkeep.monitoring.acl_log import AclBook, Denial, first_entries, parse_acl_log, split_probes
+from redkeep.monitoring.probes import MONITOR
 from redkeep.monitoring.server_report import ClientLine, figures, parse_clients, parse_info, refusals
 from redkeep.monitoring.wire import Refusal, Wire
 from redkeep.target import Target
 
-MONITOR: Final = "monitor"
 MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
 """CLIENT LIST of 40,000 clients; a name in ACL LOG can have 16 KB (Redis' limit before a login)."""
 

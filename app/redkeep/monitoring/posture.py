@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
+from redkeep.monitoring.any_password import Tried
 from redkeep.monitoring.control import STATES, Control, State
 from redkeep.monitoring.host import probe_files, probe_host
 from redkeep.monitoring.probes import probe_server
@@ -44,13 +45,17 @@ class Posture(NamedTuple):
         return f"redkeep: {', '.join(counts)}"
 
 
-def assess(target: Target, *, timeout: float = 3.0, users: Collection[str] = ()) -> Posture:
+def assess(
+    target: Target, *, timeout: float = 3.0, users: Collection[str] = (), tried: Tried | None = None
+) -> Posture:
     """Probe the live system behind `target` from this machine, with the target's own credentials; never raises.
 
-    `timeout` bounds each network step, in seconds; `users` are expected on the server besides Redkeep's. Blocking: 50-100 ms
+    `timeout` bounds each network step, in seconds; `users` are expected on the server besides Redkeep's; whoever asks again
+    and again gives `tried` each time. Blocking: 50-100 ms
     on a healthy system; from a coroutine, call it through `asyncio.to_thread`.
     """
-    server = (*probe_server(target, timeout=timeout), *probe_users(target, timeout=timeout, expected=users), *probe_reach(target))
+    asked = probe_users(target, timeout=timeout, expected=users, tried=tried)
+    server = (*probe_server(target, timeout=timeout), *asked, *probe_reach(target))
     return Posture(tuple(_printable((*server, *probe_files(target), *probe_host(target)))))
 
 

@@ -26,6 +26,9 @@ from redkeep.monitoring.wire import Refusal, Wire
 from redkeep.target import DEFAULT_PORT, Target
 
 PROBE_NAME: Final = "redkeep-probe"
+MONITOR: Final = "monitor"
+"""The user that a probe of the other users is logged in as (rights.py); it may not name its connection."""
+
 ALERT_SECONDS: Final = 0.3
 """How long a server that demands a certificate may take to say so; it does at once, and only a weak one costs the wait."""
 

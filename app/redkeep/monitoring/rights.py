@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from redkeep.access.tls import client_context
 from redkeep.errors import RedkeepError
+from redkeep.monitoring.any_password import Tried, probe_passwords
 from redkeep.monitoring.control import Control
 from redkeep.monitoring.monitor_settings import PREFIX
 from redkeep.monitoring.probes import REDEPLOY, explain
@@ -23,7 +24,9 @@ from redkeep.target import Target
 if TYPE_CHECKING:
     from redkeep.access.matrix import Case
 
-NAMES: Final = ("users' rights", "default user's rights", "dangerous commands", "unknown users", "connected users", "connected ports")
+NAMES: Final = (
+    "users' rights", "default user's rights", "dangerous commands", "unknown users", "users' passwords", "connected users", "connected ports",
+)  # fmt: skip
 _BY_CHOICE: Final = ("CLIENT", "TRACKING", "on")
 """A deployment may give it to the cache user (acl.py, `client_tracking`)."""
 
@@ -33,11 +36,14 @@ _ASK_USERS: Final = ("ACL", "USERS")
 _SHOWN: Final = 5
 
 
-def probe_users(target: Target, *, timeout: float = 3.0, expected: Collection[str] = ()) -> Iterator[Control]:
-    """Effective rights of every user, who else there is, and who is connected how; never raises. `timeout` in seconds, for each step.
+def probe_users(
+    target: Target, *, timeout: float = 3.0, expected: Collection[str] = (), tried: Tried | None = None
+) -> Iterator[Control]:
+    """Effective rights of every user, who else there is, whether their passwords count, and who is connected how; never raises.
+    `timeout` in seconds, for each step.
 
-    `expected` are users of other people's making; the one that the target logs in as is expected anyway. Without
-    the monitor's password there is nobody to ask as: one control says so.
+    `expected` are users of other people's making; the one that the target logs in as is expected anyway. `tried` remembers
+    which passwords were tried. Without the monitor's password there is nobody to ask as: one control says so.
     """
     if not target.monitor_password:
         yield Control(NAMES[0], "not applicable", "checked by the security monitoring, which has the password of `monitor`")
@@ -55,7 +61,7 @@ def probe_users(target: Target, *, timeout: float = 3.0, expected: Collection[st
                 return
             cells = [case for case in command_matrix() if not case.allowed and case.line != _BY_CHOICE]
             found = _rights(cells, wire.ask(*(("ACL", "DRYRUN", case.user, *case.line) for case in cells)))
-            found.append(_unknown_users(wire, known))
+            found += _users(wire, target, known, tried or Tried())
             clients = _connected(wire.ask(("CLIENT", "LIST"))[0], target, known)
     except (OSError, RedkeepError, ValueError) as error:
         yield from _unknown(NAMES, f"could not be checked: {explain(error)}", "")
@@ -93,20 +99,24 @@ def _listed(users: dict[str, list[str]]) -> str:
     return "; ".join(parts)
 
 
-def _unknown_users(wire: Wire, known: Collection[str]) -> Control:
-    """Users that neither Redkeep nor the settings name, connected or not."""
-    name = NAMES[3]
+def _users(wire: Wire, target: Target, known: Collection[str], tried: Tried) -> Iterator[Control]:
+    """Users that neither Redkeep nor the settings name, connected or not; and known ones that any password opens."""
     (may,) = wire.ask(("ACL", "DRYRUN", "monitor", *_ASK_USERS))  # a refusal of the question itself would stand in ACL LOG
     if isinstance(may, Refusal):
-        return Control(name, "unknown", "monitor may not run ACL DRYRUN", REDEPLOY)
+        yield from _unknown(NAMES[3:5], "monitor may not run ACL DRYRUN", REDEPLOY)
+        return
     reply = wire.ask(_ASK_USERS)[0] if may == "OK" else None
     if not isinstance(reply, list):
-        return Control(name, "unknown", "monitor may not run ACL USERS", _GRANT)
+        yield from _unknown(NAMES[3:5], "monitor may not run ACL USERS", _GRANT)
+        return
     there = {each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else str(each) for each in reply}
     strangers = sorted(there - set(known))
     if strangers:
-        return Control(name, "weak", f"Redkeep did not create: {_some(strangers)}", _KILL)
-    return Control(name, "ok", f"all {len(there)} users are known")
+        yield Control(NAMES[3], "weak", f"Redkeep did not create: {_some(strangers)}", _KILL)
+    else:
+        yield Control(NAMES[3], "ok", f"all {len(there)} users are known")
+    others = there & set(known) - {"default", target.username}  # these two were tried without monitor (probes.py)
+    yield probe_passwords(wire, f"{target.host}:{target.port}", others, target.monitor_password or "", tried)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -116,18 +126,18 @@ def _some(names: Sequence[str]) -> str:
 
 def _connected(reply: object, target: Target, known: Collection[str]) -> list[Control]:
     if isinstance(reply, Refusal):
-        return list(_unknown(NAMES[4:], "monitor may not run CLIENT LIST", REDEPLOY))
+        return list(_unknown(NAMES[5:], "monitor may not run CLIENT LIST", REDEPLOY))
     there = connections(reply)
     strangers = sorted({each.user for each in there} - set(known))
     ours = {each.port for each in there if each.user == "monitor"}  # by this very connection; a port can be mapped on the way
     elsewhere = sorted({each.port for each in there if each.port} - ours)
     return [
-        Control(NAMES[4], "weak", f"connected as {_some(strangers)}", _KILL)
+        Control(NAMES[5], "weak", f"connected as {_some(strangers)}", _KILL)
         if strangers
-        else Control(NAMES[4], "ok", "all connected users are known"),
-        Control(NAMES[5], "weak", f"clients also use port {', '.join(map(str, elsewhere[:5]))}", "deploy again: it sets port 0")
+        else Control(NAMES[5], "ok", "all connected users are known"),
+        Control(NAMES[6], "weak", f"clients also use port {', '.join(map(str, elsewhere[:5]))}", "deploy again: it sets port 0")
         if elsewhere
-        else Control(NAMES[5], "ok", f"every client uses the TLS port of {target.host}"),
+        else Control(NAMES[6], "ok", f"every client uses the TLS port of {target.host}"),
     ]
 
 

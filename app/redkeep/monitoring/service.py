@@ -21,6 +21,7 @@ from redkeep.environment import read_env_file
 from redkeep.monitoring import otlp
 from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alerts import SimpleAlertManager
+from redkeep.monitoring.any_password import Tried
 from redkeep.monitoring.certificates import certificates
 from redkeep.monitoring.events import EventType, SecurityEvent, SecurityMonitor
 from redkeep.monitoring.figures import Family, Figures
@@ -91,6 +92,7 @@ class MonitoringService:
         self._keys = KeyAges(target.keys)
         settings = MonitorSettings.read(variables)
         self._users = settings.users
+        self._tried = Tried()
         watched = [target._replace(address=address) for address in settings.nodes] or [target]
         nodes = [Node(each, timeout=timeout) for each in watched] if target.monitor_password else []
         self._watcher = Watcher(nodes, self.monitor, redact=Redactor(secrets))
@@ -174,7 +176,7 @@ class MonitoringService:
     async def probe(self) -> None:
         """Find out the posture anew."""
         async with self._probing:
-            posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout, users=self._users)
+            posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout, users=self._users, tried=self._tried)
             self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
             self._posture, self._posture_at = posture, time.time()
         changed = self._changes.note(posture)
