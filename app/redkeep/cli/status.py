@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     from redkeep.monitoring.posture import assess
     from redkeep.target import read_target
 
-    users = MonitorSettings.of(arguments.env_file).users
-    posture = assess(read_target(arguments.env_file), users=users)
+    settings = MonitorSettings.of(arguments.env_file)
+    posture = assess(read_target(arguments.env_file), users=settings.users, nodes=settings.nodes)
     if arguments.json:
         import json
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
+from redkeep.monitoring.across_nodes import probe_nodes, targets, worst_of
 from redkeep.monitoring.any_password import Tried
 from redkeep.monitoring.control import STATES, Control, State
 from redkeep.monitoring.host import probe_files, probe_host
 from redkeep.monitoring.probes import probe_server
 from redkeep.monitoring.reach import probe_reach
 from redkeep.monitoring.rights import probe_users
-from redkeep.target import Target
+from redkeep.target import Address, Target
 
 _EXIT_CODES: Final[dict[State, int]] = {"ok": 0, "weak": 1, "unknown": 3, "not applicable": 0}
 
@@ -46,17 +47,28 @@ class Posture(NamedTuple):
 
 
 def assess(
-    target: Target, *, timeout: float = 3.0, users: Collection[str] = (), tried: Tried | None = None
+    target: Target,
+    *,
+    timeout: float = 3.0,
+    users: Collection[str] = (),
+    nodes: Iterable[Address] = (),
+    tried: Tried | None = None,
 ) -> Posture:
     """Probe the live system behind `target` from this machine, with the target's own credentials; never raises.
 
-    `timeout` bounds each network step, in seconds; `users` are expected on the server besides Redkeep's; whoever asks again
-    and again gives `tried` each time. Blocking: 50-100 ms
-    on a healthy system; from a coroutine, call it through `asyncio.to_thread`.
+    `timeout` bounds each network step, in seconds; `users` are expected on the server besides Redkeep's; `nodes` are probed
+    besides the target's own, and the worst that is found counts. Whoever asks again and again gives `tried` each time.
+    Blocking: 50-100 ms on a healthy system; from a coroutine, call it through `asyncio.to_thread`.
     """
-    asked = probe_users(target, timeout=timeout, expected=users, tried=tried)
-    server = (*probe_server(target, timeout=timeout), *asked, *probe_reach(target))
-    return Posture(tuple(_printable((*server, *probe_files(target), *probe_host(target)))))
+    tried = tried or Tried()
+
+    def server(each: Target) -> list[Control]:
+        asked = probe_users(each, timeout=timeout, expected=users, tried=tried)
+        return [*probe_server(each, timeout=timeout), *asked, *probe_reach(each)]
+
+    there = targets(target, nodes)
+    hosts = {name: list(probe_host(each)) for name, each in there.items()}
+    return Posture(tuple(_printable((*worst_of(probe_nodes(there, server)), *probe_files(target), *worst_of(hosts)))))
 
 
 def _printable(controls: Iterable[Control]) -> Iterable[Control]:

@@ -19,6 +19,7 @@ _TRIES: Final = 48
 """Random keys to try on a cluster node until it owns one: with ten shards, 0.9^48 = 0.6 % find none."""
 
 NAME: Final = "sealed round trip"
+REPLICA: Final = "could not write: this server is a replica"
 _DISTRUST: Final = "do not use this cache; reinstall redkeep"
 
 
@@ -45,7 +46,7 @@ def sealed_round_trip(wire: Wire, target: Target) -> Control:
     if answer != "OK":
         code = answer.code if isinstance(answer, Refusal) else "not OK"
         reason = {
-            "READONLY": "this server is a replica", "MOVED": "no key that belongs to this cluster node was found",
+            "READONLY": REPLICA.partition(": ")[2], "MOVED": "no key that belongs to this cluster node was found",
             "OOM": "the server is out of memory", "MASTERDOWN": "this replica has lost its primary",
             "CLUSTERDOWN": "the cluster is down", "LOADING": "the server is still loading",
         }.get(code)

@@ -69,7 +69,7 @@ class MonitoringService:
     ) -> None:
         """From `env_file`, or this process's environment: the cache's variables, REDIS_MONITOR_PASSWORD, SECURITY_ALERT_...
 
-        SECURITY_MONITOR_NODES names the nodes to watch (`host:port`, separated by commas) when there are more than the one
+        SECURITY_MONITOR_NODES names the nodes to watch and to probe (`host:port`, separated by commas) when there are more than the one
         of REDIS_URL, SECURITY_MONITOR_USERS the Redis users besides Redkeep's that are expected there. The state file is
         SECURITY_MONITOR_STATE_FILE, or lies in systemd's STATE_DIRECTORY, or there is none.
         `interval` is the seconds a posture stays valid, `timeout` those of each network step; `alerts` replaces the
@@ -92,6 +92,7 @@ class MonitoringService:
         self._keys = KeyAges(target.keys)
         settings = MonitorSettings.read(variables)
         self._users = settings.users
+        self._nodes = settings.nodes
         self._tried = Tried()
         watched = [target._replace(address=address) for address in settings.nodes] or [target]
         nodes = [Node(each, timeout=timeout) for each in watched] if target.monitor_password else []
@@ -176,7 +177,9 @@ class MonitoringService:
     async def probe(self) -> None:
         """Find out the posture anew."""
         async with self._probing:
-            posture = await asyncio.to_thread(assess, self._target, timeout=self._timeout, users=self._users, tried=self._tried)
+            posture = await asyncio.to_thread(
+                assess, self._target, timeout=self._timeout, users=self._users, nodes=self._nodes, tried=self._tried
+            )
             self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
             self._posture, self._posture_at = posture, time.time()
         changed = self._changes.note(posture)

@@ -1,0 +1,93 @@
+"""The posture of several nodes: the worst counts, by the name of its node, and a node that is not there is never green."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from redkeep import get_security_status
+from redkeep.access.acl import USERS
+from redkeep.cli import main
+from redkeep.monitoring import probes
+from redkeep.monitoring.control import Control
+from tests.redis.server import Server, free_port
+from tests.redis.watched import env_file
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's own Redis and its kernel settings are not what is tested."""
+    monkeypatch.setattr(probes, "DEFAULT_PORT", free_port())
+    monkeypatch.setattr("redkeep.monitoring.posture.probe_host", lambda target: iter(()))
+
+
+@pytest.fixture
+def two(start: Callable[..., Server], tmp_path: Path) -> tuple[Server, Server, Path]:
+    """Two hardened servers of one deployment, and the env file that names both."""
+    first, second = start(), start()
+    with second.log_in() as operator:
+        for user in USERS[:-1]:  # the same users with the same passwords; the operator stays as it is for the test
+            if user != "operator":
+                assert ["OK"] == operator.ask(("ACL", "SETUSER", user, "resetpass", f">{first.passwords[user]}"))
+    path = env_file(first, tmp_path, security_monitor_nodes=f"127.0.0.1:{first.port},127.0.0.1:{second.port}")
+    return first, second, path
+
+
+def status(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Control]]:
+    code = main(["status", "--env-file", str(path), "--json"])
+    rows = json.loads(capsys.readouterr().out)["controls"]
+    return code, {row["name"]: Control(row["name"], row["state"], row["evidence"], row["remedy"]) for row in rows}
+
+
+def test_all_nodes_hold(two: tuple[Server, Server, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """What both hold is said once, of all nodes."""
+    first, second, path = two
+    code, found = status(path, capsys)
+    assert (0, {"ok"}) == (code, {control.state for control in found.values()})
+    assert "refused (all 2 nodes)" == found["wrong password"].evidence
+
+
+def test_the_second_node_is_weak(two: tuple[Server, Server, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name stands in the evidence, with the remedy, and the first one's does not."""
+    first, second, path = two
+    with second.log_in() as operator:
+        assert ["OK", "OK"] == operator.ask(("CONFIG", "SET", "tls-auth-clients", "optional"), ("ACL", "SETUSER", "backup", "nopass"))
+    code, found = status(path, capsys)
+    assert (1, {"mutual TLS", "users' passwords"}) == (code, {name for name, control in found.items() if control.state == "weak"})
+    assert f"127.0.0.1:{second.port}: any password opens backup" == found["users' passwords"].evidence
+    assert f":{first.port}" not in found["mutual TLS"].evidence
+    assert "tls-auth-clients yes" in found["mutual TLS"].remedy
+
+
+def test_a_node_that_is_not_there(two: tuple[Server, Server, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown, by name: every control that only the server could have answered."""
+    _, second, path = two
+    second.stop()
+    code, found = status(path, capsys)
+    assert (3, "unknown") == (code, found["login"].state)
+    assert f"127.0.0.1:{second.port}: connection refused" in found["login"].evidence
+    assert {"unknown"} == {found[name].state for name in ("mutual TLS", "sealed round trip", "users' rights", "users' passwords")}
+
+
+def test_a_replica_is_not_written_to(two: tuple[Server, Server, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """The round trip through the primary counts; when all are replicas, nobody could tell."""
+    first, second, path = two
+    with second.log_in() as operator:
+        assert ["OK"] == operator.ask(("REPLICAOF", "127.0.0.1", "1"))
+    assert "ok" == status(path, capsys)[1]["sealed round trip"].state
+    with first.log_in() as operator:
+        assert ["OK"] == operator.ask(("REPLICAOF", "127.0.0.1", "1"))
+    assert "unknown" == status(path, capsys)[1]["sealed round trip"].state
+
+
+def test_the_service_probes_every_node(two: tuple[Server, Server, Path]) -> None:
+    """What the API shows is worst of all, too."""
+    _, second, path = two
+    with second.log_in() as operator:
+        assert ["OK"] == operator.ask(("ACL", "SETUSER", "exporter", "+monitor"))
+    found = {control["name"]: control for control in asyncio.run(get_security_status(path))["posture"]}
+    assert ("weak", True) == (found["dangerous commands"]["state"], f":{second.port}: exporter" in found["dangerous commands"]["evidence"])
