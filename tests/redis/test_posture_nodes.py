@@ -45,8 +45,7 @@ def status(path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[st
 
 def test_all_nodes_hold(two: tuple[Server, Server, Path], capsys: pytest.CaptureFixture[str]) -> None:
     """What both hold is said once, of all nodes."""
-    first, second, path = two
-    code, found = status(path, capsys)
+    code, found = status(two[2], capsys)
     assert (0, {"ok"}) == (code, {control.state for control in found.values()})
     assert "refused (all 2 nodes)" == found["wrong password"].evidence
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from redkeep.errors import ConfigurationError
-from redkeep.monitoring.alert_settings import _NAMES, _SECRETS, PREFIX, AlertSettings
+from redkeep.monitoring.alert_settings import PREFIX, AlertSettings
+from redkeep.monitoring.setting_names import ALERT_NAMES, ALERT_SECRETS
 from tests.unit.wanted import ROOT
 
 MAIL = {"SECURITY_ALERT_EMAIL": "ops@example.org", "SECURITY_ALERT_SMTP_HOST": "mail.example.org"}
@@ -110,7 +111,7 @@ def test_what_does_not_hold(more: dict[str, str], words: str) -> None:
 def test_each_variable_is_documented() -> None:
     """docs/monitoring.md names it, in full or by its end (`SECURITY_ALERT_SMTP_HOST`, `_PORT`)."""
     words = re.findall(r"`([A-Z_]+)", (ROOT / "docs/monitoring.md").read_text())
-    names = [PREFIX + name for name in (*_NAMES, *_SECRETS)]
+    names = [PREFIX + name for name in (*ALERT_NAMES, *ALERT_SECRETS)]
     assert [] == [name for name in names if not any(name == word or (word[0] == "_" and name.endswith(word)) for word in words)]
 
 

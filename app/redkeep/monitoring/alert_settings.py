@@ -12,22 +12,17 @@ from urllib.parse import urlsplit
 
 from redkeep.environment import parse_flag, read_secret_file
 from redkeep.errors import ConfigurationError
+from redkeep.monitoring.setting_names import ALERT_NAMES, ALERT_SECRETS, check_names
+from redkeep.monitoring.setting_names import ALERT_PREFIX as PREFIX
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-PREFIX: Final = "SECURITY_ALERT_"
 THRESHOLDS: Final = {"auth_failures_per_hour": 10, "encryption_errors_per_hour": 5, "connection_failures_per_hour": 20}
 """The PRD's."""
 
 COOLDOWN_SECONDS: Final = 900
 """Between two notices of one kind while it lasts: four an hour wake somebody up, and do not bury anything else."""
 
-_SECRETS: Final = ("WEBHOOK", "WEBHOOK_SECRET", "SMTP_PASSWORD")
-_NAMES: Final = (
-    *("EMAIL", "EMAIL_FROM", "SMTP_HOST", "SMTP_PORT", "SMTP_SECURITY", "SMTP_USERNAME", "SMTP_CA_FILE"),
-    *("WEBHOOK_CA_FILE", "WEBHOOK_NETWORKS", "DEV_WEBHOOK_HTTP", "COOLDOWN_SECONDS"),
-    *(name.upper() for name in THRESHOLDS),
-)
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?")
 _HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}")
 
@@ -78,12 +73,9 @@ class AlertSettings:
 
         Raises ConfigurationError with one sentence: which variable, and what to do; never a value.
         """
-        known = {PREFIX + name for name in (*_NAMES, *_SECRETS, *(f"{name}_FILE" for name in _SECRETS))}
-        for name in sorted(variables):
-            if name.startswith(PREFIX) and name not in known:
-                raise ConfigurationError(f"{name} is not a setting of Redkeep; check the spelling or remove it")
-        values = {name: variables[PREFIX + name].strip() for name in (*_NAMES, *_SECRETS) if variables.get(PREFIX + name, "").strip()}
-        for name in _SECRETS:
+        check_names(variables)
+        values = {name: variables[PREFIX + name].strip() for name in (*ALERT_NAMES, *ALERT_SECRETS) if variables.get(PREFIX + name, "").strip()}
+        for name in ALERT_SECRETS:
             pointer = variables.get(f"{PREFIX}{name}_FILE", "").strip()
             if pointer and name in values:
                 raise ConfigurationError(f"{PREFIX}{name} and {PREFIX}{name}_FILE are both set; keep one")

@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from redkeep.environment import read_env_file
 from redkeep.errors import ConfigurationError
+from redkeep.monitoring.setting_names import MONITOR_PREFIX as PREFIX
+from redkeep.monitoring.setting_names import check_names
 from redkeep.target import Address, parse_url
-
-PREFIX: Final = "SECURITY_MONITOR_"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +32,9 @@ class MonitorSettings:
     def read(cls, variables: Mapping[str, str]) -> MonitorSettings:
         """From `SECURITY_MONITOR_...` variables; the state file also from systemd's STATE_DIRECTORY.
 
-        Raises ConfigurationError with one sentence: which variable, and what to do.
+        Raises ConfigurationError with one sentence: which variable, and what to do; also for SECURITY_... variables that do not exist.
         """
+        check_names(variables)
         named = variables.get(f"{PREFIX}STATE_FILE", "").strip()
         folder = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
         return cls(

@@ -14,9 +14,9 @@ from redkeep.access.tls import client_context
 from redkeep.errors import RedkeepError
 from redkeep.monitoring.any_password import Tried, probe_passwords
 from redkeep.monitoring.control import Control
-from redkeep.monitoring.monitor_settings import PREFIX
 from redkeep.monitoring.probes import REDEPLOY, explain
 from redkeep.monitoring.server_report import connections
+from redkeep.monitoring.setting_names import MONITOR_PREFIX
 from redkeep.monitoring.wire import Refusal, Wire
 from redkeep.monitoring.words import harmless
 from redkeep.target import Target
@@ -30,7 +30,7 @@ NAMES: Final = (
 _BY_CHOICE: Final = ("CLIENT", "TRACKING", "on")
 """A deployment may give it to the cache user (acl.py, `client_tracking`)."""
 
-_KILL: Final = f"as the operator: ACL DELUSER and CLIENT KILL USER, then deploy again; or name your own in {PREFIX}USERS"
+_KILL: Final = f"as the operator: ACL DELUSER and CLIENT KILL USER, then deploy again; or name your own in {MONITOR_PREFIX}USERS"
 _GRANT: Final = "run `make deploy`: it gives monitor the right"
 _ASK_USERS: Final = ("ACL", "USERS")
 _SHOWN: Final = 5
