@@ -145,13 +145,38 @@ def test_guessing_is_told_at_once() -> None:
 
 
 def test_a_weak_control_is_told_once_and_another_is_news() -> None:
-    """The same weakness is not repeated; one more is; one that was healed and comes again is; None leaves it as it is."""
+    """The same weakness is not repeated within the cooldown, healed in between or not; one more is told at once; None leaves it as it is."""
     scene = Scene()
     login, both = {"login": "deploy again"}, {"login": "deploy again", "mutual TLS": ""}
-    found = [scene.check(each) for each in (login, login, both, login, None, both, {}, {}, login)]
-    assert [1, 0, 1, 0, 0, 1, 1, 0, 1] == list(map(len, found))
+    found = [scene.check(each) for each in (login, login, both, login, None, both, {}, {}, login, {})]
+    assert [1, 0, 1, 0, 0, 0, 1, 0, 0, 0] == list(map(len, found))
     assert "resolved: Posture Weakened" == found[6][0]
     assert "see `redkeep status`" == scene.channel.taken[1].details["mutual TLS"]
+    scene.clock.now += 900
+    assert ["firing: Posture Weakened"] == scene.check(login)
+
+
+def test_a_weak_control_that_lasts_is_repeated() -> None:
+    """Once in fifteen minutes while it goes on, as every other kind; its end is told once."""
+    scene = Scene()
+    told = []
+    for _ in range(120):
+        told += scene.check({"login": ""})
+        scene.clock.now += 30
+    assert ["firing: Posture Weakened"] * 4 == told
+    assert ["resolved: Posture Weakened"] == scene.check({}) + scene.check({})
+
+
+def test_a_control_that_goes_up_and_down_is_told_once_a_cooldown() -> None:
+    """Weak and healed every thirty seconds, over a restart too: one alert and one end in fifteen minutes; another control is news."""
+    scene, told = Scene(), []
+    for _ in range(15):
+        for weak in ({"login": ""}, {}):
+            told += scene.check(weak)
+            scene.clock.now += 29
+        scene.manager.restore(scene.manager.snapshot())
+    assert ["firing: Posture Weakened", "resolved: Posture Weakened"] == told
+    assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": ""})
 
 
 def test_a_weakness_is_not_over_because_nobody_can_look() -> None:
@@ -164,8 +189,10 @@ def test_a_weakness_is_not_over_because_nobody_can_look() -> None:
     assert [] == scene.check({"login": ""}, unknown=["mutual TLS"])
     assert [] == scene.check({"mutual TLS": ""})
     assert ["resolved: Posture Weakened"] == scene.check({}, unknown=["login"])
+    scene.clock.now += 900
     assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": "", "login": ""})
     assert [] == scene.check({}, unknown=["login"])
+    scene.clock.now += 900
     assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": ""}, unknown=["login"])
 
 

@@ -40,7 +40,7 @@ def test_a_name_like_none() -> None:
 
 def test_others_have_names_too() -> None:
     """What another program calls its own is no mistake, and neither is any name of ours."""
-    others = dict.fromkeys(("SECURITY_HEADERS_ENABLED", "SECURITY_KEY", "SECURE_SSL_REDIRECT", "SECURITY_PASSWORD_SALT"), "1")
+    others = dict.fromkeys(("SECURITY_HEADERS_ENABLED", "SECURE_SSL_REDIRECT", "SECURITY_PASSWORD_SALT"), "1")
     assert MonitorSettings() == MonitorSettings.read(others)
     assert {ALERT_PREFIX + name.upper() for name in THRESHOLDS} <= KNOWN
     assert len(set(ALERT_NAMES)) == len(ALERT_NAMES)
@@ -53,7 +53,7 @@ def test_each_command_refuses(
     """Before anything connects or listens: exit code 2 and the sentence."""
     monkeypatch.setenv("REDKEEP_API_KEY", secrets.token_hex(32))
     path = tmp_path / "cache.env"
-    path.write_text(f"REDIS_URL=redis://127.0.0.1:1\nENVIRONMENT=development\nSECURITY_ALERT_EMIAL=ops@example.org\n")
+    path.write_text("REDIS_URL=redis://127.0.0.1:1\nENVIRONMENT=development\nSECURITY_ALERT_EMIAL=ops@example.org\n")
     path.chmod(0o600)
     assert 2 == main([*words, "--env-file", str(path)])
     assert "SECURITY_ALERT_EMIAL is not a setting of Redkeep; write SECURITY_ALERT_EMAIL" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """The alert manager: from how many events on people are told, how often, and that it is over.
 
 A kind of alert has one state. It fires when its threshold is reached, is repeated after the cooldown while it lasts or comes
-again, and its end is told once. What makes it worse is told at once: guessing, another weak control.
+again, and its end is told once. What makes it worse is told at once: guessing, another weak control; one that was told
+within the cooldown, and has healed in between, is not another.
 Each channel delivers by itself: one that hangs or fails holds up neither the others nor the cache.
 What is owed to a channel is kept before it is sent and struck out after: a process that is killed owes it still, so an
 alert is told at least once, and twice only when the end came in between.
@@ -91,6 +92,7 @@ class SimpleAlertManager:
         self._host = harmless(socket.gethostname())
         self._firing: dict[str, _Firing] = {}
         self._told: dict[str, float] = {}
+        self._told_names: dict[str, dict[str, float]] = {}
         self._recent: deque[Alert] = deque(maxlen=_RECENT)
         self._results: dict[str, dict[str, Any]] = {
             each.name: {"delivered": 0, "failed": 0, "last_delivered": None, "last_error": ""} for each in self._channels
@@ -165,6 +167,7 @@ class SimpleAlertManager:
         return {
             "firing": {kind: [each.alert.as_dict(), each.told_at, sorted(each.names)] for kind, each in self._firing.items()},
             "told": dict(self._told),
+            "told_names": {kind: dict(names) for kind, names in self._told_names.items()},
             "owed": [[channel, alert.as_dict()] for (_, channel), alert in self._owed.items()],
             "recent": [alert.as_dict() for alert in self._recent],
         }
@@ -177,11 +180,15 @@ class SimpleAlertManager:
                 for kind, (alert, told, names) in saved["firing"].items()
             }
             told_at = {str(kind): float(moment) for kind, moment in saved["told"].items()}
+            told_names = {
+                str(kind): {str(name): float(moment) for name, moment in names.items()} for kind, names in saved.get("told_names", {}).items()
+            }
             owed = [(channel, Alert.from_dict(alert)) for channel, alert in saved["owed"]]
             recent = [Alert.from_dict(alert) for alert in saved["recent"]]
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"no snapshot of alerts: {type(error).__name__}") from None
-        self._firing, self._told, self._recent = firing, told_at, deque(recent, maxlen=_RECENT)
+        self._firing, self._told, self._told_names = firing, told_at, told_names
+        self._recent = deque(recent, maxlen=_RECENT)
         self._owed = {(alert.id, channel): alert for channel, alert in owed if channel in self._results}
 
     def _counted(self, kind: str) -> _Cause | None:
@@ -203,16 +210,17 @@ class SimpleAlertManager:
                 return None
             del self._firing[kind]
             return self._alert(kind, firing.alert.title, f"Over: {firing.alert.message}", "info", "resolved", {})
-        cooling = kind != "posture" and now < self._told.get(kind, -math.inf) + self.settings.cooldown_seconds
-        if firing is None and cooling and not cause.names:
-            return None  # it goes up and down around its threshold
-        if firing is not None and cause.names <= firing.names and (kind == "posture" or cooling):
-            # What was told stays told; of a posture, a control that is healed and weak again is news.
-            self._firing[kind] = firing._replace(names=cause.names if kind == "posture" else firing.names)
-            return None
+        told, quiet = self._told_names.setdefault(kind, {}), now - self.settings.cooldown_seconds
+        known = firing.names if firing else frozenset()
+        news = {name for name in cause.names - known if told.get(name, -math.inf) <= quiet}
+        if self._told.get(kind, -math.inf) > quiet and not news:
+            if firing:  # what was told of guessing stays told; of a posture, what is weak now counts
+                self._firing[kind] = firing._replace(names=cause.names if kind == "posture" else firing.names)
+            return None  # it lasts, or it goes up and down
         alert = self._alert(kind, cause.title, cause.message, cause.severity, "firing", cause.details)
         self._firing[kind] = _Firing(alert, now, cause.names)
         self._told[kind] = now
+        self._told_names[kind] = {name: moment for name, moment in told.items() if moment > quiet} | dict.fromkeys(cause.names, now)
         return alert
 
     def _alert(self, kind: str, title: str, message: str, severity: str, state: AlertState, details: Mapping[str, Any]) -> Alert:
