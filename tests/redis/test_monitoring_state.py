@@ -202,6 +202,20 @@ def lived_without_watching(path: Path) -> MonitoringService:
     return asyncio.run(run())
 
 
+def test_what_a_cache_of_this_process_notes_is_logged_once(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cache has written it into the log already; the service counts it, and writes no second line."""
+    monitoring = MonitoringService(env_file=env_file(server, tmp_path), state_file=None)
+    own = SecurityMonitor()
+    monitoring.include(own)
+    with caplog.at_level("INFO"):
+        own.record("decryption_failure", key="k")
+        own.record("tls_failure", reason="r")
+    assert ["decryption_failure", "tls_failure"] == [record.event for record in caplog.records if record.message == "security_event"]
+    assert (1, 1) == tuple(monitoring.monitor.count(kind) for kind in ("decryption_failure", "tls_failure"))
+
+
 def test_what_a_cache_of_this_process_notes(server: Server, tmp_path: Path) -> None:
     """Values that do not open are counted as often as they were, when they were; its logins too, also those before, but for the refused
     ones: they are the server's to count."""

@@ -110,11 +110,12 @@ class SecurityMonitor:
         username: str | None = None,
         count: int = 1,
         when: float | None = None,
+        logged: bool = False,
         **details: Any,
     ) -> SecurityEvent:
         """Note an event, or `count` alike; `details` are short plain values, never a secret. Returns it.
 
-        `when` is in seconds since the epoch, for what happened before it is noted. Names and texts are made harmless here,
+        `when` is in seconds since the epoch, for what happened before it is noted. `logged` says that it stands in the log already. Names and texts are made harmless here,
         once for everybody who shows them.
         """
         now = self._clock()
@@ -130,7 +131,7 @@ class SecurityMonitor:
         )
         self._events.append(event)
         self.tally(kind, success).add(moment, count)
-        if self._may_log(kind, int(now // 60)):
+        if not logged and self._may_log(kind, int(now // 60)):
             extra = {"event": kind, "success": success, "user": event.username, "event_count": count}
             logger.log(_LEVELS[event.severity], "security_event", extra={**extra, **_renamed(event.details)})
         for listener in self._listeners:

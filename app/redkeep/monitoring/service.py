@@ -294,7 +294,7 @@ class MonitoringService:
         if event.type in _OWN_EYES:
             self.monitor.record(
                 event.type, success=event.success, severity=event.severity, username=event.username, count=event.count,
-                when=event.timestamp.timestamp(), **event.details,
+                when=event.timestamp.timestamp(), logged=True, **event.details,
             )  # fmt: skip
 
     async def _save(self) -> None:
