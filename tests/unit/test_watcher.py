@@ -91,15 +91,29 @@ def test_a_node_that_stays_away() -> None:
 
 
 def test_a_client_is_new_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By user and address, whatever name it gives itself; the list is bounded; between two lists of clients the last one stands."""
+    """By user and address, whatever name it gives itself; between two lists of clients the last one stands. The list is bounded, but whoever is
+    connected is known at the next look."""
     monkeypatch.setattr(watcher, "_KNOWN_CLIENTS", 3)
     app, other = ClientLine("app", "10.0.0.5", "one"), ClientLine("app", "10.0.0.6", "one")
     more = [ClientLine("x", f"10.0.1.{n}", "") for n in range(3)]
-    made, monitor, look = watching(Told("a:1", seen(app, app), seen(app, ClientLine("app", "10.0.0.5", "two")), seen(), seen(other, *more)))
-    assert [True, False, False, True] == [look() for _ in range(4)]
-    assert ["client_seen"] * 3 == kinds(monitor)
+    made, monitor, look = watching(Told("a:1", seen(app, app), seen(app, ClientLine("app", "10.0.0.5", "two")), seen(), *[seen(other, *more)] * 2))
+    assert [True, False, False, True, False] == [look() for _ in range(5)]
+    assert ["client_seen"] * 5 == kinds(monitor)
     assert {"app": 1, "x": 3} == made.nodes()[0]["clients_by_user"]
-    assert [["a:1", "app", "10.0.0.5"], ["a:1", "app", "10.0.0.6"]] == made.snapshot()["clients"][:2]
+    assert [["a:1", "app", "10.0.0.6"], *(["a:1", "x", f"10.0.1.{n}"] for n in range(3))] == made.snapshot()["clients"]
+
+
+def test_the_client_that_was_seen_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit a new one is an event still; who was seen lately stays known, over a restart too; who was forgotten is new again."""
+    monkeypatch.setattr(watcher, "_KNOWN_CLIENTS", 2)
+    one, two, three = (ClientLine("app", f"10.0.0.{n}", "") for n in range(3))
+    made, monitor, look = watching(Told("a:1", seen(one), seen(two), seen(one), seen(three), seen(one), seen(two)))
+    assert [True, True, False, True, False, True] == [look() for _ in range(6)]
+    addresses = [event.details["address"] for event in monitor.security_events if event.type == "client_seen"]
+    assert ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.1"] == addresses
+    assert [["a:1", "app", "10.0.0.0"], ["a:1", "app", "10.0.0.1"]] == made.snapshot()["clients"]
+    made.restore({**made.snapshot(), "clients": [["a:1", "app", f"10.0.0.{n}"] for n in range(5)]})
+    assert [["a:1", "app", "10.0.0.3"], ["a:1", "app", "10.0.0.4"]] == made.snapshot()["clients"]
 
 
 def test_probes_are_no_events() -> None:

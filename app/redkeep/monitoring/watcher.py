@@ -20,6 +20,7 @@ _LATENCIES: Final = 360
 
 _LATENCY_SECONDS: Final = 10.0
 _KNOWN_CLIENTS: Final = 10_000
+"""Remembered; beyond it the one that was seen longest ago is forgotten, and is new when it comes again."""
 
 
 class Watcher:
@@ -77,7 +78,8 @@ class Watcher:
             for node in self._nodes:
                 if node.name in saved["nodes"]:
                     node.restore(saved["nodes"][node.name])
-            self._clients = {(str(a), str(b), str(c)): None for a, b, c in saved["clients"]}
+            clients = [(str(a), str(b), str(c)) for a, b, c in saved["clients"]]
+            self._clients = dict.fromkeys(clients[-_KNOWN_CLIENTS:])
         except (KeyError, TypeError) as error:
             raise ValueError(f"no snapshot of nodes: {type(error).__name__}") from None
 
@@ -107,6 +109,9 @@ class Watcher:
             for (user, address, _), count in sorted(look.clients.items()):
                 clients[user] = clients.get(user, 0) + count
                 new |= self._client(node.name, user, address)
+            # Never one that is connected: a server with more clients than that would report them anew at each look.
+            for key in list(self._clients)[: max(0, len(self._clients) - max(_KNOWN_CLIENTS, len(look.clients)))]:
+                del self._clients[key]
         self._seen[node.name] = {
             "state": "up", "since": before["since"] if up else _iso(now), "reason": "", "latency_ms": round(look.milliseconds, 3),
             **look.figures, "clients_by_user": clients,
@@ -124,9 +129,11 @@ class Watcher:
 
     def _client(self, node: str, user: str, address: str) -> bool:
         key = (node, user, address)
-        if key in self._clients or len(self._clients) >= _KNOWN_CLIENTS:
+        known = key in self._clients
+        self._clients.pop(key, None)
+        self._clients[key] = None  # the last one is the one that was seen last
+        if known:
             return False
-        self._clients[key] = None
         self._monitor.record("client_seen", success=True, username=user, address=address, node=node)
         return True
 
