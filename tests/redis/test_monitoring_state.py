@@ -76,6 +76,54 @@ def test_a_key_that_was_rotated(server: Server, tmp_path: Path) -> None:
     assert not {old, new} & set(json.dumps(after.events()).split('"'))
 
 
+NO_NUMBERS = {
+    "infinity": "Infinity", "nan": "NaN", "minus infinity": "-Infinity", "too large": "1e999", "a long number": "1" + "0" * 400,
+    "no date": "1e300", "deep": "[" * 100_000 + "]" * 100_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [*((name, "key") for name in NO_NUMBERS), *(("infinity", place) for place in ("warned", "surplus", "told", "count"))],
+)
+def test_a_file_with_numbers_that_are_none(
+    server: Server, tmp_path: Path, value: str, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever stands where a number belongs: the file is set aside as it is, one warning says so, and monitoring starts anew."""
+    state = tmp_path / "state.json"
+    path = env_file(server, tmp_path, security_monitor_state_file=state)
+    lived(path)
+    saved = json.loads(state.read_text())
+    node = next(iter(saved["watcher"]["nodes"].values()))
+    key = next(iter(saved["keys"]["seen"]))
+    if place == "warned":
+        saved["events"]["warned_until"] = "here"
+    elif place == "surplus":
+        node["surplus"] = "here"
+    elif place == "key":
+        saved["keys"]["seen"][key] = "here"
+    elif place == "told":
+        saved["alerts"]["told"]["posture"] = "here"
+    else:
+        saved["events"]["events"].append({
+            "type": "auth_attempt", "severity": "warning", "success": False, "timestamp": "2026-01-01T00:00:00+00:00", "username": "x",
+            "details": {}, "count": "here",
+        })  # fmt: skip
+    spoilt = json.dumps(saved).replace('"here"', NO_NUMBERS[value])
+    state.write_text(spoilt)
+    caplog.clear()
+    after = lived(path)
+    status = asyncio.run(after.security_status())
+    assert status["recent_auth_failures"] is not None
+    assert 1 == len(after.events(kind="state_unusable"))
+    (told,) = [record for record in caplog.records if getattr(record, "event", "") == "state_unusable"]
+    assert "WARNING" == told.levelname
+    assert spoilt == (tmp_path / "state.json.unusable").read_text()
+    assert "up" == after.nodes()[0]["state"]
+    assert json.loads(state.read_text())["version"] == saved["version"]
+    assert [] == lived(path).events(kind="state_unusable")[1:]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -26,10 +26,12 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "damaged"), (b'{"version": 2', "damaged"), (b"[2]", "damaged"), (b'{"version": 1}', "another version"), (b"\xff", "damaged")],
+    [(b"", "damaged"), (b'{"version": 2', "damaged"), (b"[2]", "damaged"), (b'{"version": 1}', "another version"), (b"\xff", "damaged"),
+     (b'{"version": 2, "x": Infinity}', "damaged"), (b'{"version": 2, "x": 1e999}', "damaged"),
+     (b'{"version": 2, "x": ' + b"[" * 200_000, "damaged"), (b'{"version": 2, "x": ' + b"9" * 21 + b"}", "damaged")],
 )
 def test_a_damaged_file(tmp_path: Path, content: bytes, words: str) -> None:
-    """Cut short, another version, no JSON: one sentence, and counting begins anew."""
+    """Cut short, another version, no JSON, numbers that are none, endless depth: one sentence, and counting begins anew."""
     path = tmp_path / "state.json"
     path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=words):

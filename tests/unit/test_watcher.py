@@ -96,7 +96,8 @@ def test_a_client_is_new_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "_KNOWN_CLIENTS", 3)
     app, other = ClientLine("app", "10.0.0.5", "one"), ClientLine("app", "10.0.0.6", "one")
     more = [ClientLine("x", f"10.0.1.{n}", "") for n in range(3)]
-    made, monitor, look = watching(Told("a:1", seen(app, app), seen(app, ClientLine("app", "10.0.0.5", "two")), seen(), *[seen(other, *more)] * 2))
+    renamed = seen(app, ClientLine("app", "10.0.0.5", "two"))
+    made, monitor, look = watching(Told("a:1", seen(app, app), renamed, seen(), *[seen(other, *more)] * 2))
     assert [True, False, False, True, False] == [look() for _ in range(5)]
     assert ["client_seen"] * 5 == kinds(monitor)
     assert {"app": 1, "x": 3} == made.nodes()[0]["clients_by_user"]

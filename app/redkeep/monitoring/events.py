@@ -115,8 +115,8 @@ class SecurityMonitor:
     ) -> SecurityEvent:
         """Note an event, or `count` alike; `details` are short plain values, never a secret. Returns it.
 
-        `when` is in seconds since the epoch, for what happened before it is noted. `logged` says that it stands in the log already. Names and texts are made harmless here,
-        once for everybody who shows them.
+        `when` is in seconds since the epoch, for what happened before it is noted; `logged`: it stands in the log already.
+        Names and texts are made harmless here, once for everybody who shows them.
         """
         now = self._clock()
         moment = now if when is None else min(when, now)
@@ -196,7 +196,7 @@ class SecurityMonitor:
         try:
             events = [
                 SecurityEvent(**{
-                    **{name: each[name] for name in _FIELDS}, "timestamp": datetime.fromisoformat(each["timestamp"]),
+                    **{name: each[name] for name in _FIELDS}, "count": int(each["count"]), "timestamp": datetime.fromisoformat(each["timestamp"]),
                     "details": MappingProxyType({name: _plain(value) for name, value in each["details"].items()}),
                 })
                 for each in saved["events"]
@@ -205,7 +205,7 @@ class SecurityMonitor:
             for kind, success, total, rows in saved["tallies"]:
                 if kind in EVENT_TYPES:
                     tallies.setdefault((kind, bool(success)), Tally()).restore(total, rows)
-            warned_until = float(saved["warned_until"])
+            warned_until = min(float(saved["warned_until"]), self._clock() + BRUTE_FORCE_MINUTES * 60)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no snapshot of events: {type(error).__name__}") from None
         self._events = deque(events, maxlen=self.max_events)

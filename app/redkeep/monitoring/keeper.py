@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from redkeep.errors import ConfigurationError
 from redkeep.monitoring.events import SecurityMonitor
-from redkeep.monitoring.state_file import claim_state, read_state, write_state
+from redkeep.monitoring.state_file import claim_state, read_state, set_aside, write_state
 
 
 class Part(Protocol):
@@ -37,7 +37,9 @@ class Keeper:
         self._saving = asyncio.Lock()
 
     def restore(self) -> None:
-        """Take back what is in the file, all of it or nothing: half of it would count twice. From here on it is ours."""
+        """Take back what is in the file, all of it or nothing: half of it would count twice. From here on it is ours.
+
+        A file that cannot be used is set aside, with one warning."""
         if self._path is None or self._claim is not None:
             return
         try:
@@ -51,11 +53,12 @@ class Keeper:
             if saved is not None:
                 for name, part in self._parts.items():
                     part.restore(saved[name])
-        except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ConfigurationError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             for name, part in self._parts.items():
                 part.restore(fresh[name])
             reason = str(error) if isinstance(error, ConfigurationError) else "its content is not usable; counting starts again from zero"
-            self._monitor.record("state_unusable", file=str(self._path), reason=reason)
+            aside = set_aside(self._path)
+            self._monitor.record("state_unusable", file=str(self._path), reason=reason, kept=str(aside or ""))
 
     async def save(self) -> None:
         """Write the file once it is ours. A disk that refuses is said once an hour, and nothing else comes of it."""

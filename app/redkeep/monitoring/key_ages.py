@@ -51,6 +51,8 @@ class KeyAges:
         """Take back a snapshot. Raises ValueError when it is something else."""
         try:
             seen, first = {str(name): float(moment) for name, moment in saved["seen"].items()}, str(saved["first"])
-        except (AttributeError, KeyError, TypeError) as error:
+            for moment in seen.values():
+                datetime.fromtimestamp(moment, UTC)
+        except (AttributeError, KeyError, TypeError, OverflowError, OSError) as error:
             raise ValueError(f"no snapshot of keys: {type(error).__name__}") from None
         self._seen, self._first = seen, first

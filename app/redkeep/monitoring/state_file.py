@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import secrets
 import stat
@@ -15,6 +16,9 @@ from redkeep.errors import ConfigurationError
 
 VERSION: Final = 2
 _MAX_BYTES: Final = 16 * 1024 * 1024
+_DIGITS: Final = 20
+"""Of the longest whole number that is one of ours: 64 bits and a sign."""
+
 _WHAT: Final = "the monitoring's state"
 
 
@@ -60,12 +64,41 @@ def read_state(path: Path, *, what: str = _WHAT) -> dict[str, Any] | None:
     finally:
         os.close(descriptor)
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = json.loads(text, parse_float=_finite, parse_int=_whole, parse_constant=_finite)
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("version") != VERSION:
         raise ConfigurationError(f"{what} {path} is damaged or from another version; counting starts again from zero")
     return found
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a file of ours that cannot be used, in place of an older one, so that somebody can look at it; its new path.
+
+    None when it is no file, or somebody else's work: whatever others can write is no evidence.
+    """
+    aside = path.with_name(f"{path.name}.unusable")
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o022:
+            return None
+        path.replace(aside)
+    except OSError:
+        return None
+    return aside
+
+
+def _finite(text: str) -> float:
+    number = float(text)  # also of the words Infinity and NaN, which are no JSON and which Python takes
+    if not math.isfinite(number):
+        raise ValueError("not a finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError("a number too long")
+    return int(text)
 
 
 def write_state(path: Path, state: dict[str, Any], *, what: str = _WHAT) -> None:
