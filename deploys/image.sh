@@ -1,5 +1,5 @@
 #!/bin/sh
-# Build app/Dockerfile into an image: the wheel of app/, the locked list of an extra, and nothing else from this folder.
+# Build app/Dockerfile into the image localhost/redkeep/api or localhost/redkeep/dashboard: the wheel of app/, the locked list of an extra, and nothing else from this folder.
 #
 #   deploys/image.sh api|dashboard [--offline] [arguments of docker build, such as --build-arg IMAGE=... --build-arg TAG=...]
 #
@@ -22,4 +22,4 @@ if [ "${1:-}" = --offline ]; then
         --requirement "app/requirements-$extra.lock" --dest "$context/wheels"
     set -- --network none --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=wheels "$@"
 fi
-docker build --quiet --build-arg "EXTRA=$extra" --tag "redkeep/$extra" "$@" "$context"
+docker build --quiet --build-arg "EXTRA=$extra" --tag "localhost/redkeep/$extra" "$@" "$context"

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PROJECT = "redkeep"
+# What our images' names begin with. Without a host in front, compose and the engine would look for one that is gone in a public
+# registry, where anybody may own the name.
+IMAGES = f"localhost/{PROJECT}"
 SETTINGS_FILE = "/etc/docker/daemon.json"
 
 # Lines of an image's id, the version of the server in it, as the image itself told when it came, and the image's name.
@@ -183,7 +186,7 @@ if docker version >/dev/null 2>&1; then
     echo '{mark}networks'
     docker network inspect $(docker network ls --quiet)
     echo '{mark}images'
-    docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' '{PROJECT}/*' 2>/dev/null
+    docker image ls --no-trunc --format '{{{{.Repository}}}}:{{{{.Tag}}}} {{{{.ID}}}}' '{IMAGES}/*' 2>/dev/null
 fi"""
 
 

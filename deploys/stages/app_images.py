@@ -11,7 +11,7 @@ from pyinfra.api import DeployError, deploy
 
 from deploys import release
 from deploys.difference import Difference, encode
-from deploys.facts.docker import PROJECT
+from deploys.facts.docker import IMAGES
 from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import ROOT
@@ -21,7 +21,7 @@ from deploys.stages.image_source import BARE, ImageSource, note
 from redkeep.errors import ConfigurationError
 
 DOCKERFILE = ROOT / "app" / "Dockerfile"
-BASE = f"{PROJECT}/python"
+BASE = f"{IMAGES}/python"
 
 # What each extra cannot do without, libraries of the system among it: an image proves itself by importing them.
 MODULES = {"api": "redkeep.api.application, uvicorn", "dashboard": "streamlit, pandas, pyarrow"}
@@ -32,7 +32,7 @@ ROOM_KIB = {"api": 512 * 1024, "dashboard": 2 * 1024 * 1024}
 # Whose files the base is made of.
 BASE_PACKAGES = ("python3*", "libpython3*", "libc6", "libssl3*", "libstdc++6", "libgcc-s1", "zlib1g", "dash", "ca-certificates")
 # An image that a deploy has named; those of `make image` have other tags.
-OURS = rf"{PROJECT}/(redis|python|api|dashboard):(debian|archive|registry)-[0-9a-f]{{16}}"
+OURS = rf"{IMAGES}/(redis|python|api|dashboard):(debian|archive|registry)-[0-9a-f]{{16}}"
 
 # Gathers the host's Python, a shell for the build, the libraries of both and of wheels, and the authorities that it trusts.
 _MAKE_BASE = """v=$(/usr/bin/python3 -I -S -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
@@ -62,7 +62,7 @@ def question(site: Site) -> Question:
 
 def source(site: Site, extra: str) -> ImageSource:
     knobs = site.bundle.knobs
-    return ImageSource(f"{PROJECT}/{extra}", f"{extra}_image", knobs.api_image if extra == "api" else knobs.dashboard_image)
+    return ImageSource(f"{IMAGES}/{extra}", f"{extra}_image", knobs.api_image if extra == "api" else knobs.dashboard_image)
 
 
 def _base_files(survey: Survey) -> bytes:
@@ -121,7 +121,7 @@ def _context(site: Site, survey: Survey, extra: str) -> str:
 def _build(site: Site, survey: Survey, extra: str) -> str:
     """Shell that builds app/Dockerfile on the host's own Python, from the archive on standard input; the build has no network."""
     name, on = reference(site, survey, extra), base(survey)
-    first = f"{PROJECT}/build:{extra}"
+    first = f"{IMAGES}/build:{extra}"
     arguments = {"IMAGE": BASE, "TAG": on.rpartition(":")[2], "EXTRA": extra, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "."}
     build = "docker build --quiet --network none " + " ".join(f"--build-arg {key}={value}" for key, value in arguments.items())
     fetch = f"""python3 -m venv "$t/venv"; "$t/venv/bin/pip" --quiet --disable-pip-version-check --no-input download \\

@@ -9,7 +9,7 @@ from pyinfra.api import deploy
 
 from deploys import stack
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
-from deploys.facts.docker import PROJECT, SETTINGS_FILE, SPECIFICATION, VERSIONS
+from deploys.facts.docker import IMAGES, PROJECT, SETTINGS_FILE, SPECIFICATION, VERSIONS
 from deploys.facts.survey import Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
@@ -205,7 +205,7 @@ def gone() -> str:
     """Shell that takes the stack away: containers, network, images, files. Users, certificates and data stay."""
     return f"""systemctl disable --now {UNIT} >/dev/null 2>&1 || true
 [ ! -x {LOADER} ] || {compose("down --remove-orphans")} || true
-docker image ls --format '{{{{.Repository}}}}:{{{{.Tag}}}}' '{PROJECT}/*' 2>/dev/null | grep -Ex '{app_images.OURS}' |
+docker image ls --format '{{{{.Repository}}}}:{{{{.Tag}}}}' '{IMAGES}/*' 2>/dev/null | grep -Ex '{app_images.OURS}' |
     xargs -r docker rmi --force >/dev/null 2>&1 || true
 nft delete table bridge redkeep 2>/dev/null || true
 rm -rf {stack.FOLDER} {stack.DASHBOARD_FOLDER} {LOADER} {UNIT_FILE} {shlex.quote(VERSIONS)}

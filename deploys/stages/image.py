@@ -8,7 +8,7 @@ from pyinfra.api import deploy
 
 from deploys.difference import Difference, encode
 from deploys.engine import Engine
-from deploys.facts.docker import PROJECT
+from deploys.facts.docker import IMAGES
 from deploys.facts.survey import Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
@@ -17,7 +17,7 @@ from deploys.site import Site
 from deploys.stages import image_source
 from deploys.stages.image_source import BARE, ImageSource, note
 
-REPOSITORY = f"{PROJECT}/redis"
+REPOSITORY = f"{IMAGES}/redis"
 
 # A built image has about 20 MiB; unpacked layers of a pulled one several times that.
 ROOM_KIB = 512 * 1024

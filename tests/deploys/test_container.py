@@ -187,7 +187,7 @@ def test_the_health_check_holds(box: Box) -> None:
 def test_no_secret_is_shown(box: Box) -> None:
     """No password, key or token stands in docker inspect, an image, its history or layers, the compose files, their variables, a
     container's log, or a process's arguments and environment."""
-    images = "$(docker image ls --quiet 'redkeep/*')"
+    images = "$(docker image ls --quiet 'localhost/redkeep/*')"
     shown = box.host.check(
         f"docker inspect $(docker ps -aq); docker image inspect {images}; docker history --no-trunc {images};"
         " cat /etc/redkeep/stack/* /etc/redkeep/stack/.env; for c in $(docker ps -q); do docker logs $c 2>&1; done;"
@@ -221,7 +221,7 @@ asyncio.run(main())"""
 def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
     """On the same engine, beside the deployed stack: `redkeep quickstart`, compose's own `up -d`, and a client writes and
     reads; without a port at first, then by one that only the loopback address has."""
-    image = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' redkeep/redis")
+    image = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' localhost/redkeep/redis")
     compose = "$(command -v docker-compose || echo docker compose)"
     for port, place in ((0, "10.214."), (16380, "127.0.0.1")):
         box.host.check(f"cd /root && redkeep quickstart dev --engine {box.engine} --image {image} --port {port}")
@@ -298,7 +298,7 @@ def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path
     """To native and back, by an image from an archive: the app's password and the authority stay, the data where it is kept, every
     control holds, nothing of the other runtime runs. An image that cannot be had or does not run leaves the native server at work."""
     before = box.host.check(CREDENTIALS)
-    name = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' redkeep/redis")
+    name = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' localhost/redkeep/redis")
     box.host.check(f"{CLI} SET kept here")
     path = tmp_path / "redis.tar"
     path.write_bytes(base64.b64decode(box.host.check(f"docker save {name} | base64")))
@@ -338,7 +338,7 @@ def test_an_image_comes_from_a_registry(box: Box) -> None:
     assert before == box.identity()
     box.deployment.run().ok()
     assert box.answers()
-    assert len(box.host.check("docker image ls --quiet redkeep/redis").split()) == 1
+    assert len(box.host.check("docker image ls --quiet localhost/redkeep/redis").split()) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.redis.server import free_port
 
 pytestmark = pytest.mark.soak
 SUITE = {"3.11": "bookworm", "3.13": "trixie"}[".".join(map(str, sys.version_info[:2]))]
-BASE, SERVER, API, DASHBOARD = "redkeep-test/python", "redkeep-test/redis", "redkeep/api", "redkeep/dashboard"
+BASE, SERVER, API, DASHBOARD = "redkeep-test/python", "redkeep-test/redis", "localhost/redkeep/api", "localhost/redkeep/dashboard"
 
 SERVER_FILES = """set -eu; t=$(mktemp -d)
 for f in {server} /usr/bin/redis-cli /bin/dash; do echo $f; ldd $f | grep -o '/[^ ]*'; done | sort -u | while read -r f; do

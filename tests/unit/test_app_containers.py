@@ -270,10 +270,11 @@ def test_the_api_changes_its_runtime(contained: bool, goes: str) -> None:
 
 def test_images_that_a_person_made_stay() -> None:
     """Only names that a deploy gives are cleared away, and the base while something is built on it."""
-    mine, state = site(), found(images={"redkeep/api:latest": "a"} | {f"redkeep/{name}:debian-{'0' * 16}": name for name in ("api", "python")})
+    theirs = {"localhost/redkeep/api:latest": "a"}
+    mine, state = site(), found(images=theirs | {f"localhost/redkeep/{name}:debian-{'0' * 16}": name for name in ("api", "python")})
     base = app_images.base(state)
     state = found(images={**state.docker.images, base: "b"})
-    assert ["redkeep/api:debian-" + "0" * 16, "redkeep/python:debian-" + "0" * 16] == [
+    assert ["localhost/redkeep/api:debian-" + "0" * 16, "localhost/redkeep/python:debian-" + "0" * 16] == [
         difference.what.split()[1] for difference in app_images.old_images(mine, state)
     ]
     mine = site(container_image=f"registry.example/redis@sha256:{'a' * 64}")
@@ -281,6 +282,15 @@ def test_images_that_a_person_made_stay() -> None:
     assert [f"image {image.REPOSITORY}:debian-{'b' * 16} is no longer in use"] == [
         difference.what for difference in app_images.old_images(mine, found(images=twice))
     ]
+
+
+def test_no_public_registry_knows_the_names_of_our_images() -> None:
+    """Plain compose pulls what is missing: a name that begins with a host leads there, here to the machine itself."""
+    mine, state = site(), found()
+    names = [image.reference(mine, state), app_images.base(state)]
+    names += [app_images.reference(mine, state, extra) for extra in app_images.wanted(mine)]
+    assert [] == [name for name in names if not name.startswith("localhost/redkeep/")]
+    assert len(names) == 4
 
 
 def test_room_for_every_image_is_asked_for_first() -> None:

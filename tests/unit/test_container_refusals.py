@@ -109,7 +109,7 @@ def test_an_archive_names_its_image(tmp_path: Path, packed: bool) -> None:
     path = tmp_path / "redis.tar"
     wanted = archive(path, packed=packed)
     assert wanted == read_archive(path).id
-    assert image.reference(site(container_image=str(path)), survey()) == f"redkeep/redis:archive-{wanted[7:23]}"
+    assert image.reference(site(container_image=str(path)), survey()) == f"localhost/redkeep/redis:archive-{wanted[7:23]}"
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_an_image_of_another_architecture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "redis.tar"
     digest = archive(path, architecture="arm64")
     assert "is for arm64, this host is amd64" in said(state(), host={"arch": "amd64"}, container_image=str(path))
-    there_already = state(images={f"redkeep/redis:archive-{digest[7:23]}": digest})
+    there_already = state(images={f"localhost/redkeep/redis:archive-{digest[7:23]}": digest})
     assert said(there_already, host={"arch": "amd64"}, container_image=str(path)) == ""
 
 
 def test_an_image_under_a_name_that_was_given_away_is_fetched_again() -> None:
     """A name that leads to another image than the one that came is a difference."""
-    mine, name = site(container_image=f"registry.example/redis@{DIGEST}"), f"redkeep/redis:registry-{DIGEST[7:23]}"
+    mine, name = site(container_image=f"registry.example/redis@{DIGEST}"), f"localhost/redkeep/redis:registry-{DIGEST[7:23]}"
     for found, words in (({}, "is missing"), ({name: "sha256:evil"}, "differs from the recorded one")):
         wanted = survey(docker=state(images=found, noted={name: "sha256:good"}, versions={"sha256:good": "7.4.1"}))
         assert [f"image {name} {words}"] == [difference.what for difference in image.image(mine, wanted)]
@@ -172,7 +172,7 @@ esac
     (tmp_path / "docker").write_text(fake)
     (tmp_path / "docker").chmod(0o755)
     mine = site()
-    script = image.told_version(mine.bundle.engine, "redkeep/redis:x").replace(VERSIONS, str(tmp_path / "versions"))
+    script = image.told_version(mine.bundle.engine, "localhost/redkeep/redis:x").replace(VERSIONS, str(tmp_path / "versions"))
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["sh", "-euc", script], env=path, capture_output=True, text=True, check=False)
     assert (bool(part), True) == (done.returncode != 0, part in done.stderr)

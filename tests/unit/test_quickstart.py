@@ -17,7 +17,7 @@ from redkeep.stack.compose import env_values
 from redkeep.stack.quickstart import free_subnet, own_networks
 from redkeep.target import read_target
 from tests.redis.server import free_port
-from tests.unit.wanted import bundle
+from tests.unit.wanted import ROOT, bundle
 
 Captured = pytest.CaptureFixture[str]
 REDIS, API, DASHBOARD = (str(free_port()) for _ in range(3))
@@ -153,6 +153,16 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert make(tmp_path / "dev", *arguments) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "dev").exists()
+
+
+def test_no_registry_is_asked_for_what_make_image_builds(tmp_path: Path) -> None:
+    """Compose pulls what is missing, and anybody may own a name in a public registry: the names lead to this machine alone."""
+    make(tmp_path / "dev", "--dashboard", DASHBOARD)
+    given = env_values((tmp_path / "dev/.env").read_text())
+    names = {f"localhost/redkeep/{extra}" for extra in ("api", "dashboard")}
+    assert names == {given["API_IMAGE"], given["DASHBOARD_IMAGE"]}
+    script = (ROOT / "deploys/image.sh").read_text()
+    assert '--tag "localhost/redkeep/$extra"' in script
 
 
 def test_a_tag_is_called_one(tmp_path: Path, capsys: Captured) -> None:

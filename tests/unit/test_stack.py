@@ -31,7 +31,7 @@ def other(subnet: str, name: str = "other") -> Network:
 
 def variables(**knobs: Any) -> dict[str, str]:
     made = bundle(redis_runtime="docker", **knobs)
-    return stack.variables(made, state(), image="redkeep/redis:x", memory_bytes=MEMORY)
+    return stack.variables(made, state(), image="localhost/redkeep/redis:x", memory_bytes=MEMORY)
 
 
 def test_the_first_free_network_is_taken_and_kept() -> None:
@@ -140,28 +140,28 @@ def test_what_the_engine_says_is_understood() -> None:
 
 def test_a_folder_of_the_same_name_hides_no_image(tmp_path: Path) -> None:
     """The pattern of our images reaches the engine as it is, whatever lies in the folder where root's shell starts."""
-    (tmp_path / "redkeep").mkdir()
-    (tmp_path / "redkeep/README.md").touch()
+    (tmp_path / "localhost/redkeep").mkdir(parents=True)
+    (tmp_path / "localhost/redkeep/README.md").touch()
     (tmp_path / "docker").write_text('#!/bin/sh\n[ "$1" != image ] || echo "$@" >> asked\n')
     (tmp_path / "docker").chmod(0o755)
     script = "\n".join(sections(stack.FOLDER, "root", (), ("/bin/true",), "@@"))
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     subprocess.run(["sh", "-c", script], cwd=tmp_path, env=path, capture_output=True, check=False)
-    assert "redkeep/*" == (tmp_path / "asked").read_text().split()[-1]
+    assert "localhost/redkeep/*" == (tmp_path / "asked").read_text().split()[-1]
 
 
 @pytest.mark.parametrize(
     ("words", "images", "engine", "asks"),
     [
-        ("up -d", "redkeep/redis:x redkeep/api:y", 0, True),
-        ("up -d --no-deps redis", "redkeep/redis:x", 0, False),
+        ("up -d", "localhost/redkeep/redis:x localhost/redkeep/api:y", 0, True),
+        ("up -d --no-deps redis", "localhost/redkeep/redis:x", 0, False),
         ("ps", "", 0, True),
         ("up -d", "", 1, True),
     ],
 )
 def test_an_image_that_is_gone_is_not_asked_of_a_registry(words: str, images: str, engine: int, asks: bool, tmp_path: Path) -> None:
     """Compose pulls what is missing, and anybody may own a name there: it is not called then. An engine that is silent is its to name."""
-    (tmp_path / ".env").write_text("API_IMAGE=redkeep/api:y\nREDIS_IMAGE=redkeep/redis:x\nREDIS_PORT=6380\n")
+    (tmp_path / ".env").write_text("API_IMAGE=localhost/redkeep/api:y\nREDIS_IMAGE=localhost/redkeep/redis:x\nREDIS_PORT=6380\n")
     answer = f'case "$1" in version) exit {engine} ;; *) case " {images} " in *" $3 "*) ;; *) exit 1 ;; esac ;; esac'
     for name, script in (("docker", answer), ("docker-compose", 'echo "compose $*"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -170,4 +170,5 @@ def test_an_image_that_is_gone_is_not_asked_of_a_registry(words: str, images: st
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["sh", "-c", loader, "redkeep-stack", *words.split()], env=path, capture_output=True, text=True, check=False)
     assert (f"compose {words}\n" if asks else "") == done.stdout
-    assert (0 if asks else 1, not asks) == (done.returncode, "the image redkeep/api:y is not here any more: deploy again" in done.stderr)
+    says = "the image localhost/redkeep/api:y is not here any more: deploy again"
+    assert (0 if asks else 1, not asks) == (done.returncode, says in done.stderr)

@@ -24,9 +24,10 @@ IMAGE_VERSION: Final = (7, 2)
 
 OLDEST: Final = {"redis": (7, 0), "valkey": (7, 2)}
 
-API_IMAGE: Final = "redkeep/api"
+# Compose pulls what is missing. These are made by `make image`, and with a host in front no public registry is asked for them.
+API_IMAGE: Final = "localhost/redkeep/api"
 API_PORT: Final = 8765
-DASHBOARD_IMAGE: Final = "redkeep/dashboard"
+DASHBOARD_IMAGE: Final = "localhost/redkeep/dashboard"
 DASHBOARD_PORT: Final = 8501
 
 SERVER_ID: Final = 65532
