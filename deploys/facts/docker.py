@@ -83,6 +83,13 @@ class Container:
         return {n: str(v.get("IPAddress", "")) for n, v in (self.raw["NetworkSettings"].get("Networks") or {}).items()}
 
     @property
+    def published(self) -> frozenset[int]:
+        """The host's ports that lead to it."""
+        bindings = (self.host.get("PortBindings") or {}).values()
+        texts = [str(each.get("HostPort")) for binding in bindings for each in binding or ()]
+        return frozenset(int(text) for text in texts if text.isdecimal())
+
+    @property
     def host(self) -> Mapping[str, Any]:
         """HostConfig: limits, privileges, mounts."""
         found: Mapping[str, Any] = self.raw["HostConfig"]

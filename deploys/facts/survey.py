@@ -65,6 +65,16 @@ class UnitState:
 
 
 @dataclass(frozen=True)
+class Listener:
+    """A listening TCP socket: ``address`` as ss writes it, "*" for every one, ``uid`` the account that opened it."""
+
+    address: str
+    port: int
+    process: str
+    uid: int
+
+
+@dataclass(frozen=True)
 class Survey:
     """Everything read from one host."""
 
@@ -83,6 +93,7 @@ class Survey:
     firewall: str
     server: ServerState
     docker: DockerState = field(default_factory=DockerState)
+    listeners: tuple[Listener, ...] = ()
 
     @property
     def has_systemd(self) -> bool:
@@ -113,6 +124,7 @@ class Question:
     users: tuple[str, ...] = ()
     authorities: tuple[str, ...] = ()
     port: int = 0
+    listening: tuple[int, ...] = ()
     address: str = ""
     config: tuple[str, ...] = ()
     cli: str = ""
@@ -194,6 +206,9 @@ if [ -d /run/systemd/system ]; then systemctl show -p {wanted} --timestamp=unix 
         yield f"echo '{mark}authorities'\ncat {' '.join(q.authorities)} 2>/dev/null"
     if q.port:
         yield f"echo '{mark}sockets'\nss -Hltnp 'sport = :{q.port}' 2>/dev/null"
+    if q.listening:
+        ports = " or ".join(f"sport = :{port}" for port in q.listening)
+        yield f"echo '{mark}listeners'\nss -Hltnpe '{ports}' 2>/dev/null"
     if q.firewall:
         yield f"""echo '{mark}firewall'
 command -v nft >/dev/null && for t in "inet redkeep" "bridge redkeep"; do nft --stateless list table $t 2>/dev/null; done | sha256sum | cut -c1-64
@@ -259,6 +274,7 @@ def parse(lines: Sequence[str]) -> Survey:
         firewall=" ".join(parts.get("firewall", [])),
         server=server_of(parts),
         docker=docker.docker_of(parts),
+        listeners=tuple(_listeners(parts.get("listeners", []))),
     )
 
 
@@ -333,6 +349,19 @@ def _sockets(lines: Iterable[str]) -> Iterable[tuple[str, str]]:
         words = line.split()
         if len(words) >= 4:
             yield words[3], words[5].partition('(("')[2].partition('"')[0] if len(words) > 5 else ""
+
+
+def _listeners(lines: Iterable[str]) -> Iterable[Listener]:
+    """What ss -Hltnpe prints. Root's sockets have no uid there, and a program's name can be any text."""
+    for line in lines:
+        words = line.split()
+        address, _, port = words[3].rpartition(":") if len(words) > 3 else ("", "", "")
+        if port.isdecimal():
+            process, uid = (
+                re.search(r'users:\(\("(.*?)",pid=', line),
+                re.search(r"\)\) uid:(\d+) ino:\d+ sk:\S+ (?!.*\)\))", line),
+            )
+            yield Listener(address.partition("%")[0], int(port), process[1] if process else "", int(uid[1]) if uid else 0)
 
 
 class HostSurvey(FactBase[Survey]):

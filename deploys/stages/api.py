@@ -39,7 +39,14 @@ def question(site: Site) -> Question:
     if not site.bundle.is_app:
         return Question()
     files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, USER_MARK, *KEYS, *(f"{FOLDER}/{name}" for name in CREDENTIALS + CONTAINED))
-    return Question(files=files, units=(UNIT,), users=(USER,))
+    return Question(files=files, units=(UNIT,), users=(USER,), listening=tuple(ports(site).values()))
+
+
+def ports(site: Site) -> dict[str, int]:
+    """The ports of the loopback address that are wanted on this host, by knob."""
+    bundle = site.bundle
+    wanted = {"api_port": bundle.api_in_unit or bundle.api_in_container, "dashboard_port": bundle.has_dashboard}
+    return {knob: getattr(bundle.knobs, knob) for knob, there in wanted.items() if there}
 
 
 def problem(site: Site, survey: Survey) -> str:

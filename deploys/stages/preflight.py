@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pyinfra import host
 from pyinfra.api import DeployError
 
+from deploys import stack
 from deploys.engine import ENGINES
 from deploys.facts.survey import Question, Survey, certificates_of
 from deploys.migration.window import OPEN
@@ -18,6 +19,9 @@ from redkeep.errors import RedkeepError
 
 # Certificates are backdated by five minutes; a clock further off makes them invalid, or its own times worthless.
 CLOCK_SECONDS = 300
+
+# Addresses on which another program keeps a port of 127.0.0.1 from us, as ss writes them.
+EVERYWHERE = ("127.0.0.1", "0.0.0.0", "*", "[::ffff:127.0.0.1]")  # noqa: S104 # nosec B104 - compared, never bound here
 
 STAGES = (machine, container_engine, containers, server, network, watch, application, api, app_containers)
 
@@ -39,6 +43,7 @@ def preflight(site: Site) -> None:
             memory,
             clock,
             port,
+            app_ports,
             accounts,
             api.problem,
             open_migration,
@@ -52,7 +57,7 @@ def preflight(site: Site) -> None:
 
 def usable(site: Site) -> None:
     """The same for a host whose Redis is being migrated."""
-    _hold(site, (distribution, memory, clock, port, accounts, api.problem, foreign_secrets, container, wanted))
+    _hold(site, (distribution, memory, clock, port, app_ports, accounts, api.problem, foreign_secrets, container, wanted))
 
 
 def _hold(site: Site, checks: Sequence[Callable[[Site, Survey], str]]) -> None:
@@ -123,6 +128,22 @@ def port(site: Site, survey: Survey) -> str:
             if survey.file(machine.MANAGED).kind and process in {engine.package for engine in ENGINES.values()}:
                 return f"it runs {process} from an earlier deploy: to change redis_engine, run deploys/destroy.py with the old engine first."
             return f"{address} is in use by {process}: stop it, or choose another redis_tls_port."
+    return ""
+
+
+def app_ports(site: Site, survey: Survey) -> str:
+    """The ports of the loopback address for the API and the dashboard: whoever has one of them and is not ours is named."""
+    knobs, shown = {port: knob for knob, port in api.ports(site).items()}, [c for c in survey.docker.containers if c.running]
+    mine = {port for container in shown for port in container.published}
+    going = not site.bundle.in_container and bool(survey.file(stack.COMPOSE).kind)
+    for found in survey.listeners:
+        by_engine = found.process in ("dockerd", "docker-proxy") and (going or found.port in mine)
+        by_service = found.uid == survey.users.get(api.USER)
+        if found.address in EVERYWHERE and found.port in knobs and not by_engine and not by_service:
+            return (
+                f"{found.address}:{found.port} is in use by {found.process or 'another program'}: stop it, or choose another "
+                f"{knobs[found.port]}."
+            )
     return ""
 
 

@@ -127,6 +127,12 @@ CASES = {
     "Debian 11": Case(("Debian 11", "upgrade the host"), RELEASE.format('s/^VERSION_ID=.*/VERSION_ID="11"/'), UNDO_RELEASE),
     "Valkey on Debian 12": Case(("Valkey comes with Debian 13",), data={"redis_engine": "valkey"}),
     "the port in use": Case(("6380 is in use by python3", "redis_tls_port"), SQUAT, "systemctl stop squatter"),
+    "the API's port in use": Case(
+        ("127.0.0.1:8765 is in use by python3", "api_port"),
+        "systemd-run -q --unit=squatter python3 -m http.server --bind 127.0.0.1 8765; sleep 1",
+        "systemctl stop squatter",
+        data={"api_enabled": True},
+    ),
     "too little memory": Case(("minimum_memory_mib (1048576)", "lower the knob"), data={"minimum_memory_mib": 1048576}),
     "maxmemory for the whole host": Case(("redis_maxmemory", "lower it"), data={"redis_maxmemory": "99%"}),
     "a clock behind": Case(("its clock is 24.0 hours behind", "set the clock"), clock=86400),

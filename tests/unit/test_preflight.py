@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from pyinfra.api import DeployError
 
+from deploys import stack
 from deploys.engine import ENGINES
-from deploys.facts.survey import FileState, UnitState, certificates_of
+from deploys.facts.docker import Container, DockerState
+from deploys.facts.survey import FileState, Listener, UnitState, certificates_of
 from deploys.stages import application, machine, preflight, removal, server
 from tests.unit.wanted import FakeSite, bundle, survey, there
 
@@ -89,6 +91,41 @@ def test_the_port(sockets: tuple[tuple[str, str], ...], part: str) -> None:
     """Nobody but our server holds the port."""
     said = preflight.port(site(), survey(sockets=sockets))
     assert (bool(part), True) == (bool(said), part in said)
+
+
+API_NATIVE, API_DOCKER = {"api_enabled": True}, {"api_enabled": True, "dashboard_enabled": True, "redis_runtime": "docker"}
+
+
+@pytest.mark.parametrize(
+    ("knobs", "listener", "part"),
+    [
+        (API_NATIVE, Listener("127.0.0.1", 8765, "nginx", 33), "127.0.0.1:8765 is in use by nginx: stop it, or choose another api_port."),
+        (API_NATIVE, Listener("0.0.0.0", 8765, "nginx", 0), "0.0.0.0:8765 is in use by nginx"),
+        (API_NATIVE, Listener("*", 8765, "", 0), "*:8765 is in use by another program: stop it"),
+        (API_NATIVE, Listener("10.0.0.5", 8765, "nginx", 0), ""),
+        (API_NATIVE, Listener("127.0.0.1", 8765, "redkeep", 990), ""),
+        (API_NATIVE, Listener("127.0.0.1", 8501, "nginx", 0), ""),
+        ({}, Listener("127.0.0.1", 8765, "nginx", 0), ""),
+        (API_DOCKER, Listener("127.0.0.1", 8501, "nginx", 0), "127.0.0.1:8501 is in use by nginx: stop it, or choose another dashboard_port."),
+        (API_DOCKER, Listener("127.0.0.1", 8765, "dockerd", 0), "127.0.0.1:8765 is in use by dockerd"),
+        (API_DOCKER, Listener("127.0.0.1", 8501, "docker-proxy", 0), ""),
+    ],
+)
+def test_the_ports_of_the_api_and_the_dashboard(knobs: dict[str, Any], listener: Listener, part: str) -> None:
+    """Nobody else holds them: our service is known by its account, our containers by the port that they publish."""
+    page = {"Id": "x", "State": {"Running": True}, "Config": {"Labels": {}}}
+    page["HostConfig"] = {"PortBindings": {"8501/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8501"}]}}
+    seen = survey(listeners=(listener,), users={"redkeep-api": 990}, docker=DockerState(containers=(Container(page),)))
+    said = preflight.app_ports(site(**knobs), seen)
+    assert (bool(part), True) == (bool(said), part in said)
+    assert ({8765, 8501} if "redis_runtime" in knobs else {8765} if knobs else set()) == set(preflight.question(site(**knobs)).listening)
+
+
+def test_the_port_of_a_container_that_is_to_go_is_no_obstacle() -> None:
+    """From docker to native: the API's own container still publishes the port."""
+    taken = survey(listeners=(Listener("127.0.0.1", 8765, "dockerd", 0),), files={stack.COMPOSE: there()})
+    assert "" == preflight.app_ports(site(**API_NATIVE), taken)
+    assert "in use by dockerd" in preflight.app_ports(site(**API_NATIVE), replace(taken, files={}))
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ import hashlib
 import os
 import re
 import shlex
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from deploys.facts.survey import FileState, HostSurvey, Question, UnitState, command, complete, parse
+from deploys.facts.survey import FileState, HostSurvey, Listener, Question, UnitState, command, complete, parse
 
 RECORDED = Path(__file__).with_name("recorded")
 MARK = "@@redkeep-00112233aabbccdd "
@@ -224,6 +225,28 @@ def test_a_line_that_is_no_answer_is_no_crash() -> None:
     garbage = ["", "x", "640|root", "a b c d e f g", "::", "=", '"', "\\", "1) \"x", "\x00"]
     found = parse([line for name in sections for line in (MARK + name, *garbage)])
     assert ({}, False) == (found.files, found.server.reachable)
+
+
+def test_listeners_are_told_with_their_account() -> None:
+    """Address, program and account of each, as ss prints them: root has no uid there, and a program's name passes for no account."""
+    words = "LISTEN 0 4096 {} 0.0.0.0:* {} sk:1 cgroup:/ <->"
+    given = [
+        words.format("127.0.0.1:8765", 'users:(("redkeep",pid=7,fd=4)) uid:990 ino:22'),
+        words.format("0.0.0.0:8501", 'users:(("dockerd",pid=8,fd=4)) ino:23'),
+        words.format("*:8501", 'users:(("x uid:990 ino:",pid=9,fd=4)) ino:24'),
+        "",
+    ]
+    found = parse([f"{MARK}login", "uid 0", f"{MARK}listeners", *given, f"{MARK}end"]).listeners
+    told = [("127.0.0.1", 8765, "redkeep", 990), ("0.0.0.0", 8501, "dockerd", 0), ("*", 8501, "x uid:990 ino:", 0)]
+    assert tuple(Listener(*words) for words in told) == found
+
+
+def test_a_real_listener_is_seen() -> None:
+    """The port that is asked for, and no other; this test's own program and account."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)):
+        port = int(one.getsockname()[1])
+        found = parse(run(Question(listening=(port,)))).listeners
+    assert [("127.0.0.1", port, os.getuid())] == [(each.address, each.port, each.uid) for each in found]
 
 
 def test_two_questions_make_one() -> None:
