@@ -207,6 +207,28 @@ def test_status_of_a_hardened_server(server: Server, tmp_path: Path) -> None:
     assert {"server", "client", "CA"} == {each["whose"] for each in found["certificates"]}
 
 
+def test_the_commands_document_is_the_apis(
+    start: Callable[..., Server], files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`redkeep status --json` has every field of the API's status; asking sends no alert, however many logins were refused."""
+    server = start()
+    with receivers(files) as (settings, mails, posts):
+        path = env_file(server, tmp_path, **settings)
+        guess(server, times=20)
+        api = asyncio.run(get_security_status(path))
+        capsys.readouterr()
+        assert main(["status", "--json", "--env-file", str(path)]) == 0
+        printed = capsys.readouterr()
+    assert "" == printed.err
+    found = json.loads(printed.out)
+    assert set(api) - {"posture"} == set(found) - {"controls"}
+    assert [each["name"] for each in api["posture"]] == [each["name"] for each in found["controls"]]
+    assert (20, api["certificates"][0]["ends"]) == (found["recent_auth_failures"], found["certificates"][0]["ends"])
+    assert [each["key_id"] for each in api["key_ages"]] == [each["key_id"] for each in found["key_ages"]]
+    assert ([], []) == (mails.taken, posts.taken)
+    assert server.passwords["monitor"] not in printed.out
+
+
 def test_status_when_nothing_answers(server: Server, tmp_path: Path) -> None:
     """An unreachable server: no field is true, the node is down, and no login is said to have failed."""
     path = env_file(server, tmp_path, redis_url=f"rediss://127.0.0.1:{free_port()}/0")

@@ -29,27 +29,37 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the posture and return the exit code. Raises ConfigurationError when the settings cannot be used."""
+    if arguments.json:
+        return _document(arguments.env_file)
     from redkeep.monitoring.monitor_settings import MonitorSettings
     from redkeep.monitoring.posture import assess
     from redkeep.target import read_target
 
     settings = MonitorSettings.of(arguments.env_file)
     posture = assess(read_target(arguments.env_file), users=settings.users, nodes=settings.nodes)
-    if arguments.json:
-        import json
-
-        from redkeep.monitoring.status import security_fields
-
-        controls = [control.as_dict() for control in posture.controls]
-        head = {"state": posture.state, "summary": posture.summary, **security_fields(posture)}
-        print(json.dumps({**head, "controls": controls}, indent=2))
-    elif sys.stdout.isatty():
+    if sys.stdout.isatty():
         from redkeep.cli.status_table import show
 
         show(posture)
     else:
         print(lines(posture))
     return posture.exit_code
+
+
+def _document(env_file: Path) -> int:
+    """What the API answers, from the same code; the posture is called `controls` here."""
+    import asyncio
+    import json
+    import logging
+
+    from redkeep.monitoring.posture import exit_code_of
+    from redkeep.monitoring.status import get_security_status
+
+    logging.getLogger("redkeep").addHandler(logging.NullHandler())  # what is found is in the document; nobody reads it twice
+    status = asyncio.run(get_security_status(env_file))
+    controls = status.pop("posture")
+    print(json.dumps({**status, "controls": controls}, indent=2))
+    return exit_code_of(status["state"])
 
 
 def lines(posture: Posture) -> str:

@@ -36,7 +36,7 @@ class Posture(NamedTuple):
     @property
     def exit_code(self) -> int:
         """0 all hold, 1 something is weak, 3 something cannot be told."""
-        return _EXIT_CODES[self.state]
+        return exit_code_of(self.state)
 
     @property
     def summary(self) -> str:
@@ -44,6 +44,11 @@ class Posture(NamedTuple):
         words = {"ok": "controls hold", "weak": "weak", "unknown": "unknown", "not applicable": "not applicable"}
         counts = [f"{self.count(state)} {words[state]}" for state in STATES if state == "ok" or self.count(state)]
         return f"redkeep: {', '.join(counts)}"
+
+
+def exit_code_of(state: State) -> int:
+    """What `redkeep status` returns for a posture in `state`."""
+    return _EXIT_CODES[state]
 
 
 def assess(

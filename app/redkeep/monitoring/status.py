@@ -29,12 +29,13 @@ async def get_security_status(env_file: Path | None = None) -> dict[str, Any]:
     """Probe the live system once and answer as the API does; the settings are those of `env_file`, or the environment's.
 
     `recent_auth_failures` is what the servers' own logs still hold of the last 24 hours; None without the password of
-    `monitor`. A process that asks often keeps a `redkeep.monitoring.service.MonitoringService` instead.
+    `monitor`. A question sends no alert. A process that asks often keeps a `redkeep.monitoring.service.MonitoringService` instead.
     Raises ConfigurationError when the settings cannot be used.
     """
+    from redkeep.monitoring.alert_settings import AlertSettings
     from redkeep.monitoring.service import MonitoringService
 
-    service = MonitoringService(env_file=env_file, state_file=None)
+    service = MonitoringService(env_file=env_file, state_file=None, alerts=AlertSettings())
     try:
         await service.look()
         return await service.security_status()
