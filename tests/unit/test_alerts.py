@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from redkeep.cli.watch import line
+from redkeep.dashboard.words import kind
 from redkeep.errors import AlertError
 from redkeep.monitoring.alert import Alert
 from redkeep.monitoring.alert_settings import AlertSettings
@@ -228,6 +230,22 @@ def test_an_alert_is_told_everywhere(caplog: pytest.LogCaptureFixture) -> None:
     assert all(alert.host for alert in scene.channel.taken)
     events = [event for event in scene.monitor.security_events if event.type == "alert"]
     assert [("firing", True), ("firing", True), ("resolved", True), ("resolved", True)] == [(e.details["state"], e.success) for e in events]
+
+
+def test_the_event_says_what_was_sent_and_how() -> None:
+    """Message and channels, on the line of `redkeep watch` and in the words of the page; without a channel neither says "sent"."""
+    with_two, alone = Scene(Noted("email"), Noted("webhook")), Scene()
+    alone.manager = SimpleAlertManager(alone.monitor, settings=AlertSettings(), channels=[], clock=alone.clock)
+    for scene in (with_two, alone):
+        scene.monitor.record("decryption_failure", count=7)
+        scene.check()
+    sent, unsent = (next(event for event in scene.monitor.security_events if event.type == "alert") for scene in (with_two, alone))
+    assert ("email, webhook", "") == (sent.details["channels"], unsent.details["channels"])
+    assert "alert sent" == kind(sent.as_dict())
+    assert "told=7 values that could not be decrypted in the last hour  channels=email, webhook" in line(sent)
+    assert "alert, in the log only" == kind(unsent.as_dict())
+    assert "alert due, watch sends none  alert=encryption_errors_per_hour  state=firing" in line(unsent)
+    assert "sent" not in line(unsent)
 
 
 def test_a_channel_that_works_again() -> None:

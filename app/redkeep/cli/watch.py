@@ -70,7 +70,9 @@ def line(event: SecurityEvent) -> str:
     who = f"  user={event.username}" if event.username is not None else ""
     times = f"  x{event.count}" if event.count > 1 else ""
     details = "".join(f"  {name}={value}" for name, value in event.details.items() if value not in (None, ""))
-    return f"{event.timestamp.astimezone():%H:%M:%S}  {_MARKS[event.severity]}{kind(event.as_dict())}{times}{who}{details}"
+    unsent = event.type == "alert" and not event.details.get("channels")
+    what = "alert due, watch sends none" if unsent else kind(event.as_dict())
+    return f"{event.timestamp.astimezone():%H:%M:%S}  {_MARKS[event.severity]}{what}{times}{who}{details}"
 
 
 def _document(event: SecurityEvent) -> str:

@@ -38,9 +38,11 @@ STATES: Final = {"ok": "holds", "weak": "weak", "unknown": "unknown", "not appli
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def kind(event: dict[str, object]) -> str:
-    """What an event is called; a login says whether it was refused."""
+def kind(event: dict[str, Any]) -> str:
+    """What an event is called; a login says whether it was refused, an alert whether there was a channel to send it over."""
     name = str(event["type"])
+    if name == "alert" and (event.get("details") or {}).get("channels") == "":
+        return "alert, in the log only"
     if name == "auth_attempt":
         return "login" if event.get("success") else "login refused"
     return KINDS.get(name, name.replace("_", " "))

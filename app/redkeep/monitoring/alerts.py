@@ -233,7 +233,10 @@ class SimpleAlertManager:
     def _tell(self, alert: Alert) -> None:
         self._recent.append(alert)
         self._log(alert)
-        self._monitor.record("alert", success=True, alert=alert.kind, state=alert.state, title=alert.title)
+        self._monitor.record(
+            "alert", success=True, alert=alert.kind, state=alert.state, title=alert.title, told=alert.message,
+            channels=", ".join(channel.name for channel in self._channels),
+        )  # fmt: skip
         self._owed.update({(alert.id, channel.name): alert for channel in self._channels})
 
     def _deliver_owed(self) -> None:
