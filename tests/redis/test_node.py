@@ -5,15 +5,18 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from redkeep import AuthenticationError, ServerUnavailableError
+from redkeep.access.tls import client_context
 from redkeep.monitoring.node import Look, Node
 from redkeep.monitoring.wire import Wire
 from redkeep.target import build_target
 from tests.redis.server import Server, free_port
 from tests.redis.watched import guess, speaker
+from tests.unit.wanted import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
 
@@ -210,3 +213,23 @@ def test_a_snapshot_of_something_else(server: Server, saved: dict[str, object]) 
     """It is refused as one."""
     with pytest.raises(ValueError, match="no snapshot of a node"):
         node_of(server).restore(saved)
+
+
+def test_what_the_server_says_to_nobody(server: Server) -> None:
+    """A handshake without a certificate, plaintext on the TLS port, a command before any login: none of them is a refusal in the server's
+    log, and docs/monitoring.md says so."""
+    node = node_of(server)
+    node.look()
+    nameless = client_context(server.target(), client_certificate=False)
+    with suppress(OSError), Wire("127.0.0.1", server.port, context=nameless, timeout=3.0) as wire:
+        wire.ask(("PING",))
+    with suppress(OSError, ServerUnavailableError), Wire("127.0.0.1", server.port, context=None, timeout=3.0) as wire:
+        wire.ask(("PING",))
+    with Wire("127.0.0.1", server.port, context=client_context(server.target()), timeout=3.0) as wire:
+        assert str(wire.ask(("GET", "ai_cache:x"))[0]).startswith("NOAUTH")
+    found = node.look()
+    node.close()
+    assert found
+    assert ([], 0, 0) == (found.denials, found.unseen_logins, found.probes)
+    text = (ROOT / "docs/monitoring.md").read_text().partition("## What cannot be seen")[2].partition("\n## ")[0]
+    assert all(words in text for words in ("failed TLS handshake", "plaintext", "before a login", "protected mode"))
