@@ -128,6 +128,8 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
     beyond = bool(remote or host.knobs.allowed_clients or _has_remote_bind(host.knobs))
     if is_redis and host.knobs.redis_runtime == "docker":
         _only_for_itself(host, remote)
+    if is_app and is_redis and host.knobs.redis_runtime == "docker" and host.knobs.api_enabled:
+        _reachable_from_a_container(host)
     if is_app and host.knobs.dashboard_enabled:
         _has_what_a_dashboard_needs(host, contained=is_redis and host.knobs.redis_runtime == "docker")
     if is_app and host.knobs.cache_tracking and not server.knobs.cache_tracking:
@@ -172,6 +174,16 @@ def _only_for_itself(host: Neighbour, remote: Sequence[Neighbour]) -> None:
             f"The Redis of {host.name} runs in a container that only its own host can reach, but {wanted[0]} needs it from "
             "elsewhere: remove that, or set redis_runtime to native."
         )
+
+
+def _reachable_from_a_container(host: Neighbour) -> None:
+    """The stack's networks have no IPv6."""
+    for entry in host.knobs.api_reachable:
+        if ipaddress.ip_network(entry).version == 6:
+            raise ConfigurationError(
+                f"The API of {host.name} runs in a container that has IPv4 alone, but api_reachable lists {entry}: remove it, or give "
+                "the IPv4 address."
+            )
 
 
 def _has_what_a_dashboard_needs(host: Neighbour, *, contained: bool) -> None:

@@ -162,7 +162,7 @@ api_enabled: bool = False
 api_port: int = 8765
 
 # Addresses or networks (CIDR) that it may reach beside this host and Redis: mail server, webhook, name servers. Where
-# Redis is known by a name instead of an address, an empty list means everything.
+# Redis is known by a name instead of an address, an empty list means everything. In a container only IPv4.
 api_reachable: list[str] = []
 
 # Where its image comes from with redis_runtime "docker". Empty: built on the host from the distribution's Python and the

@@ -82,7 +82,7 @@ def rules(site: Site, survey: Survey) -> bytes:
             api_port=API_PORT,
             dashboard_port=DASHBOARD_PORT if site.bundle.has_dashboard else 0,
             dashboard_published=site.bundle.knobs.dashboard_port,
-            reachable=[_text(network) for network in reachable if network.version == 4],
+            reachable=[_text(network) for network in reachable],
         )
     clients = [ipaddress.ip_network(address) for address in site.bundle.client_addresses]
     return render(

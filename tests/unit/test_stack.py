@@ -101,6 +101,15 @@ def test_a_container_serves_its_own_host_alone() -> None:
     assert data()["redis_runtime"] == "native"
 
 
+def test_ipv6_that_the_api_s_container_cannot_reach_is_refused() -> None:
+    """Its networks have IPv4 alone: the entry is named before any host is touched; without the API, or as a service, it disturbs nobody."""
+    listed = {"api_reachable": ["10.0.0.0/8", "2001:db8::/32"]}
+    with pytest.raises(ConfigurationError, match=r"in a container that has IPv4 alone, but api_reachable lists 2001:db8::/32: remove it"):
+        bundle(redis_runtime="docker", api_enabled=True, **listed)
+    for other in ({"redis_runtime": "docker"}, {"api_enabled": True}):
+        assert listed["api_reachable"] == list(bundle(**listed, **other).knobs.api_reachable)
+
+
 def test_a_network_with_a_way_out_is_at_fault() -> None:
     """Internal, subnet, bridge and options are compared."""
     raw = {"Name": stack.INTERNAL, "Internal": False, "IPAM": {"Config": [{"Subnet": "10.1.0.0/24"}]}}

@@ -45,7 +45,7 @@ def _bundles() -> dict[str, Bundle]:
     alone = build([("@local", frozenset({"redis", "app"}), data())])["@local"]
     both = [("10.0.0.5", frozenset({"redis", "app"}), data(**other)), ("10.0.0.9", frozenset({"app"}), data(**other))]
     boxed = build([("@local", frozenset({"redis", "app"}), data(redis_runtime="docker"))])["@local"]
-    app = {"api_enabled": True, "dashboard_enabled": True, "api_reachable": ["10.9.0.0/16", "::1"], "app_users": ["daemon"]}
+    app = {"api_enabled": True, "dashboard_enabled": True, "api_reachable": ["10.9.0.0/16", "10.8.0.1"], "app_users": ["daemon"]}
     crowd = build([("@local", frozenset({"redis", "app"}), data(redis_runtime="docker", **app))])["@local"]
     return {"alone": alone, "others": build(both)["10.0.0.5"], "boxed": boxed, "crowd": crowd}
 
