@@ -80,15 +80,25 @@ def _network(
         if clash is not None:
             raise ConfigurationError(f"{knob} {wanted} overlaps with {clash}, which {bundle.name} uses: choose another.")
         return network
-    if recorded := docker.env.get(variable):
-        network = ipaddress.IPv4Network(recorded)
-        if not any(network.overlaps(other) for other in others):
-            return network
+    recorded = _recorded(docker, variable)
+    if recorded and not any(recorded.overlaps(other) for other in others):
+        return recorded
     for candidate in (subnet for pool in _POOLS for subnet in pool.subnets(new_prefix=_LENGTH)):
         if not any(candidate.overlaps(other) for other in taken):
             return candidate
     pools = " and ".join(map(str, _POOLS))
     raise ConfigurationError(f"no network is free in {pools} on {bundle.name}: name one with {knob}.")
+
+
+def _recorded(docker: DockerState, variable: str) -> ipaddress.IPv4Network | None:
+    """The network that the stack has: as noted, or as the engine shows it where somebody garbled the note."""
+    live = docker.network(INTERNAL if variable == "INTERNAL_SUBNET" else EDGE)
+    for text in (docker.env.get(variable, ""), *(live.subnets if live else ())):
+        try:
+            return ipaddress.IPv4Network(text)
+        except ValueError:
+            continue
+    return None
 
 
 def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:

@@ -155,6 +155,34 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not (tmp_path / "dev").exists()
 
 
+@pytest.mark.parametrize(
+    "network", ["", "nonsense", "10.214.0.0/99", "10.214.0.3/28", "::/64", "8.8.8.0/28", "10.214.0.0/30", "0.0.0.0/0", "10.0.0.0/8"]
+)
+def test_a_network_that_was_garbled_by_hand_is_named(tmp_path: Path, capsys: Captured, network: str) -> None:
+    """The variable in .env and what to do, in one sentence, and no file is changed; --subnet is the way out."""
+    make(tmp_path / "dev")
+    path = tmp_path / "dev/.env"
+    path.write_text(re.sub("(?m)^INTERNAL_SUBNET=.*$", f"INTERNAL_SUBNET={network}", path.read_text()))
+    before = tree(tmp_path / "dev")
+    capsys.readouterr()
+    assert make(tmp_path / "dev") == 2
+    said = capsys.readouterr().err
+    assert "INTERNAL_SUBNET in" in said
+    assert "give --subnet" in said
+    assert 1 == said.count("\n")
+    assert before == tree(tmp_path / "dev")
+    assert make(tmp_path / "dev", "--subnet", "10.214.9.0/27") == 0
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"INTERNAL_SUBNET"])
+def test_an_env_file_that_is_none_is_no_traceback(tmp_path: Path, capsys: Captured, content: bytes) -> None:
+    """Bytes that are no text are named; a file without variables is written again."""
+    make(tmp_path / "dev")
+    (tmp_path / "dev/.env").write_bytes(content)
+    code = make(tmp_path / "dev")
+    assert (2, True) == (code, ".env is not a text file" in capsys.readouterr().err) if content[0] > 127 else code == 0
+
+
 def test_no_registry_is_asked_for_what_make_image_builds(tmp_path: Path) -> None:
     """Compose pulls what is missing, and anybody may own a name in a public registry: the names lead to this machine alone."""
     make(tmp_path / "dev", "--dashboard", DASHBOARD)

@@ -44,6 +44,15 @@ def test_the_first_free_network_is_taken_and_kept() -> None:
     assert "10.213.0.66" == stack.plan(mine, kept).redis
 
 
+@pytest.mark.parametrize("written", ["", "nonsense", "10.213.0.65/28", "10.213.0.64/99", "::/64"])
+def test_a_record_that_was_garbled_by_hand_is_mended(written: str) -> None:
+    """The network that the engine has is the one; without it the first free one, and no traceback."""
+    mine, garbled = bundle(redis_runtime="docker"), {"INTERNAL_SUBNET": written}
+    there = other("10.213.0.64/28", stack.INTERNAL)
+    assert "10.213.0.64/28" == str(stack.plan(mine, state(env=garbled, networks=(there,), routes=("10.213.0.64/28",))).internal)
+    assert "10.213.0.0/28" == str(stack.plan(mine, state(env=garbled)).internal)
+
+
 def test_a_host_whose_routes_cover_the_usual_corner_gets_another() -> None:
     """A route to all of 10.0.0.0/8, as company networks have, leaves a network elsewhere; where none is left the knob is named."""
     mine = bundle(redis_runtime="docker")

@@ -67,11 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files and say what to do next. Raises ConfigurationError or SecretStoreError before anything is written."""
     from redkeep.cli.passphrase import passphrase_from_environment
     from redkeep.crypto.store import SecretStore
-    from redkeep.stack.compose import env_values
     from redkeep.stack.quickstart import Quickstart, free_subnet, own_networks, quickstart_files, writable_folders
 
     folder = _checked(arguments.folder)
-    before = env_values((folder / ".env").read_text("utf-8")) if (folder / ".env").is_file() else {}
+    before = _values_before(folder)
     image = arguments.image or IMAGES[arguments.engine]
     api = arguments.api or (API_PORT if arguments.dashboard else 0)
     images = {"--image": image, "--api-image": arguments.api_image, "--dashboard-image": arguments.dashboard_image}
@@ -85,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--port, --api and --dashboard share a port; give each its own")
     for option, name in (("port", "REDIS"), ("api", "API"), ("dashboard", "DASHBOARD")):
         _check_port(f"--{option}", ports[option], before.get(f"{name}_PUBLISHED", ""))
-    recorded = ipaddress.IPv4Network(before["INTERNAL_SUBNET"]).supernet() if "INTERNAL_SUBNET" in before else None
+    recorded = _subnet_before(before, folder, replaced=arguments.subnet is not None)
     taken = [network for network in own_networks(_routes()) if recorded is None or not network.subnet_of(recorded)]
     subnet = arguments.subnet or recorded or free_subnet(folder, taken)
     if arguments.subnet and (clash := next((n for n in taken if n.overlaps(subnet)), None)):
@@ -134,6 +133,30 @@ def _checked(path: Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "secrets").is_dir():
         raise ConfigurationError(f"{path} contains files that quickstart did not make; choose an empty folder or a new one")
     return folder
+
+
+def _values_before(folder: Path) -> dict[str, str]:
+    """The variables that an earlier run wrote."""
+    from redkeep.stack.compose import env_values
+
+    path = folder / ".env"
+    try:
+        return env_values(path.read_text("utf-8")) if path.is_file() else {}
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not a text file; delete it and run quickstart again") from None
+
+
+def _subnet_before(before: dict[str, str], folder: Path, *, replaced: bool) -> ipaddress.IPv4Network | None:
+    """The network of an earlier run: the server's is its first half. One that is ``replaced`` need not be understood."""
+    if (text := before.get("INTERNAL_SUBNET")) is None:
+        return None
+    try:
+        return _subnet(str(ipaddress.IPv4Network(text).supernet()))
+    except (ValueError, argparse.ArgumentTypeError):
+        if replaced:
+            return None
+        wrong = f"INTERNAL_SUBNET in {folder / '.env'} is not the network of a stack"
+        raise ConfigurationError(f"{wrong}; correct it, or give --subnet with a network such as 10.214.9.0/27") from None
 
 
 def _check_port(option: str, port: int, before: str) -> None:
