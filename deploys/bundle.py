@@ -128,6 +128,7 @@ def _bundle(host: Neighbour, redis: Sequence[Neighbour], apps: Sequence[Neighbou
     beyond = bool(remote or host.knobs.allowed_clients or _has_remote_bind(host.knobs))
     if is_redis and host.knobs.redis_runtime == "docker":
         _only_for_itself(host, remote)
+        _isolated(host)
     if is_app and is_redis and host.knobs.redis_runtime == "docker" and host.knobs.api_enabled:
         _reachable_from_a_container(host)
     if is_app and host.knobs.dashboard_enabled:
@@ -173,6 +174,15 @@ def _only_for_itself(host: Neighbour, remote: Sequence[Neighbour]) -> None:
         raise ConfigurationError(
             f"The Redis of {host.name} runs in a container that only its own host can reach, but {wanted[0]} needs it from "
             "elsewhere: remove that, or set redis_runtime to native."
+        )
+
+
+def _isolated(host: Neighbour) -> None:
+    """The engine lets the host's accounts and services, and other containers, to the stack and from it."""
+    if not host.knobs.firewall:
+        raise ConfigurationError(
+            f"The Redis of {host.name} runs in a container, which only the firewall isolates: set firewall to True, or set redis_runtime "
+            "to native."
         )
 
 

@@ -58,7 +58,7 @@ allowed_clients: list[str] = []
 app_address: str = ""
 
 # Drop packets to Redis' port from everyone else, in a table of our own (nftables). Not needed, and not made, while
-# Redis listens on the loopback addresses alone.
+# Redis listens on the loopback addresses alone. With redis_runtime "docker" it isolates the containers and cannot be off.
 firewall: bool = True
 
 # --- TLS --------------------------------------------------------------------------------------------------------

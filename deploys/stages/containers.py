@@ -68,7 +68,7 @@ def stack_files(site: Site, survey: Survey) -> Iterator[Difference]:
         ManagedFile(stack.ENV, env_text(values(site, survey)), mode="0640"),
     ]
     yield from file_differences(files, survey)
-    unit = render("etc/systemd/system/redkeep-stack.service", loader=LOADER, firewall=site.bundle.knobs.firewall)
+    unit = render("etc/systemd/system/redkeep-stack.service", loader=LOADER)
     yield from file_differences([ManagedFile(UNIT_FILE, unit)], survey, after="systemctl daemon-reload")
 
 

@@ -110,6 +110,13 @@ def test_a_container_serves_its_own_host_alone() -> None:
     assert data()["redis_runtime"] == "native"
 
 
+def test_a_stack_without_its_firewall_is_refused() -> None:
+    """The rules are what keeps the host's other accounts, other containers and the outside away: the two knobs and what to do are named."""
+    with pytest.raises(ConfigurationError, match="of @local runs in a container, which only the firewall isolates: set firewall to True, or"):
+        bundle(redis_runtime="docker", firewall=False)
+    assert not bundle(firewall=False).knobs.firewall
+
+
 def test_ipv6_that_the_api_s_container_cannot_reach_is_refused() -> None:
     """Its networks have IPv4 alone: the entry is named before any host is touched; without the API, or as a service, it disturbs nobody."""
     listed = {"api_reachable": ["10.0.0.0/8", "2001:db8::/32"]}

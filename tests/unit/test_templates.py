@@ -191,8 +191,9 @@ def test_no_allow_list_no_server(kind: str, unit: str) -> None:
 def test_a_server_without_an_allow_list_requires_none() -> None:
     """On loopback, and with the knob off, the unit does not exist."""
     assert "redkeep-firewall" not in text("alone", "/etc/systemd/system/redis-server.service.d/redkeep.conf")
-    off = FakeSite(build([("@local", frozenset({"redis", "app"}), data(redis_runtime="docker", firewall=False))])["@local"])
-    (unit,) = (each for each in containers.stack_files(off, survey()) if containers.UNIT_FILE in each.what)  # type: ignore[arg-type]
+    knobs = data(allowed_clients=["10.0.0.0/8"], firewall=False)
+    off = FakeSite(build([("10.0.0.5", frozenset({"redis", "app"}), knobs)])["10.0.0.5"])
+    (unit,) = (each for each in server.drop_in(off, survey()) if each.what.startswith("file "))  # type: ignore[arg-type]
     assert b"redkeep-firewall" not in base64.b64decode(unit.stdin)
 
 
