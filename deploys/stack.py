@@ -104,10 +104,23 @@ def _recorded(docker: DockerState, variable: str) -> ipaddress.IPv4Network | Non
 def _taken(docker: DockerState) -> list[ipaddress.IPv4Network]:
     """Networks of the host that are not this stack's."""
     own = {subnet for network in docker.networks if network.name in (INTERNAL, EDGE) for subnet in network.subnets}
+    # An engine that is stopped shows no networks, and leaves its bridges behind.
+    own |= {docker.env[name] for name in ("INTERNAL_SUBNET", "EDGE_SUBNET") if name in docker.env and not docker.server}
     texts = [s for network in docker.networks if network.name not in (INTERNAL, EDGE) for s in network.subnets]
     texts += [route for route in docker.routes if route not in own]
+    if not docker.server:
+        texts.append(_default_bridge(docker))
     found = [ipaddress.ip_network(text, strict=False) for text in texts]
     return [network for network in found if isinstance(network, ipaddress.IPv4Network)]
+
+
+def _default_bridge(docker: DockerState) -> str:
+    """The network of docker0 that an engine will make at its first start, or an engine that is stopped makes again."""
+    chosen = str((docker.settings or {}).get("bip") or "")
+    try:
+        return str(ipaddress.ip_interface(chosen).network)
+    except ValueError:
+        return "172.17.0.0/16"
 
 
 def variables(bundle: Bundle, docker: DockerState, *, image: str, memory_bytes: int) -> dict[str, str]:

@@ -78,6 +78,23 @@ def test_a_network_in_use_is_refused() -> None:
     assert "10.9.8.2" == stack.plan(mine, own).redis
 
 
+def test_the_default_bridge_of_an_engine_to_come_is_taken() -> None:
+    """A host without an engine gets one, and with it docker0; an engine that is there shows what it really has."""
+    mine = bundle(redis_runtime="docker", container_subnet="172.17.3.0/28")
+    said = r"container_subnet 172\.17\.3\.0/28 overlaps with 172\.17\.0\.0/16"
+    with pytest.raises(ConfigurationError, match=said):
+        stack.plan(mine, state())
+    with pytest.raises(ConfigurationError, match=r"container_edge_subnet 172\.17\.0\.0/28 overlaps"):
+        stack.plan(bundle(redis_runtime="docker", container_edge_subnet="172.17.0.0/28"), state())
+    assert "172.17.3.2" == stack.plan(mine, state(server="20.10.24", networks=(other("192.168.9.0/24", "bridge"),))).redis
+    chosen = state(settings={"bip": "10.9.8.1/24"})
+    assert "172.17.3.2" == stack.plan(mine, chosen).redis
+    with pytest.raises(ConfigurationError, match=r"overlaps with 10\.9\.8\.0/24"):
+        stack.plan(bundle(redis_runtime="docker", container_subnet="10.9.8.0/28"), chosen)
+    stopped = state(env={"INTERNAL_SUBNET": "10.9.0.0/28"}, routes=("10.9.0.0/28",))
+    assert "10.9.0.2" == stack.plan(bundle(redis_runtime="docker", container_subnet="10.9.0.0/28"), stopped).redis
+
+
 def test_the_specification_follows_the_server_s_variables_alone() -> None:
     """Another limit means another container; the network's variables do not stand in the server's text."""
     plain = variables()
