@@ -80,8 +80,8 @@ DOCKER_BUILDKIT=0 docker build --quiet --network none --tag {name} "$t" >/dev/nu
 
 
 def told_version(engine: Engine, name: str) -> str:
-    """Shell that runs the server of an image for a moment, in the way it will run, and what the health check runs, and notes
-    the server's version."""
+    """Shell that runs the server of an image for a moment, in the way it will run, and what the health check runs, has it listen
+    with TLS, and notes the server's version. Whatever is at work on the host is not touched."""
     return f"""said=$(docker run {BARE} --entrypoint {engine.package} {name} --version 2>&1) || {{
     echo "the image {name} does not run {engine.package}: $(echo "$said" | tail -1)" >&2; exit 1; }}
 version=$(echo "$said" | sed -n 's/.* v=\\([0-9.]*\\) .*/\\1/p')
@@ -89,7 +89,32 @@ version=$(echo "$said" | sed -n 's/.* v=\\([0-9.]*\\) .*/\\1/p')
 case $version in [0-6].*) echo "the image {name} contains {engine.package} $version: 7.0 or later is needed" >&2; exit 1;; esac
 docker run {BARE} --entrypoint /bin/sh {name} -c 'command -v redis-cli || command -v valkey-cli' >/dev/null 2>&1 || {{
     echo "the image {name} has no /bin/sh that finds redis-cli or valkey-cli; its start and its health check need them" >&2; exit 1; }}
+{_listens(engine, name)}
 {note(name)}"""
+
+
+def _listens(engine: Engine, name: str) -> str:
+    """Shell that starts the server of an image with TLS and a certificate of that moment, without a network, and fails with its words
+    when it does not come up."""
+    return f"""made=$(mktemp -d /var/lib/redkeep/.image.XXXXXX); chmod 0755 "$made"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=try -days 1 -keyout "$made/key" -out "$made/crt" 2>/dev/null
+chmod 0644 "$made/key"
+try=$(docker run --detach {BARE.removeprefix("--rm ")} --tmpfs {DATA}:mode=1777 --volume "$made:/try:ro" \\
+    --entrypoint {engine.package} {name} --port 0 --tls-port 6380 --bind 127.0.0.1 --dir {DATA} --save '' --appendonly no \\
+    --tls-cert-file /try/crt --tls-key-file /try/key --tls-ca-cert-file /try/crt) || {{ rm -rf "$made"; exit 1; }}
+{_UP}
+rm -rf "$made"
+if [ $up = no ]; then echo "the image {name} does not start {engine.package} with TLS: $words" >&2; exit 1; fi"""
+
+
+# Shell that waits for the throwaway server in the container "$try", tells whether it is "$up" and its last "$words", and removes it.
+_UP = """up=no; i=0
+while [ $i -lt 100 ]; do
+    if docker logs "$try" 2>&1 | grep -q 'Ready to accept connections'; then up=yes; break; fi
+    [ "$(docker inspect --format '{{.State.Running}}' "$try")" = true ] || break
+    i=$((i+1)); sleep 0.05
+done
+words=$(docker logs "$try" 2>&1 | tail -5); docker rm --force --volumes "$try" >/dev/null"""
 
 
 def try_container(name: str, engine: Engine, *, config: str, acl: str, user: str) -> str:
@@ -99,13 +124,7 @@ def try_container(name: str, engine: Engine, *, config: str, acl: str, user: str
     --security-opt no-new-privileges --user {user} --env OPENSSL_CONF={engine.folder}/openssl.cnf \\
     --volume {engine.folder}:{engine.folder}:ro --entrypoint {engine.package} {name} \\
     {config} --aclfile {acl} --bind 127.0.0.1 --save '' --appendonly no)
-up=no; i=0
-while [ $i -lt 100 ]; do
-    if docker logs "$try" 2>&1 | grep -q 'Ready to accept connections'; then up=yes; break; fi
-    [ "$(docker inspect --format '{{{{.State.Running}}}}' "$try")" = true ] || break
-    i=$((i+1)); sleep 0.05
-done
-words=$(docker logs "$try" 2>&1 | tail -5); docker rm --force --volumes "$try" >/dev/null
+{_UP}
 if [ $up = no ]; then echo "the new configuration does not start, the old one stays: $words" >&2; exit 1; fi"""
 
 

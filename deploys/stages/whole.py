@@ -26,11 +26,11 @@ def whole(site: Site) -> None:
             server_image(site=site)
             if site.bundle.api_in_container:
                 app_images(site=site)
-        # After the image is there and has run: a host that cannot get it keeps the server that it has.
+        # After the image is there and has run, and a server has started from the new files: otherwise a host keeps the one that it has.
+        server_files(site=site)
         runtime(site=site)
         if site.bundle.api_in_container:
             app_containers(site=site)
-        server_files(site=site)
         network(site=site)
         server_running(site=site)
     watch(site=site)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +95,18 @@ class Box:
         found = self.host.check("docker image inspect --format '{{join .RepoDigests \" \"}}' 127.0.0.1:5000/some").split()
         self.host.check("docker rmi 127.0.0.1:5000/some")
         return next(name for name in found if name.startswith("127.0.0.1:5000/some@"))
+
+    def broken(self, image: str, *, when: str) -> str:
+        """Push an image like another one whose server ends when its arguments match a pattern, and return its reference."""
+        name, engine = f"broken-{len(when)}", self.engine
+        script = f'#!/bin/sh\ncase "$*" in {when}) echo "it is broken" >&2; exit 1 ;; esac\nexec /usr/bin/real "$@"\n'
+        lines = f"FROM {image}\nCOPY real {engine}-server /usr/bin/\n"
+        self.host.check(
+            f"t=$(mktemp -d); cp $(command -v {engine}-check-rdb) $t/real; printf '%s' {shlex.quote(script)} > $t/{engine}-server;"
+            f" printf '%s' {shlex.quote(lines)} > $t/Dockerfile; chmod 0755 $t/{engine}-server;"
+            f" DOCKER_BUILDKIT=0 docker build --quiet --tag {name} $t >/dev/null; rm -rf $t"
+        )
+        return self.push(name)
 
     def answers(self, *, seconds: float = 120) -> bool:
         """Whether the app's package proves every control, waiting for it."""

@@ -294,15 +294,33 @@ def test_it_comes_back_without_hands(box: Box) -> None:
     assert box.deployment.run("status").ok().drift == {}
 
 
+def test_the_distributions_rules_take_no_table_of_the_stack_with_them(box: Box) -> None:
+    """nftables.service flushes all rules when it starts, reloads and stops: both tables of ours are there again, as they were. The engine's
+    own rules come back with its restart."""
+    wanted = box.host.check("for f in inet bridge; do nft --stateless list table $f redkeep; done")
+    try:
+        for verb in ("start", "reload", "restart", "stop"):
+            box.host.check(f"nft add table inet flushed; systemctl {verb} nftables")
+            assert "flushed" not in box.host.check("nft list tables"), verb
+            assert wanted == box.host.check("for f in inet bridge; do nft --stateless list table $f redkeep; done"), verb
+    finally:
+        box.host.run("systemctl stop nftables; systemctl restart docker")
+    assert box.answers()
+    assert box.deployment.run("status").ok().drift == {}
+
+
 def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path) -> None:
     """To native and back, by an image from an archive: the app's password and the authority stay, the data where it is kept, every
-    control holds, nothing of the other runtime runs. An image that cannot be had or does not run leaves the native server at work."""
+    control holds, nothing of the other runtime runs. An image that cannot be had, does not run, does not listen or does not take the new
+    configuration leaves the native server at work."""
     before = box.host.check(CREDENTIALS)
     name = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' localhost/redkeep/redis")
     box.host.check(f"{CLI} SET kept here")
     path = tmp_path / "redis.tar"
     path.write_bytes(base64.b64decode(box.host.check(f"docker save {name} | base64")))
     no_server = box.push("probe")
+    no_start = box.broken(name.strip(), when="*--tls-port*")
+    no_configuration = box.broken(name.strip(), when="*--aclfile*")
     without = ("--data", "dashboard_enabled=false")  # which needs a container
     box.deployment.run("secure_redis", "--data", "redis_runtime=native", *without).ok()
     assert box.answers()
@@ -312,12 +330,14 @@ def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path
         (f"127.0.0.1:5000/none@{'sha256:' + 'a1' * 32}", "cannot be pulled"),
         (no_server, f"does not run {box.engine}-server"),
         (f"{tmp_path}/none.tar", "cannot be read: No such file or directory"),
+        (no_start, f"does not start {box.engine}-server with TLS: it is broken"),
+        (no_configuration, "the new configuration does not start, the old one stays: it is broken"),
     ):
         run = box.deployment.run("secure_redis", "--data", f"container_image={wanted}")
         assert run.code != 0
         assert says in run.output
         assert box.host.check(f"systemctl is-active {box.engine}-server").strip() == "active"
-    assert box.answers()
+        assert box.answers(seconds=0), says
     box.deployment.run("secure_redis", "--data", f"container_image={path}").ok()
     assert box.answers()
     assert ":archive-" in str(box.container()["Config"]["Image"])  # type: ignore[index]

@@ -17,6 +17,7 @@ import pytest
 from deploys.facts.docker import VERSIONS, Container, DockerState
 from deploys.image_archive import read_archive
 from deploys.stages import container_engine, image, preflight
+from deploys.stages.machine import STATE
 from redkeep.errors import ConfigurationError
 from tests.unit.wanted import FakeSite, bundle, survey, there
 
@@ -153,17 +154,22 @@ def test_an_image_under_a_name_that_was_given_away_is_fetched_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "shell", "part"),
+    ("version", "shell", "log", "part"),
     [
-        ("7.4.1", 0, ""),
-        ("6.2.9", 0, "contains redis-server 6.2.9: 7.0 or later is needed"),
-        ("7.4.1", 127, "has no /bin/sh that finds redis-cli or valkey-cli; its start and its health check need them"),
+        ("7.4.1", 0, "Ready to accept connections tls", ""),
+        ("6.2.9", 0, "Ready to accept connections", "contains redis-server 6.2.9: 7.0 or later is needed"),
+        ("7.4.1", 127, "Ready to accept connections", "has no /bin/sh that finds redis-cli or valkey-cli; its start and"),
+        ("7.4.1", 0, "FATAL CONFIG FILE ERROR: tls-port", "does not start redis-server with TLS: FATAL CONFIG FILE ERROR: tls-port"),
     ],
 )
-def test_an_image_is_tried_before_it_is_used(version: str, shell: int, part: str, tmp_path: Path) -> None:
-    """Its server's version, and the shell and the command line that the stack starts it and looks after it with."""
+def test_an_image_is_tried_before_it_is_used(version: str, shell: int, log: str, part: str, tmp_path: Path) -> None:
+    """Its server's version, the shell and the command line that the stack starts it and looks after it with, and that it starts with TLS."""
     fake = f"""#!/bin/sh
 case "$*" in
+    *--detach*) echo try; echo "$*" >> "{tmp_path}/started"; [ -s "{tmp_path}"/.image.*/crt ] ;;
+    "logs "*) echo '{log}' ;;
+    "rm "*) touch "{tmp_path}/removed" ;;
+    inspect*) echo false ;;
     *"--entrypoint /bin/sh"*) [ {shell} = 0 ] || echo 'exec: "/bin/sh": no such file' >&2; exit {shell} ;;
     run*) echo 'Redis server v={version} sha=0' ;;
     "image inspect"*) echo sha256:some ;;
@@ -172,11 +178,14 @@ esac
     (tmp_path / "docker").write_text(fake)
     (tmp_path / "docker").chmod(0o755)
     mine = site()
-    script = image.told_version(mine.bundle.engine, "localhost/redkeep/redis:x").replace(VERSIONS, str(tmp_path / "versions"))
+    script = image.told_version(mine.bundle.engine, "localhost/redkeep/redis:x")
+    script = script.replace(VERSIONS, str(tmp_path / "versions")).replace(STATE, str(tmp_path))
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run(["sh", "-euc", script], env=path, capture_output=True, text=True, check=False)
     assert (bool(part), True) == (done.returncode != 0, part in done.stderr)
     assert bool(part) != (tmp_path / "versions").exists()
+    assert (tmp_path / "started").exists() == (tmp_path / "removed").exists() == ("TLS" in part or not part)
+    assert [] == list(tmp_path.glob(".image.*"))
 
 
 def test_a_reference_without_a_digest_is_refused() -> None:
