@@ -177,7 +177,7 @@ def test_a_wrong_key_is_refused_before_anything_is_opened(window: Server) -> Non
 
     async def work() -> None:
         migration = begun(window)
-        with pytest.raises(ConfigurationError, match=r"does not hold \(at least 1 with key 6b6b6b6b6b6b6b6b\)"):
+        with pytest.raises(ConfigurationError, match=r"not in the key ring \(at least 1 with key 6b6b6b6b6b6b6b6b\)"):
             await migration.migrate_to_secure_cache()
         assert len(migration.results) == 1
         assert stored(window) == before
