@@ -1,5 +1,6 @@
 #!/bin/sh
-# Build app/Dockerfile into the image localhost/redkeep/api or localhost/redkeep/dashboard: the wheel of app/, the locked list of an extra, and nothing else from this folder.
+# Build app/Dockerfile into the image localhost/redkeep/api or localhost/redkeep/dashboard: the wheel of app/, the locked list of an
+# extra, and nothing else from this folder.
 #
 #   deploys/image.sh api|dashboard [--offline] [arguments of docker build, such as --build-arg IMAGE=... --build-arg TAG=...]
 #
