@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -167,3 +168,19 @@ def test_the_locks_agree() -> None:
         for name in {name for name, _ in found}:
             versions.setdefault(name, set()).add(frozenset(version for other, version in found if other == name))
     assert {} == {name: found for name, found in versions.items() if len(found) > 1}
+
+
+def test_the_operators_environment_holds_all_that_the_package_needs() -> None:
+    """`.venv` of a deploy has the package without its dependencies: the deploy's own list and lock name them all, at the same versions,
+    or `make status` and `make rotate` would work in the tests alone."""
+
+    def named(path: str) -> set[str]:
+        listed = tomllib.loads((ROOT / path).read_text())["project"]["dependencies"]
+        return {re.split(r"[>=<]", each)[0] for each in listed}
+
+    def pinned(path: str) -> dict[str, str]:
+        return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / path).read_text(), re.MULTILINE))
+
+    assert named("app/pyproject.toml") - named("pyproject.toml") == set()
+    package, operator = pinned("app/requirements.lock"), pinned("deploys/requirements.lock")
+    assert {name: package[name] for name in named("app/pyproject.toml")}.items() - operator.items() == set()
