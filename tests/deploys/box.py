@@ -30,6 +30,19 @@ try: answer = r.urlopen(request, timeout=20, context=ssl.create_default_context(
 except urllib.error.HTTPError as error: answer = error
 print(answer.status); print(answer.read().decode())"""
 
+# What a change of the runtime must keep.
+CREDENTIALS = "grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt /etc/redkeep/api/key"
+
+# As a user's program does: its environment is the file that quickstart wrote.
+WRITE_AND_READ = """import asyncio
+from redkeep import SecureAIResponseCache
+async def main():
+    async with SecureAIResponseCache.from_settings() as cache:
+        await cache.cache_response('text', 'summarize', {}, {'answer': 42})
+        cache.memory_cache.clear()
+        print((await cache.get_cached_response('text', 'summarize', {}))['answer'])
+asyncio.run(main())"""
+
 # A container with bash, made of the host's own files: it tries a TCP connection and tells how that ended.
 PROBE = r"""docker image inspect probe >/dev/null 2>&1 || { t=$(mktemp -d)
 for f in /bin/bash /usr/bin/timeout; do echo $f; ldd $f | grep -o '/[^ ]*'; done | sort -u | while read -r f; do

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploys.box import BOXES, EDGE, NETWORK, Box, together
+from tests.deploys.box import BOXES, CREDENTIALS, EDGE, NETWORK, WRITE_AND_READ, Box, together
 from tests.deploys.box import box as box  # made once for this file
 from tests.deploys.contents import CLI
 from tests.deploys.runner import ROOT, Deployment
 from tests.lab.inventory import write_inventory
 from tests.lab.lab import Lab
-
-CREDENTIALS = "grep REDIS_PASSWORD /etc/redkeep/cache.env; cat /etc/redkeep/tls/ca.crt /etc/redkeep/api/key"
 
 
 def test_the_app_proves_every_control(box: Box) -> None:
@@ -205,17 +203,6 @@ def test_no_secret_is_shown(box: Box) -> None:
     box.host.check(f"{listed} > /run/words; chmod 600 /run/words")
     assert "0" == box.host.check(f"docker save {images} | grep -acF -f /run/words || true").strip()
     box.host.check("rm /run/words")
-
-
-# As a user's program does: its environment is the file that quickstart wrote.
-WRITE_AND_READ = """import asyncio
-from redkeep import SecureAIResponseCache
-async def main():
-    async with SecureAIResponseCache.from_settings() as cache:
-        await cache.cache_response('text', 'summarize', {}, {'answer': 42})
-        cache.memory_cache.clear()
-        print((await cache.get_cached_response('text', 'summarize', {}))['answer'])
-asyncio.run(main())"""
 
 
 def test_a_quickstart_needs_nothing_but_compose(box: Box) -> None:
