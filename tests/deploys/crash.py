@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tests.deploys.runner import Deployment
@@ -63,6 +65,25 @@ def kill_at(deployment: Deployment, number: int, verb: str, *arguments: str) -> 
         process.stdout.close()
     assert process.returncode == 0, "".join(lines)
     return False
+
+
+def kill_when(deployment: Deployment, operation: str, reach: Callable[[], object], verb: str, *arguments: str) -> None:
+    """Start a verb and SIGKILL it when `reach`, called as that operation begins, returns; AssertionError when it ended before."""
+    process = deployment.start(verb, *arguments)
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith(MARK) and line.rstrip().endswith(operation):
+                break
+        reach()
+        assert process.poll() is None, f"the run ended before:\n{''.join(lines)}{process.stdout.read()}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 def kill_after(deployment: Deployment, share: float, spans: dict[str, float], verb: str, *arguments: str) -> bool:

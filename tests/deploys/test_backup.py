@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from deploys.facts.survey import LOCK
+from deploys.stages.recovery import BEFORE
 from deploys.stages.snapshot import STALE_MINUTES
 from tests.deploys.conftest import KINDS
 from tests.deploys.contents import CLI, KEYS, ask, files, fill, run, seen, temporary
-from tests.deploys.crash import kill_after
+from tests.deploys.crash import kill_after, kill_when
 from tests.deploys.runner import Deployment
+from tests.lab.hosts import Host
 from tests.lab.lab import Lab
 
 
@@ -50,7 +52,7 @@ def test_a_backup_is_tried_and_brought_back(kind: str, deployment: Deployment, l
     assert b"ai_cache" not in backup.read_bytes()
     assert temporary(host) == ""
 
-    host.check(f"{CLI} SET ai_cache:1 other >/dev/null; {CLI} DEL hash set >/dev/null; {CLI} SET new 1 >/dev/null")
+    change(host, 1)
     restored = run(deployment, "restore", folder, file=backup).ok()
     assert f"{KEYS} keys are loaded; the {KEYS - 1} current keys are backed up in" in restored.output
     assert seen(host) == before
@@ -63,25 +65,55 @@ def test_a_backup_is_tried_and_brought_back(kind: str, deployment: Deployment, l
     assert last != backup
 
 
-@pytest.mark.parametrize(("kills", "first"), [(2, 0.75), pytest.param(30, 0.3, marks=pytest.mark.soak)])
-def test_a_killed_restore_leaves_the_old_data_or_the_new(
-    kind: str, kills: int, first: float, deployment: Deployment, lab: Lab, tmp_path: Path
+def change(host: Host, number: int) -> None:
+    """A key changed, some deleted, one added since the backup."""
+    host.check(f"{CLI} SET ai_cache:1 other >/dev/null; {CLI} DEL hash set >/dev/null; {CLI} SET new {number} >/dev/null")
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        pytest.param("true", id="as it begins"),
+        pytest.param(f"until [ -s {BEFORE}/dump.rdb ]; do sleep 0.01; done", id="as the old data is set aside"),
+    ],
+)
+def test_a_restore_killed_at_a_known_moment_leaves_the_old_data_or_the_new(
+    reach: str, kind: str, deployment: Deployment, lab: Lab, tmp_path: Path
 ) -> None:
-    """Killed at any moment, once the script under way is over the server has all of the one or all of the other; the same command
-    again brings the new, and what a killed run left on the host goes with the first backup ten minutes later."""
+    """Once the script under way is over the server has all of the one or all of the other; the same command again brings the new, and
+    what the killed run left on the host goes with the first backup ten minutes later."""
     host, folder = lab[server_of(kind)], tmp_path / "backups"
-    chance = random.Random(kills)  # noqa: S311 - moments, not secrets
+    fill(host)
+    new = seen(host)
+    run(deployment, "backup", folder).ok()
+    (backup,) = files(folder)
+    change(host, 1)
+    old = seen(host)
+    kill_when(deployment, "Restore", lambda: host.run(f"timeout 120 sh -c '{reach}'"), "restore", *words(folder, backup))
+    host.check(f"flock {LOCK} true")
+    assert seen(host) in (old, new)
+    run(deployment, "restore", folder, file=backup).ok()
+    assert seen(host) == new
+    assert_nothing_stays(deployment, host, folder)
+
+
+@pytest.mark.soak
+def test_a_restore_killed_at_any_moment_leaves_the_old_data_or_the_new(
+    kind: str, deployment: Deployment, lab: Lab, tmp_path: Path
+) -> None:
+    """The same at thirty random moments."""
+    host, folder = lab[server_of(kind)], tmp_path / "backups"
+    chance = random.Random(30)  # noqa: S311 - moments, not secrets
     fill(host)
     new = seen(host)
     run(deployment, "backup", folder).ok()
     (backup,) = files(folder)
     spans: dict[str, float] = {}
     told = Counter[str]()
-    for number in range(kills):
-        host.check(f"{CLI} SET ai_cache:1 other >/dev/null; {CLI} DEL hash set >/dev/null; {CLI} SET new {number} >/dev/null")
+    for number in range(30):
+        change(host, number)
         old = seen(host)
-        words = ("--data", f"backups_folder={folder}", "--data", f"file={backup}")
-        killed = kill_after(deployment, first + (1 - first) * chance.random(), spans, "restore", *words)
+        killed = kill_after(deployment, 0.3 + 0.7 * chance.random(), spans, "restore", *words(folder, backup))
         host.check(f"flock {LOCK} true")
         now = seen(host)
         assert now in (old, new)
@@ -89,11 +121,20 @@ def test_a_killed_restore_leaves_the_old_data_or_the_new(
         restored = run(deployment, "restore", folder, file=backup).ok()
         spans["restore"] = restored.seconds - 1  # Python starts first
         assert seen(host) == new
+    assert_nothing_stays(deployment, host, folder)
+    print(f"{kind}: {dict(told)}")
+    assert told["killed with the old"] + told["killed with the new"] > 0
+
+
+def words(folder: Path, backup: Path) -> list[str]:
+    return ["--data", f"backups_folder={folder}", "--data", f"file={backup}"]
+
+
+def assert_nothing_stays(deployment: Deployment, host: Host, folder: Path) -> None:
+    """A backup takes away what killed runs left more than ten minutes ago."""
     host.check(f"find /var/lib/redkeep -maxdepth 1 -name 'snapshot.*' -exec touch -d '-{STALE_MINUTES + 1} minutes' {{}} +")
     run(deployment, "backup", folder).ok()
     assert temporary(host) == ""
-    print(f"{kind}: {dict(told)}")
-    assert told["killed with the old"] + told["killed with the new"] > 0
 
 
 def test_what_cannot_be_restored_is_refused_and_nothing_changes(
