@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from tests.deploys.runner import Deployment
@@ -29,22 +28,30 @@ class Kill:
 
 def run_and_kill(deployment: Deployment, kill: Kill, verb: str = "secure_redis", *arguments: str) -> list[str]:
     """Start a verb, SIGKILL its whole process group at the given moment, and return the lines it had printed."""
+    return kill_when(deployment, kill.operation, lambda: time.sleep(kill.milliseconds / 1000), verb, *arguments)[0]
+
+
+def kill_when(
+    deployment: Deployment, operation: str, reach: Callable[[], object], verb: str, *arguments: str
+) -> tuple[list[str], bool]:
+    """Start a verb and SIGKILL its whole process group when `reach`, called as that operation begins, returns: the lines it had
+    printed, and whether it was still at work."""
     process = deployment.start(verb, *arguments)
     assert process.stdout is not None
     lines = []
     try:
         for line in process.stdout:
             lines.append(line)
-            if line.startswith(MARK) and line.rstrip().removeprefix(MARK).rpartition("| ")[2] == kill.operation:
-                time.sleep(kill.milliseconds / 1000)
+            if line.startswith(MARK) and line.rstrip().removeprefix(MARK).rpartition("| ")[2] == operation:
+                reach()
                 break
         else:
-            raise AssertionError(f"the run ended before {kill}:\n{''.join(lines)}")
+            raise AssertionError(f"the run ended before {operation}:\n{''.join(lines)}")
+        return lines, process.poll() is None
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    return lines
 
 
 def kill_at(deployment: Deployment, number: int, verb: str, *arguments: str) -> bool:
@@ -65,25 +72,6 @@ def kill_at(deployment: Deployment, number: int, verb: str, *arguments: str) -> 
         process.stdout.close()
     assert process.returncode == 0, "".join(lines)
     return False
-
-
-def kill_when(deployment: Deployment, operation: str, reach: Callable[[], object], verb: str, *arguments: str) -> None:
-    """Start a verb and SIGKILL it when `reach`, called as that operation begins, returns; AssertionError when it ended before."""
-    process = deployment.start(verb, *arguments)
-    assert process.stdout is not None
-    lines = []
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith(MARK) and line.rstrip().endswith(operation):
-                break
-        reach()
-        assert process.poll() is None, f"the run ended before:\n{''.join(lines)}{process.stdout.read()}"
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
 
 
 def kill_after(deployment: Deployment, share: float, spans: dict[str, float], verb: str, *arguments: str) -> bool:

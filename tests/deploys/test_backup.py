@@ -89,7 +89,8 @@ def test_a_restore_killed_at_a_known_moment_leaves_the_old_data_or_the_new(
     (backup,) = files(folder)
     change(host, 1)
     old = seen(host)
-    kill_when(deployment, "Restore", lambda: host.run(f"timeout 120 sh -c '{reach}'"), "restore", *words(folder, backup))
+    _, at_work = kill_when(deployment, "Restore", lambda: host.run(f"timeout 120 sh -c '{reach}'"), "restore", *words(folder, backup))
+    assert at_work
     host.check(f"flock {LOCK} true")
     assert seen(host) in (old, new)
     run(deployment, "restore", folder, file=backup).ok()
