@@ -59,7 +59,7 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
     kind: str, deployment: Deployment, lab: Lab, soak: bool
 ) -> None:
     """While the app works on every host: a rotation of passwords stops for a client that cannot know the new one, naming it, and
-    for one that comes back with the old, putting it back; a deploy in between keeps both; then it ends, the CA and the encryption
+    for one that comes back with the old, putting it back; a deploy in between keeps both; then it ends, certificates, CA and encryption
     key follow, and the app has lost no operation, no old password, certificate or key opens anything, every answer from before
     is still one, in the other host's namespace, too, and the server is the same process."""
     names = [*dict.fromkeys([KINDS[kind]["groups"]["redis"][0], *KINDS[kind]["groups"]["app"]])]  # type: ignore[index]
@@ -67,6 +67,7 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
     store = SecretStore.open(deployment.secrets)
     old = {user: store.password(user) for user in USERS}
     keys = store.encryption_keys()
+    engine = "valkey" if kind.startswith("valkey") else "redis"
     ca, leaf = store.trust_bundle(), store.leaves()[f"cache_service@{server.name}"]
     before = pid(server)
     clients, pause = (25, 0.045) if soak else (5, 0.02)
@@ -96,6 +97,13 @@ def test_everything_is_rotated_under_load_and_nobody_notices(
             assert len(fresh.password_hashes(user)) == 1
             assert not opens(server, user, old[user])
             assert opens(server, user, fresh.password(user))
+
+        shown = server.check(f"ls -l /etc/{engine}/tls")
+        deployment.run(*rotate(deployment, "certificates")).ok()
+        renewed = SecretStore.open(deployment.secrets)
+        assert renewed.trust_bundle() == ca
+        assert not {leaf.cert_pem for leaf in renewed.leaves().values()} & {leaf.cert_pem for leaf in store.leaves().values()}
+        assert server.check(f"ls -l /etc/{engine}/tls") != shown
 
         deployment.run(*rotate(deployment, "ca")).ok()
         fresh = SecretStore.open(deployment.secrets)
