@@ -10,9 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
-from redkeep.access.calls import Batch
 from redkeep.access.client import Command
-from redkeep.access.commands import pack
 from redkeep.access.failures import Peer, login_error, network_error
 from redkeep.access.tls import SharedContext, alert_after_handshake
 from redkeep.access.tracking import ARM
@@ -61,13 +59,14 @@ class Dialer:
                 sock = await _connect(loop, self.peer)
                 try:
                     wire = made = WireProtocol(owner, loop, sock, context=context, **self._most)
+                    commands = self._login(tracking=tracking)
+                    answered = wire.begin_with(commands)
                     transport, _ = await loop.create_connection(lambda: made, sock=sock)
                 except BaseException:
                     sock.close()
                     raise
                 transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
-                await wire.opened
-                return wire, await self._log_in(wire, loop, tracking=tracking)
+                return wire, self._logged_in(wire, commands, await answered)
         except BaseException as error:
             if wire is not None:
                 wire.abort(error)
@@ -80,29 +79,30 @@ class Dialer:
                 ours = network_error(alert, self.peer) if alert else ours
             raise ours from error
 
-    async def _log_in(self, wire: WireProtocol, loop: asyncio.AbstractEventLoop, *, tracking: bool) -> bool:
+    def _login(self, *, tracking: bool) -> list[Command]:
         username, password = self.credentials()
         hello: list[str] = ["HELLO", "3"]
         if password:
             hello += ["AUTH", username or "default", password]
         commands: list[Command] = [(*hello, "SETNAME", self._client_name)]
-        database = self._target.address.database
-        if database:
-            commands.append(("SELECT", database))
+        if self._target.address.database:
+            commands.append(("SELECT", self._target.address.database))
         if tracking:
             commands.append(ARM)
-        answered: asyncio.Future[list[Any]] = loop.create_future()
-        batch = Batch(answered, len(commands))
-        wire.sent.extend((batch, 0.0, 0, command[:1], 0) for command in commands)
-        wire.write(b"".join(map(pack, commands)))
-        first, *rest = await answered
-        if isinstance(first, Exception):
-            raise first
-        if not isinstance(first, dict):
+        return commands
+
+    def _logged_in(self, wire: WireProtocol, commands: list[Command], answers: list[Any]) -> bool:
+        """Whether the server tracks for the connection. Raises what is wrong with the answers to the login."""
+        hello = answers[0]
+        if isinstance(hello, Exception):
+            raise hello
+        if not isinstance(hello, dict):
             raise login_error(self.peer)
-        if database and isinstance(rest[0], Exception):
+        database = self._target.address.database
+        if database and isinstance(answers[1], Exception):
             raise ConfigurationError(f"{self.peer}: database {database} is refused; use 0 in REDIS_URL, or grant SELECT")
-        tracked = bool(tracking) and rest[-1] == b"OK"
+        tracking = ARM in commands
+        tracked = tracking and answers[-1] == b"OK"
         if tracking and not tracked:
             logger.warning("client_tracking_refused", extra={"peer": str(self.peer), "user": self.peer.user})
         if wire.over:

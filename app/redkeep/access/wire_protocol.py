@@ -13,14 +13,15 @@ import asyncio
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 from hiredis import ProtocolError, PushNotification, Reader, ReplyError
 
 from redkeep.access.calls import Batch, Call
-from redkeep.access.commands import may_answer
+from redkeep.access.client import Command
+from redkeep.access.commands import may_answer, pack
 from redkeep.access.failures import Peer, WireError, code_of, reply_error
 from redkeep.access.frames import Frames, TooManyElements
 from redkeep.errors import RedkeepError
@@ -68,9 +69,9 @@ class WireProtocol(asyncio.BufferedProtocol):
         self.last_arrival = loop.time()
         self.answered = 0
         """How many replies came with what arrived last."""
-        self.opened: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._owner = owner
+        self._loop = loop
         self._time = loop.time
         self._transport: asyncio.Transport | None = None
         self._reader = Reader(encoding=None, notEnoughData=_NOT_ENOUGH)
@@ -83,6 +84,16 @@ class WireProtocol(asyncio.BufferedProtocol):
         if context is not None:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=owner.peer.host)
         self._greeting = context is not None
+        self._first = b""
+
+    def begin_with(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
+        """The replies to what is sent first, in one packet with the last of the TLS handshake: the login."""
+        answered: asyncio.Future[list[Any]] = self._loop.create_future()
+        answered.add_done_callback(lambda future: future.cancelled() or future.exception())  # seen: whoever waits may be gone
+        batch = Batch(answered, len(commands))
+        self.sent.extend((batch, 0.0, 0, command[:1], 0) for command in commands)
+        self._first = b"".join(map(pack, commands))
+        return answered
 
     def adopt(self, sent: deque[Call]) -> None:
         """The login is done: from now on replies belong to the calls in `sent`, and the end is reported to the owner."""
@@ -129,7 +140,7 @@ class WireProtocol(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         if self._tls is None:
-            self.opened.set_result(None)
+            self._begin()
         else:
             self._greet()
 
@@ -180,6 +191,10 @@ class WireProtocol(asyncio.BufferedProtocol):
 
     # The rest.
 
+    def _begin(self) -> None:
+        first, self._first = self._first, b""  # it has a password
+        self.write(first)
+
     def _greet(self) -> bool:
         """Take the TLS handshake one step further; True once it is complete."""
         assert self._tls is not None
@@ -195,10 +210,7 @@ class WireProtocol(asyncio.BufferedProtocol):
             self._end(error)
             return False
         self._greeting = False
-        if self._outgoing.pending:
-            self._transport.write(self._outgoing.read())
-        if not self.opened.done():
-            self.opened.set_result(None)
+        self._begin()
         return True
 
     def _decrypt(self, tls: ssl.SSLObject) -> bool:
@@ -283,9 +295,6 @@ class WireProtocol(asyncio.BufferedProtocol):
         self.over = True
         if self._transport is not None:
             self._transport.abort()
-        if not self.opened.done():
-            self.opened.set_exception(error or ConnectionResetError())
-            self.opened.exception()  # seen: whoever opens may be gone already
         if self.adopted:
             self._owner.lost(self, error)
             return
