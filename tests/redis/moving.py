@@ -29,11 +29,11 @@ def migrate(server: Server, **options: Any) -> Counts:
     return asyncio.run(migration(server, **options).run())
 
 
-def times(server: Server) -> dict[str, int]:
-    """Milliseconds to live of every entry."""
+def ends(server: Server) -> dict[str, int]:
+    """When every entry expires, in milliseconds since 1970; -1 for never."""
     names = list(stored(server))
     with server.log_in() as operator:
-        return dict(zip(names, operator.ask(*(("PTTL", name) for name in names)), strict=True)) if names else {}  # type: ignore[arg-type]
+        return dict(zip(names, operator.ask(*(("PEXPIRETIME", name) for name in names)), strict=True)) if names else {}  # type: ignore[arg-type]
 
 
 async def answers(cache: SecureAIResponseCache, asked: list[Request]) -> list[Any]:
