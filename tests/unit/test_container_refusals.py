@@ -67,6 +67,7 @@ def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed:
         ({"foreign": 2}, {"docker_engine": "as-found"}, ""),
         ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 MiB are needed"),
         ({"room": 0}, {}, "0 MiB are free for images, 512 MiB are needed"),
+        ({"room": 0, "root": "/srv/images"}, {}, "make room in /srv/images."),
         ({"room": None}, {}, ""),
         ({"routes": ("10.9.8.0/24",)}, {"container_subnet": "10.9.8.0/28"}, "overlaps with 10.9.8.0/24"),
         ({}, {"container_memory": "1mb"}, "leaves too little room beside redis_maxmemory"),
