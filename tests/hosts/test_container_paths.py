@@ -64,7 +64,8 @@ def _services(machine: Machine) -> dict[str, Target]:
 
 
 def _published(machine: Machine) -> dict[str, Target]:
-    """The ports of the loopback address that lead into containers."""
+    """The ports of the loopback address that lead into containers. The engine itself may hold their sockets: an answer tells that nothing
+    stands before them; that they lead on is for test_api to ask."""
     found = {"published api": ("127.0.0.1", int(machine.wanted["api_port"]))} if machine.api else {}
     return found | ({"published dashboard": ("127.0.0.1", int(machine.wanted["dashboard_port"]))} if machine.dashboard else {})
 
