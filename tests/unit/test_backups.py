@@ -167,6 +167,39 @@ def test_a_server_that_does_not_take_the_new_data_gets_the_old_again(
 
     monkeypatch.setattr(recovery, "_swap", swap)
     monkeypatch.setattr(recovery, "_differs", lambda *_: "it shows something else.")
-    said = recovery._replace(FakeSite(bundle()), write(tmp_path), 3)  # type: ignore[arg-type]
+    site = FakeSite(bundle())
+    said = recovery._replace(site, write(tmp_path), 3)  # type: ignore[arg-type]
     assert said == ("it shows something else." if differs else "it does not start.")
     assert done == [recovery.NEW, recovery.BEFORE]
+    assert any(f"rm -rf {recovery.BEFORE}" in command for command in site.asked)  # a later restore would take it for the data of its day
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_the_data_that_a_restore_replaces_is_backed_up_whatever_an_earlier_one_left(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that died may have left its copy on the host. It is what to go back to only once that run had begun to replace the
+    data; in any case what the server has now is backed up."""
+    left: list[str] = []
+
+    def make(site: object, folder: Path, *, leave: str = "") -> backups.Backup:
+        left.append(leave)
+        return write(folder)
+
+    monkeypatch.setattr(recovery.backing_up, "make", make)
+    monkeypatch.setattr(recovery, "keys_of", lambda _: (3, 4))
+    site = FakeSite(bundle(), answer=(begun, [], []))
+    said = recovery._set_aside(site, recovery.Plan(write(tmp_path), tmp_path))  # type: ignore[arg-type]
+    assert left == ["" if begun else recovery.BEFORE]
+    assert said.startswith(f"the 7 current keys are backed up in {tmp_path}")
+    assert ("an earlier run" in said) is begun
+    (question,) = site.asked
+    assert f"[ -e {recovery.BEGUN} ]" in question
+
+
+def test_a_restore_notes_on_the_host_that_it_begins_to_replace_the_data() -> None:
+    """After all that can fail beforehand, and before the server stops."""
+    site = Asked(bundle())
+    recovery._swap(site, recovery.NEW)  # type: ignore[arg-type]
+    (script,) = site.asked
+    assert script.index("sync .redkeep") < script.index(recovery.BEGUN) < script.index("systemctl stop")
