@@ -288,6 +288,7 @@ RECURSIVE.append(RECURSIVE)
     [
         {1, 2}, b"bytes", datetime.datetime(2024, 1, 1), math.nan, math.inf, {"a": [None, -math.inf]}, RECURSIVE, {1: 2}, 2**64, object(),
         OrderedDict, 1j, {"a": {"b": {"c": {3}}}}, {"\ud800": math.nan}, {"\ud800": {1}},
+        {"\ud800": {1: 2}}, ["\ud800", 2**64],
     ],
     ids=lambda value: type(value).__name__,
 )
