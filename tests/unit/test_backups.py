@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import time
@@ -11,7 +12,7 @@ import pytest
 from pyinfra.api import DeployError
 
 from deploys import backups
-from deploys.stages import backing_up, recovery
+from deploys.stages import backing_up, recovery, snapshot
 from redkeep.crypto.archive import generate_private_key, public_key
 from redkeep.errors import ConfigurationError
 from tests.unit.wanted import FakeSite, bundle
@@ -172,6 +173,28 @@ def test_a_server_that_does_not_take_the_new_data_gets_the_old_again(
     assert said == ("it shows something else." if differs else "it does not start.")
     assert done == [recovery.NEW, recovery.BEFORE]
     assert any(f"rm -rf {recovery.BEFORE}" in command for command in site.asked)  # a later restore would take it for the data of its day
+
+
+class Receiving(FakeSite):
+    """A host that keeps what is sent to it."""
+
+    def run(self, command: str, *, stdin: str = "") -> tuple[bool, list[str], list[str]]:
+        self.asked.append(command)
+        self.received += base64.b64decode(stdin)
+        return True, [hashlib.sha256(self.received).hexdigest() + "  -"], []
+
+    received = b""
+
+
+def test_a_snapshot_is_sent_in_few_commands(tmp_path: Path) -> None:
+    """An archive opens in pieces of 64 KiB: a command for each would be sixteen thousand for 1 GiB."""
+    content = os.urandom(snapshot.PIECE_BYTES * 2 + 1)
+    digest = hashlib.sha256(content).hexdigest()
+    made = backups.write_backup(tmp_path, [content], recipient=public_key(KEY), head=head(size=len(content), sha256=digest))
+    site = Receiving(bundle())
+    snapshot.send(site, backups.content_of(made, private_key=KEY), folder="/x", sha256=digest)  # type: ignore[arg-type]
+    assert site.received == content
+    assert sum("base64 -d" in command for command in site.asked) == 3
 
 
 @pytest.mark.parametrize("begun", [True, False])
