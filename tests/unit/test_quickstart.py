@@ -212,6 +212,16 @@ def test_a_port_in_use_is_refused(tmp_path: Path, capsys: Captured) -> None:
         assert make(tmp_path / "dev", "--port", port) == 0
 
 
+def test_a_port_that_a_moment_ago_had_connections_is_free(tmp_path: Path) -> None:
+    """As after `docker compose down`: what the kernel keeps of connections that have ended hinders nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as before:
+        port = before.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            before.accept()[0].close()
+            assert client.recv(1) == b""
+    assert make(tmp_path / "dev", "--port", str(port)) == 0
+
+
 @pytest.mark.parametrize("folder", ["/proc/none", "a file/dev", "x" * 300])
 def test_a_folder_that_cannot_be_made_is_one_sentence(folder: str, tmp_path: Path, capsys: Captured) -> None:
     """Which folder it was, and what the system says of it."""

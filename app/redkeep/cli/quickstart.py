@@ -173,6 +173,7 @@ def _check_port(option: str, port: int, before: str) -> None:
     if not 1 <= port <= 65535:
         raise ConfigurationError(f"{option} must be 1 to 65535; leave it out for no port")
     with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count; who listens does
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
