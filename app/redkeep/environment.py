@@ -53,7 +53,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     """The variables of an env file: `NAME=value` lines, `#` comment lines, a value bare or in one pair of quotes.
 
     Only what systemd, Docker and a shell read alike is accepted. Raises ConfigurationError, with the line number and
-    never the value, for a substitution (`$(...)`, `${...}`, backticks: they stay literal text, mistake 40), a space in
+    never the value, for a substitution (`$(...)`, `${...}`, backticks: they would stay literal text), a space in
     a bare value, a name given twice, an unknown REDIS_ variable, or a file that cannot be read.
     """
     variables = _variables(path)

@@ -322,7 +322,7 @@ def test_limit_of_length() -> None:
 
 
 def typical() -> dict[str, Any]:
-    """A value of 2 KB as in performance.md: an English text and nine metadata fields."""
+    """A value of 2 KB, as the benchmarks have it: an English text and nine metadata fields."""
     source = (Path(__file__).parents[2] / "README.md").read_text()
     text = " ".join(word for word in source.split() if word.isalpha())
     return {

@@ -1,4 +1,4 @@
-"""Values as JSON: the only data that is ever stored, so that reading a value can run nothing (mistake 4).
+"""Values as JSON: the only data that is ever stored, so that reading a value can run nothing.
 
 What JSON cannot hold is refused when it is written, by a TypeError or ValueError that names the argument. Tuples come back
 as lists; UUIDs and enum members as their text or value. Lone surrogates survive, as JSON escapes.
