@@ -70,6 +70,14 @@ def read_env_file(path: Path) -> dict[str, str]:
     return variables
 
 
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Every file that the settings of an env file come from: itself, the one beside it that LOCAL names, and secrets in files of their
+    own. Raises ConfigurationError like `read_env_file`."""
+    beside, variables = _variables(path).get(LOCAL), read_env_file(path)
+    pointers = (variables.get(f"{field.upper()}_FILE") for field in sorted(SECRETS))
+    return (path, *(Path(file) for file in (beside, *pointers) if file))
+
+
 def _variables(path: Path) -> dict[str, str]:
     variables: dict[str, str] = {}
     for number, line in enumerate(_read(path, what=f"env file {path}").splitlines(), 1):
