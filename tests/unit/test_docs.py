@@ -41,6 +41,16 @@ def test_redkeep_takes_every_command(page: str, command: str) -> None:
     assert code == 0 or len(words) == 1, f"{page}: {command}"
 
 
+def test_the_package_is_installed_from_this_folder() -> None:
+    """It is in no registry, where a stranger may own its name: what a page has pip install is a path here, or somebody else's."""
+    found = [(page, word) for page, line in LINES for words in re.findall(r"pip install ([^`\n]+)", line) for word in shlex.split(words)]
+    assert found
+    for page, word in found:
+        assert not word.startswith("redkeep"), f"{page}: {word}"
+        if "/" in word:
+            assert (ROOT / word.partition("[")[0]).is_dir(), f"{page}: {word}"
+
+
 @pytest.mark.parametrize(("page", "command"), commands("make"))
 def test_make_has_every_target(page: str, command: str) -> None:
     """Every target that a page names is in the Makefile."""

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         from redkeep.api.dependencies import open_gate
         from redkeep.api.headers import SecurityHeaders
     except ImportError as error:
-        raise ConfigurationError(f"{error.name} is not installed: install redkeep[api]") from None
+        raise ConfigurationError(f"{error.name} is not installed: in Redkeep's folder run `pip install './app[api]'`") from None
     from redkeep.monitoring.service import MonitoringService
     from redkeep.settings import Settings
 
