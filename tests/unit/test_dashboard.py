@@ -127,11 +127,13 @@ def test_what_stands_in_backticks_is_code() -> None:
 
 
 def test_a_change_of_the_posture_reads_as_one() -> None:
-    """Which control, from what to what, what was found, and what to do; a control that is new was nothing before."""
+    """Which control, of several nodes on which, from what to what, what was found, and what to do; one that is new was nothing before."""
     details = {"control": NASTY, "state": "weak", "before": "ok", "evidence": "found", "remedy": "do"}
     event = {**EVENT, "type": "posture_changed", "timestamp": None, "details": details}
     assert "</b>: holds → weak · found<mark>do</mark>" in pieces.events([event])
     assert "<script" not in pieces.events([event])
+    assert "</b> on 10.0.0.1:6379: holds → weak" in pieces.events([{**event, "details": {**details, "node": "10.0.0.1:6379"}}])
+    assert "<script" not in pieces.events([{**event, "details": {**details, "node": NASTY}}])
     assert "</b>: weak · found" in pieces.events([{**event, "details": {**details, "before": ""}}])
     assert "</b>: holds · found</div>" in pieces.events([{**event, "details": {**details, "before": "", "state": "ok", "remedy": ""}}])
 

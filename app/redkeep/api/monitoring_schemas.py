@@ -196,7 +196,7 @@ class Nodes(BaseModel):
 
 
 class AlertView(BaseModel):
-    """An alert as it was told."""
+    """An alert."""
 
     id: str
     timestamp: str
@@ -221,7 +221,7 @@ class ChannelView(BaseModel):
 
 
 class Alerts(BaseModel):
-    """The alerts that last, and the last ones, latest first."""
+    """The alerts that last, with what is the case now, and the last ones as they were sent, latest first."""
 
     thresholds: dict[str, int]
     cooldown_seconds: int

@@ -183,9 +183,7 @@ class MonitoringService:
             self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
             self._posture, self._posture_at = posture, time.time()
         changed = self._changes.note(posture)
-        weak = {control.name: control.remedy for control in posture.controls if control.state == "weak"}
-        unknown = [control.name for control in posture.controls if control.state == "unknown"]
-        if await self._manager.check_and_send_alerts(weak, unknown=unknown) or changed:
+        if await self._manager.check_and_send_alerts(posture.places("weak"), unknown=posture.places("unknown")) or changed:
             await self._keeper.save()
 
     async def security_status(self) -> dict[str, Any]:
