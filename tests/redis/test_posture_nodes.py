@@ -16,7 +16,7 @@ from redkeep.cli import main
 from redkeep.monitoring import probes
 from redkeep.monitoring.control import Control
 from redkeep.monitoring.service import MonitoringService
-from tests.redis.server import Server, free_port
+from tests.redis.server import Files, Server, free_port
 from tests.redis.watched import env_file
 
 
@@ -83,6 +83,22 @@ def test_a_replica_is_not_written_to(two: tuple[Server, Server, Path], capsys: p
     with first.log_in() as operator:
         assert ["OK"] == operator.ask(("REPLICAOF", "127.0.0.1", "1"))
     assert "unknown" == status(path, capsys)[1]["sealed round trip"].state
+
+
+def test_the_certificates_of_every_node(
+    two: tuple[Server, Server, Path], files: Files, start: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each server's own, with its node, the one that ends first before the others; ours and the CA's once. A node that is away has none."""
+    cert, key = files.pair("ending", ["localhost", "127.0.0.1"], use="server", days=13)
+    third = start(tls_cert_file=str(cert), tls_key_file=str(key))
+    first, second, _ = two
+    second.stop()
+    nodes = ",".join(f"127.0.0.1:{server.port}" for server in (first, second, third))
+    main(["status", "--env-file", str(env_file(first, tmp_path, security_monitor_nodes=nodes)), "--json"])
+    found = json.loads(capsys.readouterr().out)["certificates"]
+    assert ("server", f"127.0.0.1:{third.port}", "weak") == (found[0]["whose"], found[0]["node"], found[0]["state"])
+    expected = [("CA", None), ("client", None), ("server", f"127.0.0.1:{first.port}"), ("server", f"127.0.0.1:{third.port}")]
+    assert expected == sorted(((each["whose"], each["node"]) for each in found), key=str)
 
 
 def test_what_changes_is_told_of_each_node(two: tuple[Server, Server, Path]) -> None:

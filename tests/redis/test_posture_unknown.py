@@ -103,7 +103,7 @@ def test_certificates_that_cannot_be_told(files: Files, server: Server) -> None:
     away = server.target(redis_url=f"rediss://127.0.0.1:{free_port()}/0")
     foreign = server.target(redis_tls_ca_file=files.folder / "foreign-ca.crt")
     targets: list[Target] = [TARGET, away, foreign]
-    assert [[], [], []] == [certificates(each, timeout=1.0) for each in targets]
+    assert [[], [], []] == [certificates({"node": each}, timeout=1.0) for each in targets]
 
 
 def test_a_certificate_near_its_end(start: Callable[..., Server], files: Files, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_certificate_near_its_end(start: Callable[..., Server], files: Files, 
     cert, key = files.pair("ending", ["localhost", "127.0.0.1"], use="server", days=13)
     server = start(tls_cert_file=str(cert), tls_key_file=str(key))
     target = server.target()
-    rows = {each["whose"]: each for each in certificates(target, timeout=3.0)}
+    rows = {each["whose"]: each for each in certificates({"node": target}, timeout=3.0)}
     assert ("weak", "ok") == (rows["server"]["state"], rows["client"]["state"])
     (control,) = [each for each in assess(target).controls if each.name == "certificate expiry"]
     assert ("weak", True) == (control.state, control.evidence.startswith("the server certificate expires first"))

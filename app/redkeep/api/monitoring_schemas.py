@@ -36,6 +36,7 @@ class CertificateEnd(BaseModel):
     """When a certificate ends."""
 
     whose: str = Field(description="server, client or CA")
+    node: str | None = Field(description="host:port of the server; null for the others, which are the same for all nodes")
     ends: str
     days_left: int
     seconds_left: int

@@ -107,7 +107,7 @@ def ends(certificates: Sequence[Document], keys: Sequence[Document]) -> str:
         (
             each["state"],
             f"<b>{text(each['whose'])}</b><em>certificate</em>",
-            f"expires {text(str(each['ends'])[:10])}",
+            f"expires {text(str(each['ends'])[:10])}" + (f" · {text(each['node'])}" if each.get("node") else ""),
             f"{words.days(each['days_left'])} left",
         )
         for each in certificates
