@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from redkeep import ServerUnavailableError
 from redkeep.crypto.keyring import generate_key
 from redkeep.monitoring import probes, rights
 from redkeep.monitoring.certificates import certificates
 from redkeep.monitoring.control import Control
+from redkeep.monitoring.node import Node
 from redkeep.monitoring.posture import assess
+from redkeep.monitoring.probes import REDEPLOY
 from redkeep.monitoring.round_trip import sealed_round_trip
 from redkeep.monitoring.wire import Wire
 from redkeep.target import Target, build_target
@@ -61,6 +65,18 @@ def test_a_probe_that_cannot_run(start: Callable[..., Server], commands: Command
     found = unknown(server)
     assert names == set(found)
     assert {words} == {control.evidence.removeprefix("could not write: ") for control in found.values()}
+
+
+def test_protected_mode_is_seen_where_it_acts() -> None:
+    """What a server says to another host while `default` needs no password, by Redis 7.0.15: that is weak, and the rest is unknown, with the
+    reason; the watcher's reason is the same."""
+    with speaker(b"-DENIED Redis is running in protected mode because protected mode is enabled and no password is set.\r\n") as port:
+        found = {control.name: control for control in probes.probe_server(TARGET._replace(address=TARGET.address._replace(port=port)))}
+    assert ("weak", REDEPLOY) == (found["default user"].state, found["default user"].remedy)
+    assert {"weak": 1, "unknown": len(found) - 1} == Counter(control.state for control in found.values())
+    assert "protected mode refuses every connection" in found["no login without password"].evidence
+    with speaker(b"-DENIED Redis is running in protected mode\r\n") as port, pytest.raises(ServerUnavailableError, match="protected mode"):
+        Node(TARGET._replace(address=TARGET.address._replace(port=port))).look()
 
 
 TARGET = build_target(redis_url="redis://127.0.0.1:1/0", redis_encryption_key=generate_key())
