@@ -212,9 +212,12 @@ def test_a_weakness_is_not_over_because_nobody_can_look() -> None:
     scene = Scene()
     assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": "", "login": ""})
     assert [] == scene.check({}, unknown=["mutual TLS", "login", "wrong password"])
-    assert ["posture"] == [each["kind"] for each in scene.manager.report()["active"]]
+    assert [("posture", "Cannot be checked now, was weak: login, mutual TLS", {})] == [
+        (each["kind"], each["message"], each["details"]) for each in scene.manager.report()["active"]
+    ]
     assert [] == scene.check({"mutual TLS": "", "login": ""})
     assert [] == scene.check({"login": ""}, unknown=["mutual TLS"])
+    assert "Weak: login. Cannot be checked now, was weak: mutual TLS" == scene.manager.report()["active"][0]["message"]
     assert [] == scene.check({"mutual TLS": ""})
     assert ["resolved: Posture Weakened"] == scene.check({}, unknown=["login"])
     scene.clock.now += 900

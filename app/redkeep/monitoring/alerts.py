@@ -123,13 +123,14 @@ class SimpleAlertManager:
         causes = {kind: cause for kind in _COUNTED if (cause := self._counted(kind))}
         told = self._firing.get("posture")
         unseen = told.names & set(unknown) if told else frozenset()
+        not_seen = f"Cannot be checked now, was weak: {listed(sorted(unseen), most=_NAMED)}" if unseen else ""
         if told and unseen and weak == {}:
-            self._firing["posture"] = told._replace(names=unseen)
+            self._firing["posture"] = told._replace(names=unseen, now=replace(told.now, message=not_seen, details={}))
             weak = None
         if weak:
             causes["posture"] = _Cause(
                 "Posture Weakened",
-                f"Weak: {listed(sorted(weak), most=_NAMED)}",
+                f"Weak: {listed(sorted(weak), most=_NAMED)}" + (f". {not_seen}" if unseen else ""),
                 "error",
                 {name: remedy or "see `redkeep status`" for name, remedy in sorted(weak.items())[:_NAMED]},
                 frozenset(weak) | unseen,
