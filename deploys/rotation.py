@@ -38,6 +38,7 @@ class Rotation:
     secrets: Path
     quiet: int = QUIET_MINUTES
     steps: set[str] = field(default_factory=set)
+    taking: Lock = field(default_factory=Lock)
     begun_at: float = field(default_factory=time.monotonic)
     switched: dict[str, float] = field(default_factory=dict)
     asked: dict[tuple[str, ...], str] = field(default_factory=dict)
@@ -146,28 +147,31 @@ class Rotation:
 
     def begin(self, hosts: frozenset[str]) -> None:
         """Put the new beside the old in the secrets; what an earlier run has begun is left as it is."""
-        if not self._once("begin"):
-            return
-        store = open_store(self.secrets)
-        with store.transaction():
-            if self.what == "passwords" and not _open_users(store):
-                for user in self.users:
-                    store.rotate_password(user)
-            elif self.what == "certificates":
-                for name in _leaves_of(store, hosts):
-                    store.renew(name)
-            elif self.what == "ca" and not _two_authorities(store):
-                store.add_authority()
-            elif self.what == "api-key" and len(store.passwords(API_NAME)) < 2:
-                store.rotate_password(API_NAME)
-            elif self.what == "encryption-key" and len(store.encryption_keys()) < 2:
-                store.add_encryption_key(sealing=False)
-        if self.what == "passwords":
-            self.begun_at = time.monotonic() - store.password_age(self.users[0])
+        with self._step("begin") as first:
+            if not first:
+                return
+            store = open_store(self.secrets)
+            with store.transaction():
+                if self.what == "passwords" and not _open_users(store):
+                    for user in self.users:
+                        store.rotate_password(user)
+                elif self.what == "certificates":
+                    for name in _leaves_of(store, hosts):
+                        store.renew(name)
+                elif self.what == "ca" and not _two_authorities(store):
+                    store.add_authority()
+                elif self.what == "api-key" and len(store.passwords(API_NAME)) < 2:
+                    store.rotate_password(API_NAME)
+                elif self.what == "encryption-key" and len(store.encryption_keys()) < 2:
+                    store.add_encryption_key(sealing=False)
+            if self.what == "passwords":
+                self.begun_at = time.monotonic() - store.password_age(self.users[0])
 
     def advance(self) -> None:
         """For a CA that every host trusts by now: let it issue every certificate; for a key that every app has: let it seal."""
-        if self._once("advance"):
+        with self._step("advance") as first:
+            if not first:
+                return
             store = open_store(self.secrets)
             with store.transaction():
                 for name in store.old_leaves() if self.what == "ca" else ():
@@ -177,25 +181,27 @@ class Rotation:
 
     def finish(self) -> None:
         """Forget the old. No host knows it any more."""
-        if not self._once("finish"):
-            return
-        store = open_store(self.secrets)
-        with store.transaction():
-            if self.what == "passwords":
-                for user in self.users:
-                    store.retire_password(user)
-            elif self.what == "api-key":
-                store.retire_password(API_NAME)
-            elif self.what == "ca":
-                store.retire_authorities()
-            elif self.what == "encryption-key":
-                store.retire_encryption_keys()
+        with self._step("finish") as first:
+            if not first:
+                return
+            store = open_store(self.secrets)
+            with store.transaction():
+                if self.what == "passwords":
+                    for user in self.users:
+                        store.retire_password(user)
+                elif self.what == "api-key":
+                    store.retire_password(API_NAME)
+                elif self.what == "ca":
+                    store.retire_authorities()
+                elif self.what == "encryption-key":
+                    store.retire_encryption_keys()
 
-    def _once(self, step: str) -> bool:
-        """Whether no host of this run has taken the step yet."""
-        new = step not in self.steps
-        self.steps.add(step)
-        return new
+    @contextmanager
+    def _step(self, name: str) -> Iterator[bool]:
+        """Whether this host is the first of its run to take the step; the others wait until it is taken."""
+        with self.taking:
+            yield name not in self.steps
+            self.steps.add(name)
 
     def _is_open(self) -> bool:
         store = open_store(self.secrets)

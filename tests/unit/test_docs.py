@@ -51,6 +51,16 @@ def test_the_package_is_installed_from_this_folder() -> None:
             assert (ROOT / word.partition("[")[0]).is_dir(), f"{page}: {word}"
 
 
+def test_code_names_only_pages_that_are_there() -> None:
+    """A comment that sends its reader to a page sends him to one of this tree."""
+    there = {page.name for page in ROOT.glob("*.md")} | {page.name for page in ROOT.glob("docs/**/*.md")}
+    folders = ("app", "deploys", "group_data", "templates", "tests")
+    code = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".j2")]
+    named = {(path.name, page) for path in code for page in re.findall(r"\b([\w-]+\.md)\b", path.read_text())}
+    assert {page for _, page in named} & there
+    assert [each for each in sorted(named) if each[1] not in there] == []
+
+
 @pytest.mark.parametrize(("page", "command"), commands("make"))
 def test_make_has_every_target(page: str, command: str) -> None:
     """Every target that a page names is in the Makefile."""
