@@ -16,6 +16,7 @@ from typing import Any
 
 from deploys.bundle import Bundle
 from deploys.credentials import USERS, label, open_store
+from deploys.rendering import ROOT
 from redkeep.cli.secrets import API_NAME
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
@@ -24,6 +25,12 @@ KINDS = ("passwords", "certificates", "ca", "encryption-key", "api-key")
 
 QUIET_MINUTES = 10
 """How long nobody may have used the old API key before it goes: longer than a scrape or a dashboard's refresh, by far."""
+
+
+def show_api_key(secrets: Path) -> str:
+    """The command that prints the API key, as it is typed in the project's folder."""
+    folder = secrets.relative_to(ROOT) if secrets.is_relative_to(ROOT) else secrets
+    return f".venv/bin/redkeep secrets show --secrets {folder} --reveal api"
 
 
 @dataclass
@@ -71,10 +78,10 @@ class Rotation:
         if self.what == "passwords":
             return f"the passwords of {', '.join(self.users)} are new, and the old ones are removed"
         if self.what == "encryption-key":
-            rest = "entries of older keys are given up" if self.force else "every entry is encrypted with it"
+            rest = "any entry that needed an older one is given up" if self.force else "every entry is encrypted with it"
             return f"only the new encryption key is left, and {rest}"
         if self.what == "api-key":
-            return "only the new API key is left: `redkeep secrets show --reveal api` shows it"
+            return f"only the new API key is left: `{show_api_key(self.secrets)}` shows it"
         if self.what == "ca":
             return "only the new CA is trusted, and it issued every certificate"
         return "every certificate is new; the old ones stay valid until they expire: after a theft, rotate what=ca"

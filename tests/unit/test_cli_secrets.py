@@ -78,6 +78,13 @@ def test_refusal_is_one_sentence_and_code_2(capsys: pytest.CaptureFixture[str]) 
     assert "redkeep: no secrets in secrets/local; run `redkeep secrets init --secrets secrets/local`\n" == err
 
 
+def test_refusal_names_the_secrets_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever forgot --secrets is told which folders there are, and not to make new secrets."""
+    assert 0 == main(["secrets", "init", "--secrets", "secrets/prod"])
+    assert 2 == main(["secrets", "show"])
+    assert capsys.readouterr().err == "redkeep: no secrets in secrets/local, but in secrets/prod: name the folder with --secrets\n"
+
+
 def test_show_lists_without_values(store: SecretStore, capsys: pytest.CaptureFixture[str]) -> None:
     """`secrets show` and `certs list` name everything and show no value."""
     assert 0 == main(["secrets", "show"])
