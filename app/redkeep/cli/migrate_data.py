@@ -84,7 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     start = time.monotonic()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        counts = runner.run(moved())
+        try:
+            counts = runner.run(moved())
+        except KeyboardInterrupt:
+            if not arguments.dry_run:
+                print("\nredkeep: interrupted; nothing is lost, and the same command continues", file=sys.stderr)
+            raise
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if arguments.json:
