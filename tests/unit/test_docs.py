@@ -13,7 +13,8 @@ from redkeep.cli import COMMANDS, _parser
 from tests.unit.wanted import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINES = [(page.name, line) for page in PAGES for line in page.read_text().splitlines()]
+# Commands are the same with and without the path of the project's own environment.
+LINES = [(page.name, line.replace(".venv/bin/", "")) for page in PAGES for line in page.read_text().splitlines()]
 INLINE = re.compile(r"`([^`\n]+)`")
 
 
@@ -24,7 +25,7 @@ def commands(first: str) -> list[tuple[str, str]]:
         whole = [line.strip()] if line.strip().startswith(first + " ") else []
         for text in [*whole, *INLINE.findall(line)]:
             if text.startswith(first + " ") and "`" not in text:
-                found.append((page, re.split(r"\s+#| [|&>;] | && ", text)[0].strip()))
+                found.append((page, re.split(r"\s+#| [|&>;](?: |$)| && ", text)[0].strip()))
     return sorted(set(found))
 
 
