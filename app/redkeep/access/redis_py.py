@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import redis.exceptions as refused
 
 from redkeep.access.client import Argument, Command
-from redkeep.access.connection import TIMEOUT_SECONDS, classify, explain, new_client
+from redkeep.access.connection import NONSENSE, TIMEOUT_SECONDS, classify, explain, new_client
 from redkeep.access.dial import Credentials, credentials_of
 from redkeep.access.sentinel import Primary
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
@@ -135,15 +135,15 @@ class RedisPyClient:
         try:
             await connection.send_packed_command(connection.pack_command(*command), check_health=False)
             reply = await connection.read_response()
-        except refused.ConnectionError as error:
-            await self._lose(connection)
-            raise classify(error, self._target) from error
         except refused.ResponseError as error:
             await self._give_back(connection, error)
             raise self._reply_error(error) from None
         except (UnicodeEncodeError, refused.DataError):
             await self._discard(connection)
             raise _unpackable() from None
+        except (refused.RedisError, *NONSENSE) as error:
+            await self._lose(connection)
+            raise classify(error, self._target) from error
         except BaseException:  # a reply may still be under way: nobody may use this connection again
             await self._discard(connection)
             raise
@@ -162,12 +162,12 @@ class RedisPyClient:
                 except refused.ResponseError as error:
                     last = error
                     replies.append(self._reply_error(error))
-        except refused.ConnectionError as error:
-            await self._lose(connection)
-            raise classify(error, self._target) from error
         except (UnicodeEncodeError, refused.DataError):
             await self._discard(connection)
             raise _unpackable() from None
+        except (refused.RedisError, *NONSENSE) as error:
+            await self._lose(connection)
+            raise classify(error, self._target) from error
         except BaseException:
             await self._discard(connection)
             raise
