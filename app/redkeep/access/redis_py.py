@@ -19,6 +19,7 @@ import redis.exceptions as refused
 from redkeep.access.client import Argument, Command
 from redkeep.access.connection import NONSENSE, TIMEOUT_SECONDS, classify, explain, new_client
 from redkeep.access.dial import Credentials, credentials_of
+from redkeep.access.forks import cut_off, part_at_fork
 from redkeep.access.sentinel import Primary
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
 from redkeep.settings import Settings
@@ -63,6 +64,7 @@ class RedisPyClient:
         self._born: dict[Any, float] = {}
         self._not_before = 0.0
         self._closed = False
+        part_at_fork(self)
 
     async def execute(self, *command: Argument) -> Any:
         """One command, one reply."""
@@ -119,6 +121,13 @@ class RedisPyClient:
             for connection in list(self._born):
                 await self._discard(connection)
         self._idle, self._born = [], {}
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: leave its parent's connections alone, which redis-py ends once they are garbage, and make others."""
+        for connection in self._born:
+            if connection.is_connected:
+                cut_off(connection._writer.get_extra_info("socket").fileno())
+        self._loop, self._idle, self._born = None, [], {}
 
     @property
     def connected(self) -> bool:
