@@ -70,6 +70,17 @@ def read_env_file(path: Path) -> dict[str, str]:
     return variables
 
 
+def env_files(path: Path) -> tuple[Path, ...]:
+    """An env file, and the files it names that settings come from: its local one, and those of secrets. Raises ConfigurationError."""
+    local = _variables(path).get(LOCAL)
+    return (path, *((Path(local),) if local else ()), *secret_files(read_env_file(path)))
+
+
+def secret_files(variables: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files that variables name for secrets."""
+    return tuple(Path(file) for field in sorted(SECRETS) if (file := variables.get(f"{field.upper()}_FILE")))
+
+
 def _variables(path: Path) -> dict[str, str]:
     variables: dict[str, str] = {}
     for number, line in enumerate(_read(path, what=f"env file {path}").splitlines(), 1):
