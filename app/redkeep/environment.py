@@ -101,6 +101,8 @@ def _variables(path: Path) -> dict[str, str]:
             value = value[1:-1]
         elif any(character.isspace() for character in value):
             raise ConfigurationError(f"{where}: {name} contains a space; put comments on their own line")
+        elif "\\" in value:
+            raise ConfigurationError(f"{where}: {name} contains a backslash, which systemd and shells drop; choose a value without one")
         variables[name] = value
     return variables
 
