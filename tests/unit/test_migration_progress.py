@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from redkeep.cli.migrate_data import line, summary
+from redkeep.errors import ConfigurationError
 from redkeep.migration.counts import Counts, Progress
 from redkeep.migration.progress import Pace, span, swept
+from redkeep.migration.run_state import RunState
 
 
 @given(st.integers(1, 40), st.data())
@@ -68,3 +71,21 @@ def test_the_summary_of_the_way_back() -> None:
     said = summary(counts, seconds=5, dry_run=False, reverse=True).splitlines()
     assert said[0] == "5 entries restored to readable form under their old names, in 5 s; 0 of them read back and compared"
     assert [sentence.split()[0] for sentence in said[1:]] == ["2", "1", "3", "4"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"version": 1, "server": "here"}'])
+def test_a_state_that_cannot_be_read_is_put_aside(tmp_path: Path, content: str) -> None:
+    """Damaged, or of another version: the run begins anew, as the file says nothing, and its place is free; one that others can write
+    is refused."""
+    path = tmp_path / "state.json"
+    path.write_text(content)
+    path.chmod(0o600)
+    state = RunState(path, server="here")
+    assert state.load() == {}
+    assert (tmp_path / "state.json.unusable").read_text() == content
+    state.save(number=2, cursor=7, counts={})
+    assert RunState(path, server="here").load()["cursor"] == 7
+    assert RunState(path, server="there").load() == {}
+    path.chmod(0o666)
+    with pytest.raises(ConfigurationError, match="chmod"):
+        state.load()

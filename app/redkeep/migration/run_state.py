@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from redkeep.errors import ConfigurationError
-from redkeep.monitoring.state_file import read_state, write_state
+from redkeep.monitoring.state_file import read_state, set_aside, write_state
+
+logger = logging.getLogger(__name__)
 
 _SAVE_SECONDS: Final = 1.0
 _WHAT: Final = "the state of migrate-data"
@@ -45,10 +48,20 @@ class RunState:
             yield
 
     def load(self) -> dict[str, Any]:
-        """What was saved last, with `number`, `cursor` and `counts`; empty when there is none, or it is of another run."""
-        saved = read_state(self._path, what=_WHAT) if self._path else None
-        ours = saved is not None and all(saved.get(name) == value for name, value in self._identity.items())
-        return saved if saved is not None and ours else {}
+        """What was saved last, with `number`, `cursor` and `counts`; empty when there is none, or it is of another run.
+
+        One that cannot be read is renamed: to begin anew costs a look at what is done. Raises ConfigurationError when others can
+        write it."""
+        if self._path is None:
+            return {}
+        try:
+            saved = read_state(self._path, what=_WHAT) or {}
+        except ConfigurationError:
+            if set_aside(self._path) is None:  # others can write it, or it is no file: somebody must look
+                raise
+            logger.warning("state_unusable", extra={"file": str(self._path)})
+            saved = {}
+        return saved if all(saved.get(name) == value for name, value in self._identity.items()) else {}
 
     def save(self, *, number: int, cursor: int, counts: Mapping[str, object]) -> None:
         """Keep it, once a second at most: what was done since is only looked at once more."""
