@@ -111,9 +111,9 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ConfigurationError(
-            "REDIS_URL cannot be read; write rediss://host:port/0 and put the password into REDIS_CACHE_PASSWORD"
-        ) from None
+        parts = None
+    if parts is None:  # said out here: what urllib says repeats a piece of the URL, and would be this error's context
+        raise ConfigurationError("REDIS_URL cannot be read; write rediss://host:port/0 and put the password into REDIS_CACHE_PASSWORD")
     if parts.scheme not in ("redis", "rediss"):
         raise ConfigurationError("REDIS_URL must begin with rediss:// or redis://")
     labels = unquote(host or "").removesuffix(".").split(".")  # of a DNS name 1 to 63 characters: RFC 1035, 2.3.4; IPv6 has one

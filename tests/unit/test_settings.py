@@ -227,6 +227,7 @@ def test_secure_url_comes_apart_again(password: str) -> None:
         ({"redis_encryption_key": KEY, "redis_health_password": KEY.rstrip("=")}, "also the encryption key"),
         ({"redis_dev_mode": True}, "REDIS_DEV_MODE"),
         ({"redis_protected_mode": False}, "REDIS_PROTECTED_MODE"),
+        ({"redis_url": f"rediss://u:{PASSWORD}/x@h"}, "REDIS_URL"),  # a slash has cut the password: it stands where a port would
         *(({"redis_url": f"rediss://{host}:6379"}, "REDIS_URL") for host in ("redis..internal", ".redis", ".", "", f"{'a' * 64}.internal")),
         ({"redis_url": "rediss://h", "redis_tls_enabled": False}, "REDIS_TLS_ENABLED"),
         ({"redis_url": f"rediss://:{PASSWORD}@h", "redis_password": OTHER}, "REDIS_URL"),
