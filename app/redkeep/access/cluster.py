@@ -101,8 +101,7 @@ class ClusterClient:
     async def close(self) -> None:
         """End all connections; a second call is idle."""
         transports, self._transports, self._map = list(self._transports.values()), {}, None
-        for each in transports:
-            await each.close()
+        await asyncio.gather(*(each.close() for each in transports))
 
     @property
     def connected(self) -> bool:

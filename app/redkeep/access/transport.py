@@ -147,7 +147,12 @@ class Transport:
             ours = self._alive
             ending = lane.close(seconds=min(1.0, self._limits.seconds))
             if ours and self._loop is asyncio.get_running_loop():
-                await ending
+                try:
+                    await ending
+                except asyncio.CancelledError:  # nobody has the lanes any more: they end without a word
+                    for each in lanes:
+                        each.abandon(loop_usable=True)
+                    raise
             elif ours and self._loop is not None and self._loop.is_running():  # in another thread
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ending, self._loop))
             else:
