@@ -70,12 +70,15 @@ def read_env_file(path: Path) -> dict[str, str]:
     return variables
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
-    """Every file that the settings of an env file come from: itself, the one beside it that LOCAL names, and secrets in files of their
-    own. Raises ConfigurationError like `read_env_file`."""
-    beside, variables = _variables(path).get(LOCAL), read_env_file(path)
-    pointers = (variables.get(f"{field.upper()}_FILE") for field in sorted(SECRETS))
-    return (path, *(Path(file) for file in (beside, *pointers) if file))
+def env_files(path: Path) -> tuple[Path, ...]:
+    """An env file, and the files it names that settings come from: its local one, and those of secrets. Raises ConfigurationError."""
+    local = _variables(path).get(LOCAL)
+    return (path, *((Path(local),) if local else ()), *secret_files(read_env_file(path)))
+
+
+def secret_files(variables: Mapping[str, str]) -> tuple[Path, ...]:
+    """The files that variables name for secrets."""
+    return tuple(Path(file) for field in sorted(SECRETS) if (file := variables.get(f"{field.upper()}_FILE")))
 
 
 def _variables(path: Path) -> dict[str, str]:
@@ -98,6 +101,8 @@ def _variables(path: Path) -> dict[str, str]:
             value = value[1:-1]
         elif any(character.isspace() for character in value):
             raise ConfigurationError(f"{where}: {name} contains a space; put comments on their own line")
+        elif "\\" in value:
+            raise ConfigurationError(f"{where}: {name} contains a backslash, which systemd and shells drop; choose a value without one")
         variables[name] = value
     return variables
 

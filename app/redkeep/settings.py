@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from redkeep.environment import SECRETS, SOURCE, collect, files_of, read_env_file
+from redkeep.environment import SOURCE, collect, env_files, read_env_file, secret_files
 from redkeep.errors import ConfigurationError
 from redkeep.target import DEFAULT_CLIENT, DEFAULT_PORT, FOR_THE_CACHE, Target, build_target, parse_url, reconcile
 
@@ -150,13 +150,13 @@ class Settings(BaseSettings):
 
     def files(self) -> tuple[Path, ...]:
         """The files that `reread` reads, beside the environment: where a rotated key or password shows."""
-        if named := self._origin.get("_env_file") or os.environ.get(SOURCE):
-            try:
-                return files_of(Path(named))
-            except ConfigurationError:  # it is not there yet, or half written
-                return (Path(named),)
-        pointers = (os.environ.get(f"{field.upper()}_FILE") for field in sorted(SECRETS))
-        return tuple(Path(file) for file in pointers if file)
+        named = self._origin.get("_env_file") or os.environ.get(SOURCE)
+        if not named:
+            return secret_files(os.environ)
+        try:
+            return env_files(Path(named))
+        except ConfigurationError:  # half written, or not there for this process: what it names is known once it can be read
+            return (Path(named),)
 
     @property
     def redis_security_enabled(self) -> bool:

@@ -111,12 +111,13 @@ def parse_url(url: str) -> Address:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ConfigurationError(
-            "REDIS_URL cannot be read; write rediss://host:port/0 and put the password into REDIS_CACHE_PASSWORD"
-        ) from None
+        parts = None
+    if parts is None:  # said out here: what urllib says repeats a piece of the URL, and would be this error's context
+        raise ConfigurationError("REDIS_URL cannot be read; write rediss://host:port/0 and put the password into REDIS_CACHE_PASSWORD")
     if parts.scheme not in ("redis", "rediss"):
         raise ConfigurationError("REDIS_URL must begin with rediss:// or redis://")
-    if not host or port == 0 or any(not c.isprintable() or c.isspace() for c in url):
+    labels = unquote(host or "").removesuffix(".").split(".")  # of a DNS name 1 to 63 characters: RFC 1035, 2.3.4; IPv6 has one
+    if not all(0 < len(label) < 64 for label in labels) or port == 0 or any(not c.isprintable() or c.isspace() for c in url):
         raise ConfigurationError("REDIS_URL has no usable host and port; write rediss://host:port/0")
     if parts.fragment:
         raise ConfigurationError("REDIS_URL contains a '#'; put the password into REDIS_CACHE_PASSWORD, not into the URL")
@@ -128,7 +129,7 @@ def parse_url(url: str) -> Address:
         raise ConfigurationError("REDIS_URL has a database that is not a number; write rediss://host:port/0")
     return Address(
         scheme=parts.scheme,
-        host=unquote(host),
+        host=unquote(host or ""),
         port=port,
         database=int(database),
         path=parts.path,

@@ -207,6 +207,39 @@ def test_rights_taken_away_while_running(start: Callable[..., Server], client: s
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("how", ["refused", "cancelled"])
+def test_a_probe_that_tells_nothing_keeps_nobody_out(start: Callable[..., Server], how: str) -> None:
+    """The one call that may look whether Redis is back is refused by the ACL, or cancelled by its caller: others look within 5 s."""
+    own = start()
+
+    async def work() -> None:
+        async with opened(own) as cache:
+            await cache.set("k", 1)
+            for _ in range(3):
+                cache._breaker.failure()
+            assert await cache.get("k") is None
+            await asyncio.sleep(0.3)
+            assert cache._breaker.state == "half-open"
+            if how == "refused":
+                with own.log_in() as operator:
+                    operator.ask(("ACL", "SETUSER", "cache_service", "-get", "-mget"))
+                    assert await cache.get("k") is None
+                    operator.ask(("ACL", "SETUSER", "cache_service", "+get", "+mget"))
+            else:
+                os.kill(own.process.pid, signal.SIGSTOP)
+                try:
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(cache.get("k"), 0.1)
+                finally:
+                    os.kill(own.process.pid, signal.SIGCONT)
+            began = time.monotonic()
+            while await cache.get("k") is None:
+                assert time.monotonic() - began < 5.0
+                await asyncio.sleep(0.05)
+
+    asyncio.run(work())
+
+
 def test_many_callers_before_the_first_connection(server: Server) -> None:
     """A thousand calls at once on a cache that has not connected: one login, no failure."""
 

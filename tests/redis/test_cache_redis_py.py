@@ -18,6 +18,7 @@ from redkeep.crypto.keyring import generate_key
 from redkeep.errors import AuthenticationError, ConfigurationError, PermissionDeniedError, RedkeepError, ServerUnavailableError
 from tests.redis.caches import empty, opened, plant, secure, stored
 from tests.redis.server import Server, free_port
+from tests.redis.transport_peer import peer
 
 
 def test_commands(server: Server) -> None:
@@ -102,6 +103,31 @@ def test_connections_killed_while_idle_and_in_use(server: Server) -> None:
             with pytest.raises(AuthenticationError):
                 await call
         await wrong.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("nonsense", [b"nonsense\r\n", b"%1\r\n*0\r\n:1\r\n"])
+def test_an_answer_that_is_none_is_a_miss(nonsense: bytes) -> None:
+    """What does not speak Redis after all gives an error of ours, a miss in the cache, and its connection is not used again."""
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(nonsense if b"GET" in data else b"+OK\r\n" * data.count(b"*"))
+
+    async def work() -> None:
+        async with peer(script) as target:
+            client = RedisPyClient(target)
+            with pytest.raises(ServerUnavailableError, match="not in the Redis protocol"):
+                await client.execute("GET", "ai_cache:k")
+            with pytest.raises(ServerUnavailableError, match="not in the Redis protocol"):
+                await client.execute_many([("GET", "ai_cache:k")])
+            assert client.connections == 0
+            await client.close()
+            cache = AIResponseCache(target.address.url(tls=False))
+            assert await cache.get("k") is None
+            assert cache.error_counts["server_unavailable"] == 1
+            await cache.close()
 
     asyncio.run(work())
 

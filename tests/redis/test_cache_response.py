@@ -144,6 +144,40 @@ def test_memory_follows_invalidation_and_ends(open_server: Server) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("change", ["write", "invalidation"])
+def test_a_read_under_way_keeps_nothing_that_has_been_replaced(open_server: Server, change: str) -> None:
+    """The old answer is on its way when this process writes another, or invalidates it: who asked may get it, memory may not."""
+
+    async def work() -> None:
+        async with plain(open_server) as cache:
+            await cache.cache_response("t", "qa", {}, {"answer": 1})
+            cache.memory_cache.clear()
+            here, go, ask = asyncio.Event(), asyncio.Event(), cache._execute
+
+            async def late(*command: Any) -> Any:
+                reply = await ask(*command)
+                if command[0] == "GET":
+                    here.set()
+                    await go.wait()
+                return reply
+
+            cache._execute = late  # type: ignore[method-assign]
+            reader = asyncio.create_task(cache.get_cached_response("t", "qa", {}))
+            await here.wait()
+            if change == "write":
+                await cache.cache_response("t", "qa", {}, {"answer": 2})
+            else:
+                await cache.invalidate_by_operation("qa")
+            go.set()
+            old = await reader
+            assert old is not None
+            assert old["answer"] == 1
+            now = await cache.get_cached_response("t", "qa", {})
+            assert (None if now is None else now["answer"]) == (2 if change == "write" else None)
+
+    asyncio.run(work())
+
+
 def test_invalidation_takes_patterns_literally(open_server: Server) -> None:
     """`?` and `*` match themselves, `qa` not `qa2`, and thousands of keys go in batches."""
 

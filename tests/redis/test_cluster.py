@@ -15,15 +15,17 @@ from typing import Any
 import pytest
 
 from redkeep.access.cluster import ClusterClient
+from redkeep.access.limits import Limits
 from redkeep.access.slots import slot_of
 from redkeep.crypto.keyring import KeyRing, generate_key
-from redkeep.errors import ConfigurationError, PermissionDeniedError, RedkeepError
+from redkeep.errors import ConfigurationError, PermissionDeniedError, RedkeepError, ServerUnavailableError
 from redkeep.migration.cluster import ClusterMigration, take_census_by_settings
 from redkeep.migration.reencrypt import DataMigration
 from tests.redis.cluster import RIGHTS, Cluster, migrate, migration, read, secure, target_of
 from tests.redis.moving import answers
 from tests.redis.old_application import requests
 from tests.redis.server import Server
+from tests.redis.transport_peer import peer
 
 
 @pytest.fixture(autouse=True)
@@ -193,3 +195,21 @@ def test_what_cannot_be_is_refused_in_a_sentence(cluster: Cluster, server: Serve
     finally:
         down.process.send_signal(signal.SIGCONT)
     assert set(cluster.entries()) == before
+
+
+def test_servers_that_do_not_answer_cost_all_callers_one_deadline() -> None:
+    """Twenty at once, none of whom knows the map: they hear of it together, not one after another."""
+
+    async def frozen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+
+    async def work() -> list[Any]:
+        async with peer(frozen) as target, ClusterClient(target, limits=Limits(connect_seconds=0.25)) as client:
+            began = time.monotonic()
+            calls = [client.execute("GET", f"ai_cache:{number}") for number in range(20)]
+            found = await asyncio.gather(*calls, return_exceptions=True)
+            assert time.monotonic() - began < 2.0
+            return found
+
+    assert {type(each) for each in asyncio.run(work())} == {ServerUnavailableError}

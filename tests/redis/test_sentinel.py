@@ -22,7 +22,8 @@ from redkeep.settings import Settings
 from tests.redis.moving import command
 from tests.redis.old_application import fill, requests
 from tests.redis.sentinel import NAME, Watched, watched
-from tests.redis.server import Files
+from tests.redis.server import Files, Server
+from tests.redis.transport_peer import Script, peer
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,33 @@ def test_settings_that_cannot_be_are_refused(site: Watched, changes: dict[str, A
     with pytest.raises(ConfigurationError, match=says) as refused:
         secure(site, **changes)
     assert "secret" not in str(refused.value)
+
+
+def test_what_is_no_sentinel_is_passed_over_and_named(open_server: Server) -> None:
+    """A Redis, and what speaks no Redis at all, among REDIS_SENTINELS: the next one is asked. When none answers, a call is a miss that
+    says which address is wrong, and nothing of redis-py's reaches the application."""
+    words = ("name", NAME, "ip", "192.0.2.7", "port", "6380", "flags", "master", "num-other-sentinels", "0")
+    names_it = b"*1\r\n*10\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
+
+    def answers(reply: bytes) -> Script:
+        async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(65_536):
+                writer.write(reply if b"SENTINEL" in data else b"+OK\r\n" * data.count(b"*"))
+
+        return script
+
+    async def work() -> None:
+        redis = f"127.0.0.1:{open_server.plain_port or open_server.port}"
+        async with peer(answers(b"nonsense\r\n")) as odd, peer(answers(names_it)) as right:
+            addresses = (("127.0.0.1", int(redis.rpartition(":")[2])), ("127.0.0.1", odd.port), ("127.0.0.1", right.port))
+            primary = Primary(right, Sentinels(addresses, NAME, None, None))
+            assert await primary.find() == ("192.0.2.7", 6380)
+        settings = Settings(environment="development", redis_url=f"redis://{redis}", redis_client="sentinel", redis_sentinels=redis)
+        async with SecureAIResponseCache.from_settings(settings) as cache:
+            assert await cache.get("key") is None
+            assert f"{redis} does not answer SENTINEL MASTERS" in str(cache.last_error)
+
+    asyncio.run(work())
 
 
 def test_a_server_that_is_no_primary_any_more_is_left(site: Watched) -> None:

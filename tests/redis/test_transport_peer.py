@@ -8,6 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from hiredis import pack_command
@@ -146,6 +147,34 @@ def test_a_peer_that_never_answers_costs_no_more_than_its_time() -> None:
     error = error_of(silent, limits=Limits(seconds=1.0, connect_seconds=0.2))
     assert type(error) is ServerUnavailableError
     assert "no answer in time" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["one lane", "two lanes"])
+def test_a_close_that_is_cancelled_leaves_no_connection(kind: str) -> None:
+    """Its caller gives up while a reply is owed: nobody else has the connections, so they end all the same, and so does the call."""
+    ended = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal ended
+        await reader.read(65_536)
+        writer.write(HELLO)
+        with suppress(OSError):
+            while await reader.read(65_536):
+                pass
+        ended += 1
+
+    async def work() -> None:
+        async with peer(silent) as target:
+            transport = Transport(target, limits=Limits(seconds=0.5, large_bytes=100))
+            values = ["a"] if kind == "one lane" else ["a", "b" * 200]
+            calls = [asyncio.create_task(transport.execute("SET", "ai_cache:a", value)) for value in values]
+            await asyncio.sleep(0.1)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(transport.close(), 0.05)
+            assert {type(each) for each in await asyncio.gather(*calls, return_exceptions=True)} == {ServerUnavailableError}
+            assert ended == len(values)
+
+    asyncio.run(work())
 
 
 def test_after_a_failed_attempt_nobody_waits_for_the_next_one() -> None:

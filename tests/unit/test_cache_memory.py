@@ -125,6 +125,22 @@ def test_it_opens_once_and_lets_one_probe_through() -> None:
     assert (subject.state, subject.allow(), subject.opened) == ("closed", True, 1)
 
 
+def test_a_probe_without_an_outcome_gives_way_after_a_wait() -> None:
+    """Cancelled or refused for a reason of its own, it opens nothing, closes nothing, and keeps others out no longer than a failure."""
+    clock = Clock()
+    subject = breaker(clock)
+    subject.undecided()
+    assert (subject.state, subject.failures) == ("closed", 0)
+    subject.failure(connecting=True)
+    clock.now += FIRST_WAIT
+    assert subject.allow()
+    subject.undecided()
+    subject.undecided()
+    assert not subject.allow()
+    clock.now += LONGEST_WAIT
+    assert [subject.allow(), subject.allow()] == [True, False]
+
+
 def test_waits_grow_to_their_bound() -> None:
     """A server that stays away is asked every two seconds at most: recovery stays under five."""
     clock = Clock()

@@ -328,6 +328,18 @@ def test_closed_pipe_is_quiet(store: SecretStore) -> None:
 
 
 @pytest.mark.parametrize(
+    ("output", "code", "says"), [(">&-", 0, ""), (">&- 2>&-", 0, ""), (">/dev/full", cli.EXIT_REFUSED, "no space left for the output")]
+)
+def test_output_that_goes_nowhere(store: SecretStore, output: str, code: int, says: str) -> None:
+    """Closed by whoever starts it, the exit code still says how it went; on a full disk it is no success. No traceback."""
+    command = f'"{sys.executable}" -m redkeep.cli secrets show {output}'
+    ran = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert code == ran.returncode
+    assert says in ran.stderr
+    assert ran.stderr.count("\n") == bool(says)
+
+
+@pytest.mark.parametrize(
     "verb", [("secrets", "init"), ("secrets", "seal"), ("secrets", "show"), ("certs", "export")]
 )
 def test_no_option_takes_a_passphrase(verb: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import redkeep
 from redkeep import SecurityOptimizationConfig, Settings
-from redkeep.cache.access_points import Access
+from redkeep.cache.access_points import Access, Changes
 from redkeep.crypto.keyring import generate_key
 from redkeep.crypto.passwords import generate_password
-from redkeep.environment import FLAGS, SECRETS, SOURCE, VARIABLES, collect, read_env_file
+from redkeep.environment import FLAGS, LOCAL, SECRETS, SOURCE, VARIABLES, collect, read_env_file
 from redkeep.errors import ConfigurationError
 from redkeep.target import parse_url, read_target
 
@@ -116,6 +116,38 @@ def test_a_rotated_password_is_found_in_the_file_the_environment_was_made_from(
     assert access._credentials() == ("cache_service", PASSWORD)
 
 
+def test_a_rotation_is_seen_in_every_file_that_an_env_file_names(tmp_path: Path) -> None:
+    """The file of a secret, the local file, and one that a changed env file names only since: a running process looks at them all."""
+    env_file, local, ring, password = (tmp_path / name for name in ("cache.env", "local.env", "ring", "password"))
+
+    moments = iter(range(1, 100))
+
+    def write(path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o600)
+        os.utime(path, (moment := next(moments), moment))  # the file system's clock may be too coarse to tell two from each other
+
+    old, new, newest = (generate_key() for _ in range(3))
+    text = f"REDIS_URL=rediss://h\n{LOCAL}={local}\nREDIS_CACHE_PASSWORD_FILE={password}\n"
+    write(env_file, text)
+    write(local, f"REDIS_ENCRYPTION_KEY={old}\n")
+    write(password, PASSWORD)
+    settings = Settings.load(env_file)
+    access = Access.of(settings, encrypted=True, namespace="", tuned=SecurityOptimizationConfig(), redis_tls_enabled=True, redis_url="")
+    assert access is not None
+    assert access.changes() == Changes()
+    write(password, OTHER)
+    assert access.changes() == Changes(login=True)
+    write(local, f"REDIS_ENCRYPTION_KEYS={new},{old}\n")
+    assert access.changes() == Changes(keys=(new, old))
+    write(ring, f"{new},{old}")
+    write(local, f"REDIS_ENCRYPTION_KEYS_FILE={ring}\n")
+    assert access.changes() == Changes()
+    write(ring, f"{newest},{new},{old}")
+    assert access.changes() == Changes(keys=(newest, new, old))
+    assert access.changes() == Changes()
+
+
 def test_status_and_settings_read_the_same(env_file: Path) -> None:
     """`redkeep status` builds the very target that the application uses."""
     assert Settings.load(env_file).target == read_target(env_file)._replace(env_file=None)
@@ -195,6 +227,8 @@ def test_secure_url_comes_apart_again(password: str) -> None:
         ({"redis_encryption_key": KEY, "redis_health_password": KEY.rstrip("=")}, "also the encryption key"),
         ({"redis_dev_mode": True}, "REDIS_DEV_MODE"),
         ({"redis_protected_mode": False}, "REDIS_PROTECTED_MODE"),
+        ({"redis_url": f"rediss://u:{PASSWORD}/x@h"}, "REDIS_URL"),  # a slash has cut the password: it stands where a port would
+        *(({"redis_url": f"rediss://{host}:6379"}, "REDIS_URL") for host in ("redis..internal", ".redis", ".", "", f"{'a' * 64}.internal")),
         ({"redis_url": "rediss://h", "redis_tls_enabled": False}, "REDIS_TLS_ENABLED"),
         ({"redis_url": f"rediss://:{PASSWORD}@h", "redis_password": OTHER}, "REDIS_URL"),
         ({"redis_url": f"rediss://:{PASSWORD}@h", "redis_cache_password": OTHER}, "REDIS_URL"),
@@ -310,6 +344,7 @@ def test_secret_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ('REDIS_URL="a"b"', "quote"),
         ('REDIS_URL="a', "quote"),
         ('REDIS_URL="a\\n"', "quote"),
+        ("REDIS_NAMESPACE=a\\b", "backslash"),
         ("REDIS_URL=a\nREDIS_URL=b", "twice"),
         ("REDIS_TLS_ENABLE=true", "REDIS_TLS_ENABLE"),
         ("REDIS_PASSWORD=", "empty"),

@@ -11,6 +11,7 @@ from redkeep.access.commands import name_of
 from redkeep.access.dial import Credentials
 from redkeep.access.exclusive import ExclusiveConnection
 from redkeep.access.failures import RedirectedError
+from redkeep.access.failures import again as once_more
 from redkeep.access.limits import Limits
 from redkeep.access.loop_lock import LoopLock
 from redkeep.access.slots import Node, SlotMap, keys_of, slot_of, split
@@ -44,6 +45,7 @@ class ClusterClient:
         self._transports: dict[Node, Transport] = {}
         self._map: SlotMap | None = None
         self._learning = LoopLock()
+        self._failure: RedkeepError | None = None
 
     async def execute(self, *command: Argument) -> Any:
         """One command, one reply; its keys may lie on several servers. Raises as `CacheClient` says."""
@@ -71,12 +73,18 @@ class ClusterClient:
 
     async def primaries(self, *, again: bool = False) -> SlotMap:
         """The servers, by slot; asked for once, and again when `again` is said or one of them has sent a command elsewhere."""
-        known = self._map
+        known, failure = self._map, self._failure
         if known is not None and not again:
             return known
         async with self._learning.here():
             if self._map is None or self._map is known:  # else somebody was faster
-                self._map = await self._learn()
+                if self._failure is not None and self._failure is not failure:  # and got no answer: a queue of such would take for ever
+                    raise once_more(self._failure)
+                try:
+                    self._map = await self._learn()
+                except RedkeepError as error:
+                    self._failure = once_more(error)
+                    raise
             return self._map
 
     def target_of(self, node: Node) -> Target:
@@ -93,8 +101,7 @@ class ClusterClient:
     async def close(self) -> None:
         """End all connections; a second call is idle."""
         transports, self._transports, self._map = list(self._transports.values()), {}, None
-        for each in transports:
-            await each.close()
+        await asyncio.gather(*(each.close() for each in transports))
 
     @property
     def connected(self) -> bool:

@@ -34,6 +34,9 @@ from redkeep.target import Target
 TIMEOUT_SECONDS: Final = 5.0
 """For connecting and for each reply, as the old class had it."""
 
+NONSENSE: Final = (refused.InvalidResponse, TypeError, ValueError, MemoryError)
+"""What redis-py and hiredis were seen to raise at an answer that is not in the Redis protocol."""
+
 _CANNOT_CONNECT: Final = "cannot connect"
 """What an error says for which the server's TLS alert may be the reason."""
 
@@ -133,6 +136,8 @@ def classify(error: Exception, target: Target) -> RedkeepError:
             return ServerUnavailableError(f"{target.host}: the name cannot be resolved; check REDIS_URL and DNS")
     if any(isinstance(cause, TimeoutError | refused.TimeoutError) for cause in causes):
         return ServerUnavailableError(f"{where}: no answer in time; check that Redis runs and that no firewall blocks it")
+    if isinstance(error, NONSENSE):
+        return ServerUnavailableError(f"{where}: the answer is not in the Redis protocol; check what listens there")
     if isinstance(error, refused.ResponseError):
         word = "READONLY" if isinstance(error, refused.ReadOnlyError) else text.partition(" ")[0]  # redis-py takes that word away
         return ServerUnavailableError(f"{where}: the server cannot serve requests now ({word})")

@@ -17,8 +17,9 @@ from urllib.parse import parse_qsl
 import redis.exceptions as refused
 
 from redkeep.access.client import Argument, Command
-from redkeep.access.connection import TIMEOUT_SECONDS, classify, explain, new_client
+from redkeep.access.connection import NONSENSE, TIMEOUT_SECONDS, classify, explain, new_client
 from redkeep.access.dial import Credentials, credentials_of
+from redkeep.access.forks import cut_off, part_at_fork
 from redkeep.access.sentinel import Primary
 from redkeep.errors import ConfigurationError, RedkeepError, ServerUnavailableError
 from redkeep.settings import Settings
@@ -63,6 +64,7 @@ class RedisPyClient:
         self._born: dict[Any, float] = {}
         self._not_before = 0.0
         self._closed = False
+        part_at_fork(self)
 
     async def execute(self, *command: Argument) -> Any:
         """One command, one reply."""
@@ -120,6 +122,13 @@ class RedisPyClient:
                 await self._discard(connection)
         self._idle, self._born = [], {}
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: leave its parent's connections alone, which redis-py ends once they are garbage, and make others."""
+        for connection in self._born:
+            if connection.is_connected:
+                cut_off(connection._writer.get_extra_info("socket").fileno())
+        self._loop, self._idle, self._born = None, [], {}
+
     @property
     def connected(self) -> bool:
         """Whether a connection is up and logged in."""
@@ -135,15 +144,15 @@ class RedisPyClient:
         try:
             await connection.send_packed_command(connection.pack_command(*command), check_health=False)
             reply = await connection.read_response()
-        except refused.ConnectionError as error:
-            await self._lose(connection)
-            raise classify(error, self._target) from error
         except refused.ResponseError as error:
             await self._give_back(connection, error)
             raise self._reply_error(error) from None
         except (UnicodeEncodeError, refused.DataError):
             await self._discard(connection)
             raise _unpackable() from None
+        except (refused.RedisError, *NONSENSE) as error:
+            await self._lose(connection)
+            raise classify(error, self._target) from error
         except BaseException:  # a reply may still be under way: nobody may use this connection again
             await self._discard(connection)
             raise
@@ -162,12 +171,12 @@ class RedisPyClient:
                 except refused.ResponseError as error:
                     last = error
                     replies.append(self._reply_error(error))
-        except refused.ConnectionError as error:
-            await self._lose(connection)
-            raise classify(error, self._target) from error
         except (UnicodeEncodeError, refused.DataError):
             await self._discard(connection)
             raise _unpackable() from None
+        except (refused.RedisError, *NONSENSE) as error:
+            await self._lose(connection)
+            raise classify(error, self._target) from error
         except BaseException:
             await self._discard(connection)
             raise

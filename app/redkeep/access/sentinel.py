@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from redkeep.access.connection import new_client
+from redkeep.access.connection import NONSENSE, new_client
 from redkeep.access.loop_lock import LoopLock
 from redkeep.errors import ConfigurationError, ServerUnavailableError
 from redkeep.target import Target
@@ -71,21 +71,28 @@ class Primary:
 
     async def _ask(self) -> tuple[str, int]:
         from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+        from redis.exceptions import RedisError
 
         clients = [new_client(self._of(*address), timeout=_EACH_SECONDS, max_connections=1) for address in self._sentinels.addresses]
         asked = Sentinel([])  # type: ignore[no-untyped-call]
-        asked.sentinels = clients
+        rejected = ""
         try:
-            host, port = await asked.discover_master(self._sentinels.name)
-        except MasterNotFoundError:
-            raise ServerUnavailableError(
-                f"{self._sentinels}: none names a primary that is up; see SENTINEL MASTERS there, and check REDIS_SENTINELS, "
-                "REDIS_SENTINEL_NAME and REDIS_SENTINEL_PASSWORD"
-            ) from None
+            for client, (host, port) in zip(clients, self._sentinels.addresses, strict=True):
+                asked.sentinels = [client]
+                try:
+                    found, at = await asked.discover_master(self._sentinels.name)
+                    return str(found), int(at)
+                except MasterNotFoundError:  # it is down, or knows of none: the next one may
+                    continue
+                except (RedisError, *NONSENSE):  # a Redis, or a Sentinel whose user may not ask
+                    rejected = f"{host}:{port} does not answer SENTINEL MASTERS as a Sentinel does; "
         finally:
             for client in clients:
                 await client.aclose()
-        return str(host), int(port)
+        raise ServerUnavailableError(
+            f"{self._sentinels}: none names a primary that is up; {rejected}see SENTINEL MASTERS there, and check REDIS_SENTINELS, "
+            "REDIS_SENTINEL_NAME and REDIS_SENTINEL_PASSWORD"
+        )
 
     def _of(self, host: str, port: int) -> Target:
         address = self._target.address._replace(host=host, port=port, database=0, path="", query="")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from redkeep.access.client import Argument, Command
 from redkeep.access.commands import FORBIDDEN, RULES, admit, admit_batch, name_of, pack
 from redkeep.access.dial import Credentials, Dialer
+from redkeep.access.forks import cut_off, part_at_fork
 from redkeep.access.lane import Lane
 from redkeep.access.limits import Limits, limits_of
 from redkeep.access.tls import SharedContext
@@ -58,6 +59,7 @@ class Transport:
         self._lane: Lane | None = None
         self._second: Lane | None = None
         self._closed = False
+        part_at_fork(self)
 
     async def execute(self, *command: Argument) -> Any:
         """One command, one reply. Raises the leaves of our error tree, as `CacheClient` says."""
@@ -145,12 +147,25 @@ class Transport:
             ours = self._alive
             ending = lane.close(seconds=min(1.0, self._limits.seconds))
             if ours and self._loop is asyncio.get_running_loop():
-                await ending
+                try:
+                    await ending
+                except asyncio.CancelledError:  # nobody has the lanes any more: they end without a word
+                    for each in lanes:
+                        each.abandon(loop_usable=True)
+                    raise
             elif ours and self._loop is not None and self._loop.is_running():  # in another thread
                 await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(ending, self._loop))
             else:
                 ending.close()
                 lane.abandon(loop_usable=ours)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: leave its parent's connections alone, and connect anew with the next command."""
+        for lane in (self._lane, self._second):
+            if lane is not None and lane.wire is not None:
+                cut_off(lane.wire.socket.fileno())
+        self._lane = self._second = None
+        self._tracking.end()
 
     @property
     def connected(self) -> bool:

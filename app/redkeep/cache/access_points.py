@@ -179,10 +179,10 @@ class Access:
 
     def changes(self) -> Changes:
         """What has changed since the last call. Costs one `stat` a file while nothing does."""
-        seen = tuple(map(stamp, self._files))
-        if seen == self._seen:
+        if self._settings is None or tuple(map(stamp, self._files)) == self._seen:
             return Changes()
-        self._seen = seen
+        self._files = self._settings.files()  # an env file may name others now
+        self._seen = tuple(map(stamp, self._files))
         now = self._now()
         keys = now.keys if now.keys and now.keys != self._keys else ()
         self._keys = keys or self._keys

@@ -13,7 +13,7 @@ from redkeep.cache import arguments
 from redkeep.cache.codec import Codec
 from redkeep.cache.keys import CacheKeyGenerator
 from redkeep.cache.link import TIMEOUT_SECONDS, Link, reason_of
-from redkeep.cache.memory import MAX_BYTES, MemoryTier
+from redkeep.cache.memory import MAX_BYTES, MemoryTier, Reads
 from redkeep.cache.origin import NO_ORIGIN
 from redkeep.crypto.envelope import expiry_of
 from redkeep.errors import (
@@ -112,6 +112,7 @@ class CacheBase(Link):
             max_bytes=arguments.whole(memory_cache_bytes, "memory_cache_bytes"),
             decode=self._decode,
         )
+        self._reads = Reads()
 
     @property
     def compression_threshold(self) -> int:
@@ -337,9 +338,8 @@ class CacheBase(Link):
         return ""
 
     def _written(self, *names: str) -> None:
-        """Said after a write, whatever came of it: where the server tells of changes, it watches what was read here since."""
-        if self._watch is not None:
-            self._watch.written(names)
+        """Said after a write, whatever came of it: what was read before it is not kept in memory."""
+        (self._watch or self._reads).written(names)
 
     async def _reject(self, name: str, stored: bytes, error: DecryptionError) -> None:
         """A hook: what lies under `name` cannot be read."""

@@ -18,7 +18,7 @@ REFUSED_WAIT: Final = 30.0
 """Seconds after a refused login or handshake: asking more often would look like guessing in the server's ACL LOG."""
 
 PROBE_LIMIT: Final = 15.0
-"""Seconds after which a probe that never reported counts as lost (its task was cancelled)."""
+"""Seconds after which a probe that never reported counts as lost."""
 
 State = Literal["closed", "open", "half-open"]
 
@@ -88,6 +88,12 @@ class Breaker:
         self.closed = False
         self.opened += was_closed
         return was_closed
+
+    def undecided(self) -> None:
+        """A command ended without a word on the server: refused for a reason of its own, or cancelled. Was it the probe, the next
+        caller may try after a wait; else everybody would be kept out for PROBE_LIMIT."""
+        if not self.closed and self._probe_ends:
+            self._until, self._probe_ends = self._clock() + self._wait, 0.0
 
     def reset(self) -> None:
         """Forget everything: there are new credentials, or somebody asked by hand."""

@@ -68,6 +68,7 @@ class Invalidation(CacheBase):
             logger.warning("cache_not_invalidated", extra={"pattern": pattern, "reason": str(error)})
             data = {"status": "failed", "reason": reason_of(error)}
         self.memory_cache.pop_where(matches)  # what a reader put back while the scan ran
+        self._reads.forget()
         self.performance_monitor.record_invalidation_event(
             pattern, removed, time.perf_counter() - start, "manual", context, {**data, "memory_entries": here, "search_pattern": glob}
         )

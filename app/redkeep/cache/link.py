@@ -195,6 +195,9 @@ class Link(CacheInterface):
         except RedkeepError as error:
             self._note(error)
             raise
+        except asyncio.CancelledError:
+            self._breaker.undecided()
+            raise
         if self._breaker.failures:
             self._connected()
         return reply
@@ -212,6 +215,9 @@ class Link(CacheInterface):
         except RedkeepError as error:
             self._note(error)
             raise
+        except asyncio.CancelledError:
+            self._breaker.undecided()
+            raise
         if self._breaker.failures:
             self._connected()
         return replies
@@ -226,6 +232,8 @@ class Link(CacheInterface):
             return
         if isinstance(error, _REFUSALS) or (connecting and not isinstance(error, DecryptionError)):
             self._breaker.failure(refused=True)
+        else:
+            self._breaker.undecided()
         self._note_security(error)
 
     def _note_security(self, error: RedkeepError) -> None:

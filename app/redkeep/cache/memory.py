@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -129,6 +129,35 @@ class MemoryTier:
 
     def __repr__(self) -> str:
         return f"MemoryTier({len(self)} of {self.max_entries} entries, {self._bytes} bytes)"
+
+
+class Reads:
+    """Which names are being read, to keep what lies there: not what a write has replaced before the reply was there."""
+
+    __slots__ = ("_reads",)
+
+    def __init__(self) -> None:
+        self._reads: dict[str, object] = {}
+
+    def begin(self, name: str) -> object:
+        """`name` is about to be read; returns what `end` wants."""
+        return self._reads.setdefault(name, object())
+
+    def end(self, name: str, read: object) -> bool:
+        """The read is over, however it ended; tells whether what it brought may be kept."""
+        if self._reads.get(name) is not read:
+            return False
+        del self._reads[name]
+        return True
+
+    def written(self, names: Iterable[str]) -> None:
+        """These names were written here, or are about to be."""
+        for name in names:
+            self._reads.pop(name, None)
+
+    def forget(self) -> None:
+        """Any name may have been."""
+        self._reads.clear()
 
 
 def _size(key: str, stored: bytes) -> int:

@@ -63,20 +63,25 @@ class AIResponseCache(Entries, Invalidation, Reports):
                 else:
                     self._record("get", start, True, len(text), cache_tier="memory", operation_type=operation, text_tier=tier)
                     return answer
-        if trouble:
-            value, stored, reason = MISS, b"", trouble
-        else:
-            value, stored, reason = await self._read(name)
-            if reason == NOT_FOUND and self._looks_elsewhere:
-                value, stored, reason = await self._read_elsewhere(
-                    name,
-                    self._older_response_names(text, operation, options, question),
-                    self._response_origin(text, operation, options, question),
-                )
+        keeping = tier == "small" and watch is None and self.memory_cache.max_entries > 0
+        read = self._reads.begin(name) if keeping else None
+        try:
+            if trouble:
+                value, stored, reason = MISS, b"", trouble
+            else:
+                value, stored, reason = await self._read(name)
+                if reason == NOT_FOUND and self._looks_elsewhere:
+                    value, stored, reason = await self._read_elsewhere(
+                        name,
+                        self._older_response_names(text, operation, options, question),
+                        self._response_origin(text, operation, options, question),
+                    )
+        finally:
+            keeping = keeping and self._reads.end(name, read)
         if value is not MISS:
             answer = _unwrap(value, proof)
             if answer is not None:
-                if tier == "small" and stored and watch is None:
+                if keeping and stored:
                     self.memory_cache.put_bytes(name, stored, seconds=min(self.memory_ttl, self._ttl(operation)))
                 self._record("get", start, True, len(text), cache_tier="redis", operation_type=operation, text_tier=tier)
                 return answer
@@ -144,6 +149,7 @@ class AIResponseCache(Entries, Invalidation, Reports):
             )
         tier = self._get_text_tier(text)
         if tier == "small" and self._watch is None:
+            self._reads.written((name,))
             self.memory_cache.put_bytes(name, stored, seconds=min(self.memory_ttl, seconds))
         older = self._older_response_names(text, operation, options, question) if self._looks_elsewhere else []
         reason = trouble or await self._write(name, stored, seconds, older)

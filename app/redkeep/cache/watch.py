@@ -12,9 +12,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Protocol
 
+from redkeep.cache.memory import MemoryTier, Reads
+
 if TYPE_CHECKING:
     from redkeep.access.tracking import Invalidate
-    from redkeep.cache.memory import MemoryTier
 
 PAUSE_AFTER: Final = 64
 """Hits of memory without a turn of the event loop after which it gets one: who does nothing else must hear of changes, too."""
@@ -29,16 +30,16 @@ class Source(Protocol):
     def tracking(self) -> bool: ...
 
 
-class Watch:
+class Watch(Reads):
     """The memory tier's guard; of one cache."""
 
-    __slots__ = ("_asked", "_heard", "_memory", "_reads", "_source")
+    __slots__ = ("_asked", "_heard", "_memory", "_source")
 
     def __init__(self, memory: MemoryTier, *, heard: Callable[[bytes], None]) -> None:
         """`heard` is told each name that has changed."""
+        super().__init__()
         self._memory = memory
         self._heard = heard
-        self._reads: dict[str, object] = {}
         self._source: Source | None = None
         self._asked = 0
 
@@ -67,16 +68,9 @@ class Watch:
     def _turned(self) -> None:
         self._asked = 0
 
-    def begin(self, name: str) -> object:
-        """`name` is about to be read; returns what `end` wants."""
-        return self._reads.setdefault(name, object())
-
     def end(self, name: str, read: object) -> bool:
-        """The read is over, however it ended; tells whether what it brought may be kept."""
-        if self._reads.get(name) is not read:
-            return False
-        del self._reads[name]
-        return self.active
+        """As of every read; and whether the server would tell of a change."""
+        return super().end(name, read) and self.active
 
     def written(self, names: Iterable[str]) -> None:
         """These names were written here: forget them. The server's own word may come later than the reply, by another connection."""
@@ -87,7 +81,7 @@ class Watch:
     def changed(self, names: list[bytes] | None) -> None:
         """The server's word: these names have changed; None means that any may have."""
         if names is None:
-            self._reads.clear()
+            self.forget()
             self._memory.clear()
             return
         self.written(name.decode("utf-8", "replace") for name in names)

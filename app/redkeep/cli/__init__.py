@@ -8,10 +8,12 @@ the parsed arguments to an exit code. Only the module that is asked for is impor
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from redkeep import __version__
 from redkeep.errors import RedkeepError
@@ -39,6 +41,8 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 2 when Redkeep refuses, with one sentence on stderr."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout = sys.stdout or _nowhere()  # closed by whoever started us: the exit code is what he wants
+    sys.stderr = sys.stderr or _nowhere()
     try:
         parsed = _parser(arguments).parse_args(arguments)
         code: int = parsed.func(parsed)
@@ -50,9 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Python flushes stdout once more at exit (documentation of signal, "Note on SIGPIPE")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _drop_output()
+        print("redkeep: no space left for the output, which is incomplete; free some, then run again", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # until the process ends
+
+
+def _drop_output() -> None:
+    """Python flushes stdout once more at exit (documentation of signal, "Note on SIGPIPE")."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
