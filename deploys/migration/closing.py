@@ -131,8 +131,7 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
     if survey.file(engine.drop_in).kind:
         folder = engine.drop_in.rpartition("/")[0]
-        again = f"[ ! -d {BEFORE}/units ] || cp -a {BEFORE}/units/. /"
-        script = f"rm -f {engine.drop_in}; rmdir {folder} 2>/dev/null || true\n{again}{reload_units}"
+        script = f"rm -f {engine.drop_in}; rmdir {folder} 2>/dev/null || true\n{units_back(f'{BEFORE}/units')}{reload_units}"
         yield Difference(f"file {engine.drop_in} is not needed before the close", script)
     if kernel := [path for path in (SYSCTL, TMPFILES) if survey.file(path).kind]:
         back = f'while read -r f v; do echo "$v" > "$f" || true; done < {BEFORE}/kernel 2>/dev/null'
@@ -150,6 +149,14 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield Difference("the daily check of the certificates is still there", f"{stop}rm -f {' '.join(watching)}{reload_units}")
     folders = [(path, owner, group, mode) for mode, owner, group, path in passage.window.folders]
     yield from folder_differences(folders, survey)
+
+
+def units_back(kept: str, root: str = "/") -> str:
+    """Shell that puts the files kept below a folder back below the root. Files alone: the copy of a folder takes its mode along, and
+    the root would be closed to everybody."""
+    return f"""[ ! -d {kept} ] || (cd {kept}; find . ! -type d | while IFS= read -r f; do
+    mkdir -p "{root}/${{f%/*}}"; cp -a "$f" "{root}/$f"
+done)"""
 
 
 def live_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
