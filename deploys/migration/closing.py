@@ -66,10 +66,7 @@ def sandbox(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if not survey.has_systemd:
         return
     unit = survey.units.get(engine.unit, UnitState())
-    foreign = [path for path in unit.drop_ins if path.startswith(("/etc/", "/run/")) and path != engine.drop_in]
-    if unit.load == "loaded" and unit.fragment.startswith(("/etc/", "/run/")):
-        foreign.append(unit.fragment)
-    if foreign:
+    if foreign := server.foreign_texts(engine, unit):
         words = shlex.join(foreign)
         keep = f"install -d -m 0700 {BEFORE}/units; cp -a --parents {words} {BEFORE}/units"
         yield Difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -34,6 +35,8 @@ from redkeep.stack.compose import openssl_policy, text
 OPERATOR_FILES = ("password", "ca.crt", "client.crt", "client.key")
 HEALTH_FILES = (*OPERATOR_FILES, "check")
 HEALTH_USER = "health_check"
+# A folder of drop-ins that are for more than one unit.
+_SHARED = re.compile(r"(/|-\.)service\.d/[^/]*$")
 
 
 def question(site: Site) -> Question:
@@ -228,15 +231,20 @@ def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
 def foreign_units(site: Site, survey: Survey) -> Iterator[Difference]:
     """Other texts that change the unit: they could undo the sandbox, so they go, and the server starts without them."""
     engine, unit = site.bundle.engine, survey.units.get(site.bundle.engine.unit, UnitState())
-    found = [path for path in unit.drop_ins if path.startswith(("/etc/", "/run/")) and path != engine.drop_in]
-    if unit.load == "loaded" and unit.fragment.startswith(("/etc/", "/run/")):
-        found.append(unit.fragment)
-    if found:
+    if found := foreign_texts(engine, unit):
         again = start_script(site, survey, "restart") if unit.active == "active" else "true"
         yield Difference(
             f"unit {engine.unit} is changed by {' '.join(found)}, which is not Redkeep's (needs a restart)",
             f"rm -f {shlex.join(found)}\nsystemctl daemon-reload\n{again}",
         )
+
+
+def foreign_texts(engine: Engine, unit: UnitState) -> list[str]:
+    """Files of this unit that are neither ours nor the distribution's. What says something for other units too is not ours to
+    remove: "service.d" is for every service of the host, "redis-.service.d" for all whose names begin so."""
+    mine = [path for path in unit.drop_ins if path != engine.drop_in and not _SHARED.search(path)]
+    texts = [*mine, *([unit.fragment] if unit.load == "loaded" else [])]
+    return [path for path in texts if path.startswith(("/etc/", "/run/"))]
 
 
 @deploy("Server")

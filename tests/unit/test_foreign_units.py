@@ -5,7 +5,38 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from deploys.engine import ENGINES
+from deploys.facts.survey import UnitState
+from deploys.migration import closing
 from deploys.migration.closing import units_back
+from deploys.migration.passage import Passage
+from deploys.migration.window import Window
+from deploys.stages import server
+from redkeep.migration.stages import LEVELS, STAGES
+from tests.unit.wanted import FakeSite, bundle, survey
+
+ENGINE = ENGINES["redis"]
+OF_ALL = "/etc/systemd/system/service.d/10-limits.conf"
+OF_SOME = "/etc/systemd/system/redis-.service.d/notify.conf"
+OF_A_GENERATOR = "/run/systemd/system/service.d/zzz-lxc-service.conf"
+OF_THE_UNIT = "/etc/systemd/system/redis-server.service.d/override.conf"
+
+
+@pytest.mark.parametrize("path", [OF_ALL, OF_SOME, OF_A_GENERATOR])
+def test_a_text_that_other_services_have_too_is_left_alone(path: str) -> None:
+    """A drop-in for every service of the host, or for all of a prefix, is not removed and is no drift; one of the unit alone is."""
+    site = FakeSite(bundle())
+    unit = UnitState("loaded", "active", "enabled", fragment="/lib/systemd/system/redis-server.service", drop_ins=(path, ENGINE.drop_in))
+    assert [] == list(server.foreign_units(site, survey(units={ENGINE.unit: unit})))  # type: ignore[arg-type]
+    both = UnitState("loaded", "active", "enabled", fragment=unit.fragment, drop_ins=(OF_THE_UNIT, path))
+    found = survey(units={ENGINE.unit: both})
+    (deploy,) = server.foreign_units(site, found)  # type: ignore[arg-type]
+    passage = Passage(site, "migrate", STAGES[-1], LEVELS["close"], Window())  # type: ignore[arg-type]
+    close = next(each for each in closing.sandbox(passage, found) if "is changed by" in each.what)
+    for difference in (deploy, close):
+        assert (True, False) == (OF_THE_UNIT in difference.script, path in difference.script)
 
 
 def test_what_was_kept_comes_back_and_the_folders_above_stay_as_they_are(tmp_path: Path) -> None:
