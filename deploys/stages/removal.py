@@ -76,6 +76,7 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
 
 
 def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    yield from machine.policy_left(survey)
     if survey.file(api.UNIT_FILE).kind or survey.file(api.FOLDER).kind:
         yield Difference("the API is still there", api.gone())
     paths = [
