@@ -33,7 +33,7 @@ def packages(passage: Passage, survey: Survey) -> Iterator[Difference]:
         return
     yield from removal.files_gone(passage.site, survey)
     if survey.file(machine.PACKAGES).kind:
-        script = f"{removal.PACKAGES_SCRIPT}\nrm -f {machine.PACKAGES} {machine.BEFORE} {STATE}/group-*"
+        script = f"{removal.PACKAGES_SCRIPT}\nrm -f {machine.PACKAGES} {machine.BEFORE} {removal.LEFT_OVER} {STATE}/group-*"
         yield Difference("packages installed by Redkeep are still there", script)
 
 

@@ -1,4 +1,4 @@
-"""Packages are installed without their service ever starting, and what forbids it is gone afterwards."""
+"""Packages: installed without their service ever starting, and removed without taking along what is somebody else's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from deploys.difference import locked
 from deploys.facts.survey import LOCK, POLICY, Question, command, parse
 from deploys.stages import machine, removal
-from tests.unit.wanted import FakeSite, bundle, survey
+from tests.unit.wanted import FakeSite, bundle, survey, there
 
 BARE = survey(host={"systemd": "no", "policy": "no"})
 
@@ -57,3 +57,32 @@ def test_only_our_own_policy_is_taken_away(word: str, named: int) -> None:
     site, found = FakeSite(bundle()), survey(host={"systemd": "no", "policy": word})
     for concern in (machine.packages_missing, removal.files_gone):
         assert named == sum(POLICY in each.what for each in concern(site, found))  # type: ignore[arg-type]
+
+
+def removed(folder: Path) -> list[str]:
+    """What a removal purges of ours (nftables, with libnftables1), an old kernel beside it, below a folder of programs."""
+    program(folder, "dpkg-query", "echo ' installed '")
+    program(folder, "apt-mark", f'cat > /dev/null; touch "{folder}/marked"')
+    needless = "Remv linux-image-old\\n$([ ! -e %s/marked ] || printf 'Remv nftables\\\\nRemv libnftables1\\\\n')\\nRemv old-one"
+    program(folder, "apt-get", f'case "$*" in *purge*) echo "$*" >> {folder}/purged;; *) printf "{needless % folder}\\n";; esac')
+    script = removal.PACKAGES_SCRIPT.replace(machine.STATE, str(folder))
+    path = {"PATH": f"{folder}/bin:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-c", f"set -eu\n{script}"], env=os.environ | path, timeout=30, check=True)
+    return (folder / "purged").read_text().rpartition(" purge ")[2].split()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "after a killed one"])
+def test_a_removal_leaves_what_is_left_over_from_others(tmp_path: Path, again: bool) -> None:
+    """A kernel that an upgrade replaced came after us and is needed by nothing: it stays for its owner's own autoremove."""
+    (tmp_path / "packages").write_text("nftables\n")
+    (tmp_path / "packages-before").write_text("apt\nold-one\n")
+    if again:
+        removed(tmp_path)
+    assert ["libnftables1", "nftables"] == removed(tmp_path)
+
+
+def test_what_is_left_over_is_noted_before_the_server_goes() -> None:
+    """What only the server needed is needless from then on, and ours."""
+    found = survey(packages={"redis-server": "5:7.0.15"}, files={machine.MANAGED: there()})
+    (gone,) = removal.engine_gone(FakeSite(bundle()), found)  # type: ignore[arg-type]
+    assert 0 < gone.script.index(removal.NOTE_LEFT_OVER) < gone.script.index("purge redis-server")
