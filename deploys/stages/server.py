@@ -159,18 +159,21 @@ def trial(site: Site, survey: Survey, *, config: str, acl: str) -> str:
 def try_server(engine: Engine, *, config: str, options: str = "") -> str:
     """Shell that starts a throwaway server from these files on a loopback address of its own, and fails with its words
     when it does not come up. It runs for a moment, without data, and every user of it needs a password."""
-    return f"""try=$(mktemp -d /run/redkeep-try.XXXXXX); chown {engine.user} "$try"
+    # Its words go to a file that was open before the folder is its user's, who could put a link in the place of another.
+    return f"""try=$(mktemp -d /run/redkeep-try.XXXXXX); exec 3>"$try/out"; chown {engine.user} "$try/out" "$try"
+as="setpriv --reuid={engine.user} --regid={engine.user} --clear-groups"
 set -- {engine.server} {config} {options} --bind 127.83.7.$(( $$ % 250 + 2 )) --daemonize no --supervised no
 set -- "$@" --logfile "$try/log" --dir "$try" --pidfile "$try/pid" --save '' --appendonly no
 export OPENSSL_CONF={engine.folder}/openssl.cnf
-setpriv --reuid={engine.user} --regid={engine.user} --clear-groups "$@" >"$try/out" 2>&1 & p=$!
+$as "$@" >&3 2>&3 & p=$!
+exec 3>&-
 up=no; i=0
 while [ $i -lt 100 ] && kill -0 $p 2>/dev/null; do
     if grep -q 'Ready to accept connections' "$try/log" 2>/dev/null; then up=yes; break; fi
     i=$((i+1)); sleep 0.05
 done
 kill $p 2>/dev/null || true; wait $p 2>/dev/null || true
-words=$(cat "$try/out" "$try/log" 2>/dev/null | tail -5); rm -rf "$try"
+words=$($as cat "$try/out" "$try/log" 2>/dev/null | tail -5); rm -rf "$try"
 if [ $up = no ]; then echo "the new configuration does not start, the old one stays: $words" >&2; exit 1; fi"""
 
 

@@ -305,7 +305,7 @@ def test_a_server_without_persistence_keeps_none() -> None:
     What a run that died has left of its comparison goes first."""
     (backup,) = preparation.backup(at(0), survey())
     dump, noted = f"{ENGINE.data_folder}/dump.rdb", "/without-dump"
-    wanted = ("/.redkeep-restore.*", f"|| [ -e {dump} ] || touch ", "BGSAVE", f"cp {dump} ", f"rm -f {dump}")
+    wanted = ("/.redkeep-restore.*", f"|| [ -e {dump} ] || touch ", "BGSAVE", f"cat {dump} ", f"rm -f {dump}")
     places = [backup.script.index(words) for words in wanted]
     assert places == sorted(places)
     assert backup.script.index(f"{noted}\nsleep") < backup.script.index(f"{noted} ]; then rm -f {dump}; rm -f ")
