@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.facts.survey import Survey, UnitState
@@ -19,6 +19,8 @@ from deploys.stages.wanted import CLI, drop_in_text, sandbox_digest, settings
 
 # Loading and writing what fits one host's memory.
 RESTART_SECONDS = 600
+# Texts of others that change the unit, while ours does.
+KEPT_UNITS = f"{BEFORE}/units"
 
 # Everything a deploy of a server that is a service of its own compares.
 _SERVER: tuple[Concern, ...] = (
@@ -67,11 +69,8 @@ def sandbox(passage: Passage, survey: Survey) -> Iterator[Difference]:
         return
     unit = survey.units.get(engine.unit, UnitState())
     if foreign := server.foreign_texts(engine, unit):
-        words = shlex.join(foreign)
-        keep = f"install -d -m 0700 {BEFORE}/units; cp -a --parents {words} {BEFORE}/units"
-        yield Difference(
-            f"unit {engine.unit} is changed by {' '.join(foreign)}", f"{keep}\nrm -f {words}\nsystemctl daemon-reload"
-        )
+        aside = units_aside(foreign, KEPT_UNITS)
+        yield Difference(f"unit {engine.unit} is changed by {' '.join(foreign)}", f"{aside}\nsystemctl daemon-reload")
     yield from folder_differences([(engine.drop_in.rpartition("/")[0], "root", "root", "0755")], survey)
     after = "systemctl daemon-reload"
     if _under_sandbox(passage, survey):
@@ -126,10 +125,16 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if survey.file(MANAGED).kind:
         yield Difference("the host is still marked as managed", f"rm -f {MANAGED}")
     reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
-    if survey.file(engine.drop_in).kind:
-        folder = engine.drop_in.rpartition("/")[0]
-        script = f"rm -f {engine.drop_in}; rmdir {folder} 2>/dev/null || true\n{units_back(f'{BEFORE}/units')}{reload_units}"
-        yield Difference(f"file {engine.drop_in} is not needed before the close", script)
+    aside = survey.file(KEPT_UNITS).kind
+    if survey.file(engine.drop_in).kind or aside:
+        gone = f"rm -f {engine.drop_in}; rmdir {engine.drop_in.rpartition('/')[0]} 2>/dev/null || true"
+        back = f"{units_back(KEPT_UNITS)}\n" if aside else ""
+        what = (
+            f"texts that changed {engine.unit} are put aside"
+            if aside
+            else f"file {engine.drop_in} is not needed before the close"
+        )
+        yield Difference(what, f"{back}{gone}{reload_units}")
     if kernel := [path for path in (SYSCTL, TMPFILES) if survey.file(path).kind]:
         back = f'while read -r f v; do echo "$v" > "$f" || true; done < {BEFORE}/kernel 2>/dev/null'
         yield Difference(f"kernel settings are still there: {' '.join(kernel)}", f"rm -f {' '.join(kernel)}\n{back}")
@@ -148,12 +153,20 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     yield from folder_differences(folders, survey)
 
 
+def units_aside(paths: Sequence[str], kept: str) -> str:
+    """Shell that moves files below a folder, each with the folders above it."""
+    words = shlex.join(paths)
+    # From the root: Debian 12's cp looks for these folders by a path without its first slash.
+    return f"install -d -m 0700 {kept}; (cd /; cp -a --parents {words} {kept})\nrm -f {words}"
+
+
 def units_back(kept: str, root: str = "/") -> str:
     """Shell that puts the files kept below a folder back below the root. Files alone: the copy of a folder takes its mode along, and
     the root would be closed to everybody."""
-    return f"""[ ! -d {kept} ] || (cd {kept}; find . ! -type d | while IFS= read -r f; do
+    return f"""(cd {kept}; find . ! -type d | while IFS= read -r f; do
     mkdir -p "{root}/${{f%/*}}"; cp -a "$f" "{root}/$f"
-done)"""
+done)
+rm -rf {kept}"""
 
 
 def live_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
