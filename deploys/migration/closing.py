@@ -92,17 +92,12 @@ def _start_mark(passage: Passage, survey: Survey) -> str:
 
 def restart(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """The one restart. The server itself writes its data and ends; it goes on when it cannot write them."""
-    site, engine = passage.site, passage.site.bundle.engine
+    site = passage.site
     if not (reasons := restart_reasons(site, survey)):
         return
-    pid = (
-        f"systemctl show -p MainPID --value {engine.unit}"
-        if survey.has_systemd
-        else f"pgrep -o -x -u {engine.user} {engine.package}"
-    )
-    script = f"""p=$({pid}); answer=$({CLI} SHUTDOWN SAVE 2>&1 || true)
+    script = f"""p=$({CLI} INFO server | tr -d '\\r' | sed -n 's/^process_id://p'); answer=$({CLI} SHUTDOWN SAVE 2>&1 || true)
 case "$answer" in *ERR*) echo "the server cannot write its data, and was not restarted: $answer" >&2; exit 1;; esac
-i=0; while kill -0 "$p" 2>/dev/null; do
+i=0; while [ -n "$p" ] && kill -0 "$p" 2>/dev/null; do
     i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the server does not stop' >&2; exit 1; }}; sleep 0.1
 done
 {start_script(site, survey, "start")}"""
