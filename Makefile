@@ -3,7 +3,8 @@ INVENTORY ?= inventory
 ARGS ?=
 WHAT ?=
 FILE ?=
-PYINFRA = .venv/bin/pyinfra
+# With -y, pyinfra does not work out what a run would do: a dry run would show nothing.
+PYINFRA = .venv/bin/pyinfra$(if $(filter --dry,$(ARGS)),, -y)
 PYTEST = .venv/bin/python -m pytest
 
 .PHONY: help inventory-there deploy status migrate rollback rotate backup restore destroy verify test test-fast test-environment environment lint coverage lab lab-down soak bench bench-deploy performance image locks clean
@@ -13,28 +14,28 @@ help: ## Show this list
 
 deploy: environment inventory-there ## Secure the hosts of INVENTORY (this machine by default)
 	@[ "$$(id -u)" = 0 ] || sudo -v
-	$(PYINFRA) -y $(INVENTORY) deploys/secure_redis.py $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/secure_redis.py $(ARGS)
 
 status: environment inventory-there ## Show how the hosts differ from the wanted state; changes nothing
-	$(PYINFRA) -y $(INVENTORY) deploys/status.py $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/status.py $(ARGS)
 
 migrate: environment inventory-there ## Migrate a Redis in use, the next stage; ARGS="--data stage=..." names one, ARGS="--dry" shows the plan
-	$(PYINFRA) -y $(INVENTORY) deploys/migrate.py $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/migrate.py $(ARGS)
 
 rollback: environment inventory-there ## Undo the last stage of a migration; ARGS="--data stage=..." undoes every stage back to that one
-	$(PYINFRA) -y $(INVENTORY) deploys/rollback.py $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/rollback.py $(ARGS)
 
 rotate: environment inventory-there ## Replace secrets: WHAT=passwords, certificates, ca, encryption-key or api-key; ARGS="--dry" shows the plan
-	$(PYINFRA) -y $(INVENTORY) deploys/rotate.py --data what=$(WHAT) $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/rotate.py --data what=$(WHAT) $(ARGS)
 
 backup: environment inventory-there ## Back up each Redis, encrypted, into backups/; ARGS="--data drill=yes" tests it
-	$(PYINFRA) -y $(INVENTORY) deploys/backup.py $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/backup.py $(ARGS)
 
 restore: environment inventory-there ## Restore a backup: FILE=backups/<environment>/<name>.redkeep
-	$(PYINFRA) -y $(INVENTORY) deploys/restore.py --data file=$(FILE) $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/restore.py --data file=$(FILE) $(ARGS)
 
 destroy: environment inventory-there ## Remove everything; needs ARGS="--data confirm=<inventory name>"
-	$(PYINFRA) -y $(INVENTORY) deploys/destroy.py $(ARGS)
+	$(PYINFRA) $(INVENTORY) deploys/destroy.py $(ARGS)
 
 verify: test-environment inventory-there ## Check the hosts of INVENTORY with independent tools; changes nothing
 	$(PYTEST) -q tests/hosts --inventory $(INVENTORY) $(ARGS)

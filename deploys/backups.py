@@ -80,9 +80,9 @@ def read_backup(path: Path) -> Backup:
 
 
 def content_of(backup: Backup, *, private_key: str) -> Iterator[bytes]:
-    """The snapshot inside, piece by piece; the last one comes only if all of it is what the head says.
+    """The snapshot inside, piece by piece. Use nothing of it before the end: only then is it known to be what the head says.
 
-    Raises ConfigurationError: damaged, cut short, or sealed to another key.
+    Raises ConfigurationError: damaged, cut short, not what the head says, or sealed to another key.
     """
     try:
         with backup.path.open("rb") as file:

@@ -16,6 +16,7 @@ from typing import Any
 
 from deploys.bundle import Bundle
 from deploys.credentials import USERS, label, open_store
+from deploys.rendering import ROOT
 from redkeep.cli.secrets import API_NAME
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
@@ -24,6 +25,12 @@ KINDS = ("passwords", "certificates", "ca", "encryption-key", "api-key")
 
 QUIET_MINUTES = 10
 """How long nobody may have used the old API key before it goes: longer than a scrape or a dashboard's refresh, by far."""
+
+
+def show_api_key(secrets: Path) -> str:
+    """The command that prints the API key, as it is typed in the project's folder."""
+    folder = secrets.relative_to(ROOT) if secrets.is_relative_to(ROOT) else secrets
+    return f".venv/bin/redkeep secrets show --secrets {folder} --reveal api"
 
 
 @dataclass
@@ -38,6 +45,7 @@ class Rotation:
     secrets: Path
     quiet: int = QUIET_MINUTES
     steps: set[str] = field(default_factory=set)
+    taking: Lock = field(default_factory=Lock)
     begun_at: float = field(default_factory=time.monotonic)
     switched: dict[str, float] = field(default_factory=dict)
     asked: dict[tuple[str, ...], str] = field(default_factory=dict)
@@ -70,10 +78,10 @@ class Rotation:
         if self.what == "passwords":
             return f"the passwords of {', '.join(self.users)} are new, and the old ones are removed"
         if self.what == "encryption-key":
-            rest = "entries of older keys are given up" if self.force else "every entry is encrypted with it"
+            rest = "any entry that needed an older one is given up" if self.force else "every entry is encrypted with it"
             return f"only the new encryption key is left, and {rest}"
         if self.what == "api-key":
-            return "only the new API key is left: `redkeep secrets show --reveal api` shows it"
+            return f"only the new API key is left: `{show_api_key(self.secrets)}` shows it"
         if self.what == "ca":
             return "only the new CA is trusted, and it issued every certificate"
         return "every certificate is new; the old ones stay valid until they expire: after a theft, rotate what=ca"
@@ -146,28 +154,31 @@ class Rotation:
 
     def begin(self, hosts: frozenset[str]) -> None:
         """Put the new beside the old in the secrets; what an earlier run has begun is left as it is."""
-        if not self._once("begin"):
-            return
-        store = open_store(self.secrets)
-        with store.transaction():
-            if self.what == "passwords" and not _open_users(store):
-                for user in self.users:
-                    store.rotate_password(user)
-            elif self.what == "certificates":
-                for name in _leaves_of(store, hosts):
-                    store.renew(name)
-            elif self.what == "ca" and not _two_authorities(store):
-                store.add_authority()
-            elif self.what == "api-key" and len(store.passwords(API_NAME)) < 2:
-                store.rotate_password(API_NAME)
-            elif self.what == "encryption-key" and len(store.encryption_keys()) < 2:
-                store.add_encryption_key(sealing=False)
-        if self.what == "passwords":
-            self.begun_at = time.monotonic() - store.password_age(self.users[0])
+        with self._step("begin") as first:
+            if not first:
+                return
+            store = open_store(self.secrets)
+            with store.transaction():
+                if self.what == "passwords" and not _open_users(store):
+                    for user in self.users:
+                        store.rotate_password(user)
+                elif self.what == "certificates":
+                    for name in _leaves_of(store, hosts):
+                        store.renew(name)
+                elif self.what == "ca" and not _two_authorities(store):
+                    store.add_authority()
+                elif self.what == "api-key" and len(store.passwords(API_NAME)) < 2:
+                    store.rotate_password(API_NAME)
+                elif self.what == "encryption-key" and len(store.encryption_keys()) < 2:
+                    store.add_encryption_key(sealing=False)
+            if self.what == "passwords":
+                self.begun_at = time.monotonic() - store.password_age(self.users[0])
 
     def advance(self) -> None:
         """For a CA that every host trusts by now: let it issue every certificate; for a key that every app has: let it seal."""
-        if self._once("advance"):
+        with self._step("advance") as first:
+            if not first:
+                return
             store = open_store(self.secrets)
             with store.transaction():
                 for name in store.old_leaves() if self.what == "ca" else ():
@@ -177,25 +188,27 @@ class Rotation:
 
     def finish(self) -> None:
         """Forget the old. No host knows it any more."""
-        if not self._once("finish"):
-            return
-        store = open_store(self.secrets)
-        with store.transaction():
-            if self.what == "passwords":
-                for user in self.users:
-                    store.retire_password(user)
-            elif self.what == "api-key":
-                store.retire_password(API_NAME)
-            elif self.what == "ca":
-                store.retire_authorities()
-            elif self.what == "encryption-key":
-                store.retire_encryption_keys()
+        with self._step("finish") as first:
+            if not first:
+                return
+            store = open_store(self.secrets)
+            with store.transaction():
+                if self.what == "passwords":
+                    for user in self.users:
+                        store.retire_password(user)
+                elif self.what == "api-key":
+                    store.retire_password(API_NAME)
+                elif self.what == "ca":
+                    store.retire_authorities()
+                elif self.what == "encryption-key":
+                    store.retire_encryption_keys()
 
-    def _once(self, step: str) -> bool:
-        """Whether no host of this run has taken the step yet."""
-        new = step not in self.steps
-        self.steps.add(step)
-        return new
+    @contextmanager
+    def _step(self, name: str) -> Iterator[bool]:
+        """Whether this host is the first of its run to take the step; the others wait until it is taken."""
+        with self.taking:
+            yield name not in self.steps
+            self.steps.add(name)
 
     def _is_open(self) -> bool:
         store = open_store(self.secrets)

@@ -32,7 +32,7 @@ container_cpus: str = ""
 # Its network (CIDR, /29 or wider). Empty: the first that is free in 10.213.0.0/16 or 192.168.213.0/24, kept since.
 container_subnet: str = ""
 
-# The network of the API and the dashboard, likewise; Redis is not on it.
+# The network of the API and the dashboard, chosen the same way when empty; Redis is not on it.
 container_edge_subnet: str = ""
 
 # "hardened": live-restore, no userland proxy, bounded logs, no traffic between containers of the default bridge, no new
@@ -176,5 +176,5 @@ dashboard_enabled: bool = False
 # Its TCP port.
 dashboard_port: int = 8501
 
-# Where its image comes from, likewise.
+# Where its image comes from: as `api_image`.
 dashboard_image: str = ""

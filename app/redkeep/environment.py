@@ -53,7 +53,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     """The variables of an env file: `NAME=value` lines, `#` comment lines, a value bare or in one pair of quotes.
 
     Only what systemd, Docker and a shell read alike is accepted. Raises ConfigurationError, with the line number and
-    never the value, for a substitution (`$(...)`, `${...}`, backticks: they stay literal text, mistake 40), a space in
+    never the value, for a substitution (`$(...)`, `${...}`, backticks: they would stay literal text), a space in
     a bare value, a name given twice, an unknown REDIS_ variable, or a file that cannot be read.
     """
     variables = _variables(path)
@@ -68,6 +68,14 @@ def read_env_file(path: Path) -> dict[str, str]:
         if name.startswith("REDIS_"):
             raise ConfigurationError(f"{path}: {name} is not a setting of Redkeep; check the spelling or remove it")
     return variables
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Every file that the settings of an env file come from: itself, the one beside it that LOCAL names, and secrets in files of their
+    own. Raises ConfigurationError like `read_env_file`."""
+    beside, variables = _variables(path).get(LOCAL), read_env_file(path)
+    pointers = (variables.get(f"{field.upper()}_FILE") for field in sorted(SECRETS))
+    return (path, *(Path(file) for file in (beside, *pointers) if file))
 
 
 def _variables(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from redkeep.environment import SECRETS, SOURCE, collect, read_env_file
+from redkeep.environment import SECRETS, SOURCE, collect, files_of, read_env_file
 from redkeep.errors import ConfigurationError
 from redkeep.target import DEFAULT_CLIENT, DEFAULT_PORT, FOR_THE_CACHE, Target, build_target, parse_url, reconcile
 
@@ -150,9 +150,13 @@ class Settings(BaseSettings):
 
     def files(self) -> tuple[Path, ...]:
         """The files that `reread` reads, beside the environment: where a rotated key or password shows."""
-        named = self._origin.get("_env_file") or os.environ.get(SOURCE)
-        pointers = () if named else (os.environ.get(f"{field.upper()}_FILE") for field in sorted(SECRETS))
-        return tuple(Path(file) for file in (named, *pointers) if file)
+        if named := self._origin.get("_env_file") or os.environ.get(SOURCE):
+            try:
+                return files_of(Path(named))
+            except ConfigurationError:  # it is not there yet, or half written
+                return (Path(named),)
+        pointers = (os.environ.get(f"{field.upper()}_FILE") for field in sorted(SECRETS))
+        return tuple(Path(file) for file in pointers if file)
 
     @property
     def redis_security_enabled(self) -> bool:
@@ -186,4 +190,3 @@ class _Environment(PydanticBaseSettingsSource):
 
 def _plain(value: object) -> Any:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
-

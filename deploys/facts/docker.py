@@ -33,6 +33,11 @@ except FileNotFoundError:
 except (ValueError, OSError):
     print("broken")"""
 
+# Where the engine keeps its images, or will once it runs, as "$root", and the part of that path which is "$there" already.
+_ROOT = f"""root=$(timeout 10 docker info --format '{{{{.DockerRootDir}}}}' 2>/dev/null)
+[ -n "$root" ] || root=$(sed -n 's/.*"data-root": *"\\([^"]*\\)".*/\\1/p' {SETTINGS_FILE} 2>/dev/null)
+root=${{root:-/var/lib/docker}}; there=$root; while [ ! -d "$there" ]; do there=$(dirname "$there"); done"""
+
 
 @dataclass(frozen=True)
 class Container:
@@ -130,7 +135,8 @@ class DockerState:
     ``settings`` the content of daemon.json, None when it is no JSON object; ``source`` the SHA-256 of the server's files that an
     image is built from; ``identity`` the server's "uid:gid", ``app_identity`` that of the API, ``app_group`` the gid of the
     app's group; ``images`` ids by reference; ``versions`` what runs in each, by image id; ``noted`` the ids by reference as
-    they were when the images came; ``processors`` how many; ``room`` KiB that are free for images, None when nobody knows."""
+    they were when the images came; ``processors`` how many; ``root`` where the engine keeps images, ``room`` the KiB
+    that are free there, None when nobody knows."""
 
     server: str = ""
     compose: str = ""
@@ -147,6 +153,7 @@ class DockerState:
     versions: Mapping[str, str] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)
     processors: int = 1
+    root: str = "/var/lib/docker"
     room: int | None = None
     routes: tuple[str, ...] = ()
 
@@ -174,7 +181,9 @@ echo "identity $(id -u {user} 2>/dev/null):$(id -g {user} 2>/dev/null)"
 echo "app-identity $(id -u {app_user} 2>/dev/null):$(id -g {app_user} 2>/dev/null)"
 echo "app-group $(getent group {app_group} 2>/dev/null | cut -d: -f3)"
 echo "processors $(nproc)"
-echo "room $(df -kP /var/lib/docker /var/lib 2>/dev/null | awk 'NR == 2 {{print $4}}')"
+{_ROOT}
+echo "root $root"
+echo "room $(df -kP "$there" 2>/dev/null | awk 'NR == 2 {{print $4}}')"
 echo '{mark}versions'
 cat {VERSIONS} 2>/dev/null
 echo '{mark}stack'
@@ -221,6 +230,7 @@ def docker_of(parts: Mapping[str, Sequence[str]]) -> DockerState:
         processors=int(words.get("processors", "1") or 1),
         versions={line[0]: line[1] for line in came if len(line) > 1},
         noted={line[2]: line[0] for line in came if len(line) > 2},
+        root=words.get("root") or "/var/lib/docker",
         room=int(room) if (room := words.get("room")) else None,
         routes=tuple(line for line in map(str.strip, parts.get("routes", ())) if _is_network(line)),
     )

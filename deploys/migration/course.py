@@ -239,7 +239,10 @@ def may_begin(passage: Passage) -> str:
     if not window.position.started:
         if survey.file(MANAGED).kind:
             return "this Redis was set up by Redkeep, there is nothing to migrate: use deploys/secure_redis.py."
-        return legacy.problem(site, legacy.inspect(site), survey.memory_bytes)
+        found = legacy.inspect(site)
+        if told := legacy.notice(found):
+            site.say(told)
+        return legacy.problem(site, found, survey.memory_bytes)
     config, engine = survey.file(site.bundle.engine.config).sha256, site.bundle.engine
     if window.documented and passage.level < LEVELS["close"] and config not in (window.original, window.extended):
         return (

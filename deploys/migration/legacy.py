@@ -8,18 +8,23 @@ from dataclasses import dataclass, field
 from deploys.engine import Engine
 from deploys.migration.window import FOLDER, pairs
 from deploys.site import Site
+from redkeep.access.acl import CACHE_KEY_PREFIX
 
 # A snapshot is written beside the old one, copied and read by a second server: twice its size, and some air.
 COPIES = 2
 SPARE_BYTES = 64 * 1024**2
+
+# Shell that prints how many keys were looked at, and how many of them are not the cache's. With `r` of `access`.
+OTHER_KEYS = f"""r --no-raw --scan | head -100000 | awk '
+    /^"/ {{ seen++; if (index($0, "\\"{CACHE_KEY_PREFIX}") != 1) others++ }} END {{ print "keys", seen + 0, others + 0 }}'"""
 
 
 @dataclass(frozen=True)
 class Legacy:
     """``info`` and ``config`` of the running server, ``ping`` its answer; ``free`` in bytes where the backup and where the data
     go, ``memory`` what a new process can have; ``users`` how many it has beside `default`, in its configuration file or running,
-    ``acl_file`` whether it has a file of them; ``main`` the number of the process that systemd knows as its service's, "0" for none, ""
-    without systemd."""
+    ``acl_file`` whether it has a file of them; ``other_keys`` how many of the ``keys_seen`` are not the cache's; ``main`` the number of
+    the process that systemd knows as its service's, "0" for none, "" without systemd."""
 
     ping: str = ""
     port: int = 6379
@@ -31,6 +36,8 @@ class Legacy:
     users: int = 0
     acl_file: bool = False
     main: str = ""
+    keys_seen: int = 0
+    other_keys: int = 0
 
 
 # Shell that defines `words NAME FILE`: the words of a setting in redis.conf, of its last line, one on each line. They are split as
@@ -89,6 +96,7 @@ r CONFIG GET '*' | sed 's/^/config /'
 echo "users $(( $(grep -ciE '^[[:space:]]*user[[:space:]]' "$conf") + $(r ACL USERS | grep -cvx default) ))"
 [ ! -e {engine.acl_file} ] || echo 'file yes'
 [ ! -d /run/systemd/system ] || echo "main $(systemctl show -p MainPID --value {engine.unit})"
+{OTHER_KEYS}
 sed -n 's/^MemAvailable: */memory /p' /proc/meminfo
 for f in {FOLDER} {engine.data_folder}; do
     while [ ! -d "$f" ]; do f=${{f%/*}}; done; echo "free $(df -Pk --output=avail "$f" | tail -1)"
@@ -97,6 +105,7 @@ done""")
     for line in lines if ok else []:
         name, _, value = line.partition(" ")
         parts.setdefault(name, []).append(value)
+    seen, others = (int(word) for word in parts.get("keys", ["0 0"])[0].split())
     door = parts.get("door", ["127.0.0.1 6379"])[0].split()
     return Legacy(
         ping=parts.get("ping", [""])[0],
@@ -109,6 +118,18 @@ done""")
         users=int(parts.get("users", ["0"])[0] or 0),
         acl_file="file" in parts,
         main=parts.get("main", [""])[0],
+        keys_seen=seen,
+        other_keys=others,
+    )
+
+
+def notice(found: Legacy) -> str:
+    """What does not hinder a migration and must be known before it; empty when there is nothing."""
+    if not found.other_keys:
+        return ""
+    return (
+        f"{found.other_keys} of {found.keys_seen} keys looked at do not begin with {CACHE_KEY_PREFIX} - the apps' user may not use these: "
+        "if an app still needs them, move them to another Redis before its settings change (docs/migration.md, Before the day)."
     )
 
 

@@ -84,6 +84,11 @@ class Passage:
         return Holder(who(), run_name(), machine(), os.getpid(), self.verb, self.stage.name)
 
     @property
+    def purpose(self) -> str:
+        """What this run does to the stage, in its words for that way."""
+        return self.stage.description if self.verb == "migrate" else self.stage.rollback
+
+    @property
     def keeps_journal(self) -> bool:
         """Only the server's host has one; an app host follows it."""
         return self.site.bundle.is_redis
@@ -159,7 +164,7 @@ def take(passage: Passage) -> Generator[StringCommand, None, None]:
         return
     event: Event = "begun" if passage.verb == "migrate" else "rolling back"
     if state.current_stage != StateStage.Execute:
-        passage.site.say(f"would {passage.verb} {passage.stage.name}: {passage.stage.description}")
+        passage.site.say(f"would {passage.verb} {passage.stage.name}: {passage.purpose}")
     else:
         seen = passage.window
         passage.refresh()
@@ -169,7 +174,7 @@ def take(passage: Passage) -> Generator[StringCommand, None, None]:
         if passage.others_worked(seen):
             yield fail(f"{passage.site.bundle.name}: another run {_SINCE}")
             return
-        passage.site.say(f"{passage.verb} {passage.stage.name}: {passage.stage.description}")
+        passage.site.say(f"{passage.verb} {passage.stage.name}: {passage.purpose}")
     other = passage.window.holder
     line = shlex.quote(passage.holder.line())
     free = f"grep -qsF {shlex.quote(other.line())} {HOLDER}" if other else "false"
@@ -181,7 +186,7 @@ def take(passage: Passage) -> Generator[StringCommand, None, None]:
             f'[ "$(cat {JOURNAL} 2>/dev/null | grep -c .)" = {len(passage.window.runs)} ] || '
             f"{{ echo 'another run {_SINCE}' >&2; exit 1; }}\n"
             f"umask 077; printf '%s\\n' {line} > {HOLDER}.new; mv -f {HOLDER}.new {HOLDER}; touch {OPEN}\n"
-            + passage.entry(event, passage.stage.description)
+            + passage.entry(event, passage.purpose)
         ),
         _sudo=passage.site.sudo,
     )

@@ -158,6 +158,7 @@ def plan(passage: Passage, survey: Survey) -> Iterator[Difference]:
     lines += [
         "",
         "By hand, when nothing else works (root on this host):",
+        f"  redkeep-cli SAVE || {engine.cli} SAVE   # the data of this moment: after the stage close a stop writes nothing",
         f"  cp -a {original_file(engine)} {engine.config}",
         f"  rm -f {engine.drop_in}; systemctl daemon-reload",
         f"  systemctl stop {engine.unit}",

@@ -9,6 +9,7 @@ from deploys.credentials import key_ids
 from deploys.facts.survey import Survey
 from deploys.migration.passage import Passage
 from deploys.stages.wanted import CLI
+from redkeep.crypto.envelope import KEY_ID
 from redkeep.migration.census import LOOK_SECONDS, Census
 
 # Only names of entries go on to the second client: a name with a line break in it would be a command of its own.
@@ -20,7 +21,6 @@ timeout {LOOK_SECONDS:.0f} {CLI} --scan --pattern 'ai_cache:op:*|h:*' | grep -Ex
 _LINE = re.compile(r'\s*(\d+) "(.*)"')
 _ESCAPE = re.compile(r"\\x([0-9a-f]{2})|\\(.)")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b"}
-_KEY_ID = slice(3, 11)
 
 
 def keys_are_known(passage: Passage, survey: Survey) -> str:
@@ -46,8 +46,8 @@ def counted(lines: Iterable[str]) -> Census:
         if not (found := _LINE.fullmatch(line)):
             continue
         header = _ESCAPE.sub(_unescaped, found[2]).encode("latin-1", "replace")
-        if header[:1] == b"\xc1" and len(header) == _KEY_ID.stop:
-            key_id = header[_KEY_ID].hex()
+        if header[:1] == b"\xc1" and len(header) == KEY_ID.stop:
+            key_id = header[KEY_ID].hex()
             census.sealed[key_id] = census.sealed.get(key_id, 0) + int(found[1])
     return census
 

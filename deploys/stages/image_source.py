@@ -56,8 +56,9 @@ class ImageSource:
                 f"the image in {file.path} is for {file.architecture or 'an unknown architecture'}, this host is {own}: "
                 f"save one for {own}."
             )
-        if survey.docker.room is not None and survey.docker.room < needed:
-            return f"{survey.docker.room // 1024} MiB are free for images, {needed // 1024} MiB are needed: make room in /var/lib/docker."
+        docker = survey.docker
+        if docker.room is not None and docker.room < needed:
+            return f"{docker.room // 1024} MiB are free for images, {needed // 1024} MiB are needed: make room in {docker.root}."
         return ""
 
 

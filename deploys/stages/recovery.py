@@ -29,6 +29,8 @@ ARGUMENTS = ("file", "force", "backups_folder")
 
 NEW = f"{STATE}/restore-new"
 BEFORE = f"{STATE}/restore-before"
+# Says that a run has begun to replace what is set aside there: from then on it alone is the old data.
+BEGUN = f"{BEFORE}/begun"
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,13 @@ def _try(site: Site, backup: Backup) -> int:
 
 
 def _set_aside(site: Site, plan: Plan) -> str:
-    """Keep what the server has now, sealed on the operator's side and ready on the host, and say so. What an interrupted run
-    has set aside is older, and stays."""
+    """Keep what the server has now, sealed on the operator's side and ready on the host, and say so. On the host stays what a run
+    that died had begun to replace: it is older, and to be gone back to."""
     kept = sum(keys_of(site))
-    if site.run(f"[ -s {BEFORE}/dump.rdb ]")[0]:
-        return "the data that an earlier run saved is kept"
-    made = backing_up.make(site, plan.folder, leave=BEFORE)
-    return f"the {kept} current keys are backed up in {made.path}"
+    begun = site.run(f"[ -s {BEFORE}/dump.rdb ] && [ -e {BEGUN} ]")[0]
+    made = backing_up.make(site, plan.folder, leave="" if begun else BEFORE)
+    earlier = "; the data that an earlier run began to replace is kept on the host, too" if begun else ""
+    return f"the {kept} current keys are backed up in {made.path}{earlier}"
 
 
 def _replace(site: Site, backup: Backup, loaded: int) -> str:
@@ -158,6 +160,8 @@ def _replace(site: Site, backup: Backup, loaded: int) -> str:
         problem = str(error).removeprefix(f"{site.bundle.name}: ")
     if problem:
         _swap(site, BEFORE)
+        with suppress(DeployError):
+            snapshot.remove(site, BEFORE)
     return problem
 
 
@@ -174,6 +178,7 @@ def _swap(site: Site, source: str) -> None:
     clean = "rm -f dump.rdb" if site.bundle.knobs.redis_persistence == "off" else "true"
     script = f"""cd {engine.data_folder}; trap 'rm -rf .redkeep.rdb .redkeep.aof' EXIT
 {beside.format(source=source)}
+: > {BEGUN}
 {stop}
 {place}
 ( {start}

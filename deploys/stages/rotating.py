@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pyinfra import host, inventory, state
@@ -15,7 +16,7 @@ from deploys import sessions
 from deploys.credentials import key_ids
 from deploys.invocation import invocation
 from deploys.operations.converge import differences_of, fail, scripts
-from deploys.rotation import Rotation, open_rotation
+from deploys.rotation import Rotation, open_rotation, show_api_key
 from deploys.site import Site, hosts_of_run
 from deploys.stages import api, application, server, service
 from deploys.stages.comparison import keys_of
@@ -148,15 +149,15 @@ def quiet(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None
     except DeployError as error:
         yield fail(str(error))
         return
-    if sentence := still_used(use, minutes=rotation.quiet):
+    if sentence := still_used(use, minutes=rotation.quiet, secrets=rotation.secrets):
         yield fail(f"{site.bundle.name}: {sentence}")
 
 
-def still_used(use: Mapping[str, Any], *, minutes: int) -> str:
+def still_used(use: Mapping[str, Any], *, minutes: int, secrets: Path) -> str:
     """Why the old API key must not go yet, by what the API says of it; "" when nobody has used it for so long."""
     last, watched = use["seconds_since_last"], float(use["watched_seconds"])
     remedy = (
-        "Both stay valid: callers find the new one in `redkeep secrets show --reveal api`. Then run the same command again; "
+        f"Both stay valid: `{show_api_key(secrets)}` prints the new one for the callers. Then run the same command again; "
         "--data quiet=MINUTES shortens the wait, --data force=yes skips it."
     )
     if last is not None and last < minutes * 60:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pyinfra.api import deploy
 
-from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
+from deploys.difference import Difference, ManagedFile, encode, file_differences, folder_differences
 from deploys.engine import Engine
 from deploys.facts.survey import Question, Survey, UnitState
 from deploys.operations.converge import converge
@@ -124,7 +124,8 @@ def certificates(site: Site, survey: Survey) -> Iterator[Difference]:
 
 
 def configuration(site: Site, survey: Survey) -> Iterator[Difference]:
-    """redis.conf, users.acl and the OpenSSL policy. A new text is tried by a throwaway server first."""
+    """redis.conf, users.acl and the OpenSSL policy. New texts are tried by a throwaway server first, both together: where they are
+    refused, both stay as they were."""
     engine = site.bundle.engine
     group, folder = engine.user, engine.folder
     parts = sections(site, survey)
@@ -132,19 +133,28 @@ def configuration(site: Site, survey: Survey) -> Iterator[Difference]:
     acl = acl_file(users(site, survey)).encode()
     policy = openssl_policy(site.bundle.knobs.tls_minimum_version)
     yield from file_differences([ManagedFile(f"{folder}/openssl.cnf", policy, group=group, mode="0640")], survey)
-    acl_wrong = list(file_differences([ManagedFile(engine.acl_file, acl, group=group, mode="0640")], survey))
-    config_wrong = list(file_differences([ManagedFile(engine.config, config, group=group, mode="0640")], survey))
-    if config_wrong:
-        # The users first, then the configuration, tried together with them.
-        yield from acl_wrong
-        attempt = trial(site, survey, config='"$t"', acl=engine.acl_file)
-        yield from file_differences([ManagedFile(engine.config, config, group=group, mode="0640")], survey, before=attempt)
+    users_file = ManagedFile(engine.acl_file, acl, group=group, mode="0640")
+    config_file = ManagedFile(engine.config, config, group=group, mode="0640")
+    here, beside = '"$t"', '"$c"'
+    if config_file.wrong(survey.file(engine.config)):
+        attempt = f"{_beside(config_file)}\n{trial(site, survey, config=beside, acl=here)}"
     else:
-        attempt = trial(site, survey, config=engine.config, acl='"$t"')
-        yield from file_differences([ManagedFile(engine.acl_file, acl, group=group, mode="0640")], survey, before=attempt)
+        attempt = trial(site, survey, config=engine.config, acl=here)
+    tried = file_differences([users_file], survey, before=attempt)
+    yield from tried
+    attempt = "" if tried else trial(site, survey, config=here, acl=engine.acl_file)
+    yield from file_differences([config_file], survey, before=attempt)
     if not survey.has_systemd and not site.bundle.in_container:
         defaults = f"# Managed by redkeep: do not edit. Read by the init script.\nexport OPENSSL_CONF={folder}/openssl.cnf\nulimit -c 0\n"
         yield from file_differences([ManagedFile(f"/etc/default/{engine.package}", defaults.encode())], survey)
+
+
+def _beside(file: ManagedFile) -> str:
+    """Shell that writes a text which holds no secret as "$c", beside its place, for as long as the script of another file runs."""
+    return f"""c=$(mktemp {file.path.rpartition("/")[0]}/.redkeep.XXXXXXXX); trap 'rm -f "$t" "$c"' EXIT
+base64 -d > "$c" <<'redkeep'
+{encode(file.content)}redkeep
+chown {file.owner}:{file.group} "$c" && chmod {file.mode} "$c" || exit 1"""
 
 
 def trial(site: Site, survey: Survey, *, config: str, acl: str) -> str:
@@ -254,9 +264,11 @@ def foreign_texts(engine: Engine, unit: UnitState) -> list[str]:
 def server_files(site: Site) -> None:
     converge(site, new_passwords, name="Accept new passwords")
     converge(site, folders, name="Create the server's folders")
-    converge(site, operator_access, name="Give root on the host the operator's login")
+    converge(site, operator_files, name="Give root on the host the operator's login")
     converge(site, certificates, name="Install the certificates")
     converge(site, configuration, name="Write the configuration and the users")
+    # Not before: where the new configuration is refused, the command still asks the server that is there.
+    converge(site, operator_command, name="Write the operator's command")
     converge(site, health, name="Write the container's health check")
     converge(site, old_data, name="Remove unused data")
     converge(site, drop_in, name="Write the sandbox")

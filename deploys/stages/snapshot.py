@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 from pyinfra.api import DeployError
 
+from deploys.difference import encode
 from deploys.engine import Engine
 from deploys.site import Site
 from deploys.stages.machine import STATE
 from deploys.stages.wanted import CLI
 
-# A piece travels as one line of base64; so much memory it takes on both sides, a few times over.
+# A piece travels as base64, with one command; so much memory it takes on both sides, a few times over.
 PIECE_BYTES = 4 * 1024 * 1024
 
 # A folder that nobody has touched for so long belongs to a run that died: each piece that is fetched touches it.
@@ -77,11 +78,23 @@ def fetch(site: Site, snapshot: Snapshot) -> Iterator[bytes]:
 def send(site: Site, content: Iterable[bytes], *, folder: str, sha256: str) -> None:
     """Put a snapshot into a new folder of the host, root's alone. Raises DeployError: no room, or another checksum arrived."""
     _do(site, f"umask 077; rm -rf {folder}; mkdir -m 0700 {folder}; : > {folder}/dump.rdb", "no folder")
-    for piece in content:
-        _do(site, f"base64 -d >> {folder}/dump.rdb", "no room", stdin=base64.b64encode(piece).decode() + "\n")
+    for piece in _pieces(content):
+        _do(site, f"base64 -d >> {folder}/dump.rdb", "no room", stdin=encode(piece))
     lines = _do(site, f"sync {folder}/dump.rdb; sha256sum < {folder}/dump.rdb", "no checksum")
     if lines[0].split()[0] != sha256:
         raise DeployError(f"{site.bundle.name}: the snapshot arrived damaged: run again.")
+
+
+def _pieces(content: Iterable[bytes]) -> Iterator[bytes]:
+    """The same in pieces of PIECE_BYTES, the last one shorter: a round trip each."""
+    waiting = bytearray()
+    for part in content:
+        waiting += part
+        while len(waiting) >= PIECE_BYTES:
+            yield bytes(waiting[:PIECE_BYTES])
+            del waiting[:PIECE_BYTES]
+    if waiting:
+        yield bytes(waiting)
 
 
 def remove(site: Site, folder: str) -> None:

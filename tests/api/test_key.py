@@ -130,6 +130,13 @@ def test_wrong_settings_stop_the_start(server: Server, change: dict[str, object]
     assert not [v for n, v in variables.items() if n.startswith(("REDKEEP_API_KEY", "REDIS_ENC")) and "/" not in v and v and v in words]
 
 
+def test_a_file_without_a_key(server: Server, tmp_path: Path) -> None:
+    """An empty one is named as that, not as a variable that is not set; one of several lines is no key."""
+    for content, said in (("\n", f"REDKEEP_API_KEY_FILE: {tmp_path}/key is empty"), ("a1b2c3d4" * 8 + "\nx\n", "contains a space, a line end")):
+        write(tmp_path / "key", content)
+        assert said in refusal(environment(server, redkeep_api_key=None, redkeep_api_key_file=tmp_path / "key"))
+
+
 def test_the_key_is_no_other_secret(server: Server) -> None:
     """Neither the password of the cache nor of the monitor."""
     for user in ("cache_service", "monitor"):

@@ -45,7 +45,8 @@ def test_the_status_has_the_five_fields_and_their_evidence(api: Api) -> None:
     five = ("redis_authenticated", "tls_enabled", "encryption_enabled", "network_isolated")
     assert [True] * 4 == [long[name] for name in five]
     assert {"login", "TLS", "rights", "data", "network", "files", "host"} == {control["group"] for control in long["posture"]}
-    assert {"server", "client", "CA"} == {each["whose"] for each in long["certificates"]}
+    node = api.get("/internal/monitoring/nodes").json()["nodes"][0]["node"]
+    assert {("server", node), ("client", None), ("CA", None)} == {(each["whose"], each["node"]) for each in long["certificates"]}
     assert [True] == [key["primary"] for key in long["key_ages"]]
 
 

@@ -299,7 +299,7 @@ def test_the_distributions_rules_take_no_table_of_the_stack_with_them(box: Box) 
 def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path) -> None:
     """To native and back, by an image from an archive: the app's password and the authority stay, the data where it is kept, every
     control holds, nothing of the other runtime runs. An image that cannot be had, does not run, does not listen or does not take the new
-    configuration leaves the native server at work."""
+    configuration leaves the native server, its files and the operator's command as they were."""
     before = box.host.check(CREDENTIALS)
     name = box.host.check("docker image ls --format '{{.Repository}}:{{.Tag}}' localhost/redkeep/redis")
     box.host.check(f"{CLI} SET kept here")
@@ -312,7 +312,8 @@ def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path
     box.deployment.run("secure_redis", "--data", "redis_runtime=native", *without).ok()
     assert box.answers()
     assert box.host.check("docker ps --all --quiet --filter label=com.docker.compose.project=redkeep") == ""
-    assert box.host.check("systemctl is-active redkeep-api").strip() == "active"
+    native = f"systemctl is-active {box.engine}-server redkeep-api; {CLI} PING; sha256sum /etc/{box.engine}/*.*"
+    assert ["active", "active", "PONG"] == (at_work := box.host.check(native)).split()[:3]
     for wanted, says in (
         (f"127.0.0.1:5000/none@{'sha256:' + 'a1' * 32}", "cannot be pulled"),
         (no_server, f"does not run {box.engine}-server"),
@@ -323,8 +324,7 @@ def test_a_switch_keeps_what_is_kept_and_goes_both_ways(box: Box, tmp_path: Path
         run = box.deployment.run("secure_redis", "--data", f"container_image={wanted}")
         assert run.code != 0
         assert says in run.output
-        assert box.host.check(f"systemctl is-active {box.engine}-server").strip() == "active"
-        assert box.answers(seconds=0), says
+        assert (at_work, True) == (box.host.check(native), box.answers(seconds=0)), says
     box.deployment.run("secure_redis", "--data", f"container_image={path}").ok()
     assert box.answers()
     assert ":archive-" in str(box.container()["Config"]["Image"])  # type: ignore[index]

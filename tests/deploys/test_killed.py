@@ -38,6 +38,7 @@ OPERATIONS = {
     "Give root on the host the operator's login": (60,),
     "Install the certificates": (60,),
     "Write the configuration and the users": (80, 250),
+    "Write the operator's command": (40,),
     "Write the container's health check": (),
     "Remove unused data": (),
     "Write the sandbox": (60,),

@@ -119,6 +119,7 @@ class Machine:
             "redis": "redis" in self.wanted.member.groups,
             "api": bool(self.api),
             "api_runtime": self.api,
+            "dashboard": self.dashboard,
         }
 
     @property

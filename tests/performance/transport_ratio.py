@@ -1,4 +1,4 @@
-"""What the multiplexed transport costs against redis-py asyncio, plaintext and raw (A0 of performance.md), in one run.
+"""What the multiplexed transport costs against redis-py asyncio, plaintext and raw, in one run.
 
     python -m tests.performance.transport_ratio [--seconds 60] [--size 2048] [--concurrency 1 16 64] [--json FILE]
 

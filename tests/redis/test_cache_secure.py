@@ -106,7 +106,7 @@ def test_constructor_of_the_prd(server: Server, monkeypatch: pytest.MonkeyPatch)
 def test_refused_configurations(
     arguments: dict[str, Any], environment: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weak, wrong, or less than the environment demands: an error, never a weaker connection (mistakes 26 and 27)."""
+    """Weak, wrong, or less than the environment demands: an error, never a weaker connection."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=named) as caught:
@@ -139,7 +139,7 @@ def test_tls_without_a_ca_is_not_tls_without_checks(server: Server) -> None:
 def test_failures_are_told_apart(
     server: Server, files: Files, client: str, changes: dict[str, Any], kind: str, event: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refused login, a failed handshake and a server that is away: each its own counter, event and log line (mistake 24)."""
+    """A refused login, a failed handshake and a server that is away: each its own counter, event and log line."""
     if "redis_tls_ca_file" in changes:
         changes = {"redis_tls_ca_file": files.folder / "foreign-ca.crt"}
     if "redis_url" in changes:

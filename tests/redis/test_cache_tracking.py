@@ -81,12 +81,12 @@ def test_many_are_answered_from_memory(tracked: Server) -> None:
         async with two(tracked) as (ours, theirs):
             await theirs.set_many({"a": 1, "b": 2, "c": 3})
             assert await ours.get("a") == 1
-            assert await ours.get_many("abcd") == {"a": 1, "b": 2, "c": 3}
+            assert await ours.get_many([*"abcd"]) == {"a": 1, "b": 2, "c": 3}
             assert len(ours.memory_cache) == 3
             assert [(await ours.get(key), from_memory(ours)) for key in "abc"] == [(1, True), (2, True), (3, True)]
             await theirs.set("b", "new")
             await heard(ours)
-            assert [len(ours.memory_cache), await ours.get_many("abc")] == [2, {"a": 1, "b": "new", "c": 3}]
+            assert [len(ours.memory_cache), await ours.get_many([*"abc"])] == [2, {"a": 1, "b": "new", "c": 3}]
             tiers = [each.additional_data["cache_tier"] for each in ours.performance_monitor.cache_operation_times[-3:]]
             assert tiers == ["memory", "redis", "memory"]
             assert ours._watch is not None
@@ -105,9 +105,9 @@ def test_a_word_that_overtakes_the_reader_of_many(tracked: Server) -> None:
             assert ours.redis is not None
             execute, name = ours.redis.execute, ours._entry_name("k")
             both = {"k": "old", "l": "old"}
-            assert await asyncio.gather(execute("PING"), ours.get_many("kl"), execute("DEL", name)) == [b"PONG", both, 1]
+            assert await asyncio.gather(execute("PING"), ours.get_many([*"kl"]), execute("DEL", name)) == [b"PONG", both, 1]
             assert list(ours.memory_cache) == [ours._entry_name("l")]
-            assert await ours.get_many("kl") == {"l": "old"}
+            assert await ours.get_many([*"kl"]) == {"l": "old"}
 
     asyncio.run(work())
 

@@ -186,7 +186,7 @@ def test_refused_command(server: Server) -> None:
 
 
 def test_refused_port(server: Server) -> None:
-    """Nothing listens: an unavailable server, not a failed login (mistake 24)."""
+    """Nothing listens: an unavailable server, not a failed login."""
     assert ServerUnavailableError is type(error_of(server.target(redis_url=f"rediss://127.0.0.1:{free_port()}/0")))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_refusals(
     server: Server, tmp_path: Path, more: tuple[str, ...], changes: dict[str, str], janitor: bool, says: str
 ) -> None:
     """One sentence that names what is missing, and exit code 2; no secret in it."""
+    empty(server)  # entries of a test before, sealed with other keys, would be refused first
     run = command(server, tmp_path, *more, janitor=janitor, **changes)
     out, err = run.communicate(timeout=30)
     assert run.returncode == 2, (out, err)
@@ -71,6 +73,23 @@ def test_the_summary_names_what_is_left(server: Server, tmp_path: Path) -> None:
     assert "3 entries encrypted: 3 were readable, 0 had an older key" in out
     assert f"1 left as they are: encrypted with key {(b'k' * 8).hex()}" in out
     assert "1 left as they are: neither this cache nor the old class wrote them" in out
+
+
+def test_an_interrupted_run_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
+    """Ctrl-C: exit code 130 and what to do next; the same command then does the rest."""
+    empty(server)
+    fill(server, list(requests(40)))
+    run = command(server, tmp_path, "--rate", "4")
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.wait(timeout=4)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=30)
+    assert (run.returncode, out) == (130, "")
+    assert "interrupted; nothing is lost, and the same command continues" in err
+    assert "Traceback" not in err
+    again = command(server, tmp_path)
+    assert again.communicate(timeout=30)[0]
+    assert again.returncode == 0
 
 
 @pytest.mark.parametrize("way", [(), ("--reverse",)], ids=["there", "back"])

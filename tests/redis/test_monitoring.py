@@ -253,6 +253,7 @@ def test_the_command_tries_the_channels(
     settings, mails, posts = channels
     path = str(env_file(server, tmp_path, **settings))
     assert main(["alerts", "test", "--env-file", path]) == 0
+    assert ["-     log", "ok    email", "ok    webhook"] == [each[:6] + each[6:].split()[0] for each in capsys.readouterr().out.splitlines()]
     assert (1, 1) == (len(mails.taken), len(posts.taken))
     posts.answer = lambda number: (500, {})
     assert main(["alerts", "test", "--env-file", path]) == 1

@@ -63,7 +63,8 @@ def test_the_text_is_what_prometheus_reads(promtool: str, text: str, server: Ser
     assert (0, "") == (done.returncode, done.stdout + done.stderr)
     assert 'redkeep_posture{control="login",state="ok"} 1.0' in text
     assert f'redkeep_node_up{{node="127.0.0.1:{server.port}"}} 1.0' in text
-    assert 'redkeep_certificate_seconds_left{whose="server"}' in text
+    assert f'redkeep_certificate_seconds_left{{node="127.0.0.1:{server.port}",whose="server"}}' in text
+    assert 'redkeep_certificate_seconds_left{node="",whose="CA"}' in text
     assert 'redkeep_security_events_total{kind="decryption_failure",success="false"} 0.0' in text
 
 

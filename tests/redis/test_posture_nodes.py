@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,8 @@ from redkeep.access.acl import USERS
 from redkeep.cli import main
 from redkeep.monitoring import probes
 from redkeep.monitoring.control import Control
-from tests.redis.server import Server, free_port
+from redkeep.monitoring.service import MonitoringService
+from tests.redis.server import Files, Server, free_port
 from tests.redis.watched import env_file
 
 
@@ -81,6 +84,57 @@ def test_a_replica_is_not_written_to(two: tuple[Server, Server, Path], capsys: p
     with first.log_in() as operator:
         assert ["OK"] == operator.ask(("REPLICAOF", "127.0.0.1", "1"))
     assert "unknown" == status(path, capsys)[1]["sealed round trip"].state
+
+
+def test_the_certificates_of_every_node(
+    two: tuple[Server, Server, Path], files: Files, start: Callable[..., Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each server's own, with its node, the one that ends first before the others; ours and the CA's once. A node that is away has none."""
+    cert, key = files.pair("ending", ["localhost", "127.0.0.1"], use="server", days=13)
+    third = start(tls_cert_file=str(cert), tls_key_file=str(key))
+    first, second, _ = two
+    second.stop()
+    nodes = ",".join(f"127.0.0.1:{server.port}" for server in (first, second, third))
+    main(["status", "--env-file", str(env_file(first, tmp_path, security_monitor_nodes=nodes)), "--json"])
+    found = json.loads(capsys.readouterr().out)["certificates"]
+    assert ("server", f"127.0.0.1:{third.port}", "weak") == (found[0]["whose"], found[0]["node"], found[0]["state"])
+    servers = [("server", f"127.0.0.1:{server.port}") for server in (first, third)]
+    assert Counter([("CA", None), ("client", None), *servers]) == Counter((each["whose"], each["node"]) for each in found)
+
+
+def test_what_changes_is_told_of_each_node(two: tuple[Server, Server, Path]) -> None:
+    """The same control, weak on one node after the other: each is an event with its node, and an alert at once. One heals: an event of level
+    info and no alert; the alert that lasts names the other one alone, and is over when that heals."""
+    names = [f"127.0.0.1:{server.port}" for server in two[:2]]
+    steps: list[tuple[str, list[tuple[Any, ...]], list[str]]] = []
+
+    async def run() -> None:
+        monitoring = MonitoringService(env_file=two[2], state_file=None)
+        try:
+            await monitoring.probe()
+            for server, value in ((two[0], "optional"), (two[1], "optional"), (two[0], "yes"), (two[1], "yes")):
+                with server.log_in() as operator:
+                    operator.ask(("CONFIG", "SET", "tls-auth-clients", value))
+                seen = len(monitoring.events())
+                await monitoring.probe()
+                new = monitoring.events()[: len(monitoring.events()) - seen]
+                changes = [
+                    (event["details"]["node"], event["details"]["control"], event["details"]["state"], event["severity"])
+                    for event in new if event["type"] == "posture_changed"
+                ]  # fmt: skip
+                alerts = [event["details"]["state"] for event in new if event["type"] == "alert"]
+                steps.append((", ".join(alerts), changes, [each["message"] for each in monitoring.alerts()["active"]]))
+        finally:
+            await monitoring.close()
+
+    asyncio.run(run())
+    first, second = (f"mutual TLS on {name}" for name in names)
+    assert [
+        ("firing", [(names[0], "mutual TLS", "weak", "error")], [f"Weak: {first}"]),
+        ("firing", [(names[1], "mutual TLS", "weak", "error")], [f"Weak: {', '.join(sorted((first, second)))}"]),
+        ("", [(names[0], "mutual TLS", "ok", "info")], [f"Weak: {second}"]),
+        ("resolved", [(names[1], "mutual TLS", "ok", "info")], []),
+    ] == steps
 
 
 def test_the_service_probes_every_node(two: tuple[Server, Server, Path]) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from redkeep import ServerUnavailableError
 from redkeep.crypto.keyring import generate_key
 from redkeep.monitoring import probes, rights
 from redkeep.monitoring.certificates import certificates
 from redkeep.monitoring.control import Control
+from redkeep.monitoring.node import Node
 from redkeep.monitoring.posture import assess
+from redkeep.monitoring.probes import REDEPLOY
 from redkeep.monitoring.round_trip import sealed_round_trip
 from redkeep.monitoring.wire import Wire
 from redkeep.target import Target, build_target
@@ -63,6 +67,18 @@ def test_a_probe_that_cannot_run(start: Callable[..., Server], commands: Command
     assert {words} == {control.evidence.removeprefix("could not write: ") for control in found.values()}
 
 
+def test_protected_mode_is_seen_where_it_acts() -> None:
+    """What a server says to another host while `default` needs no password, by Redis 7.0.15: that is weak, and the rest is unknown, with the
+    reason; the watcher's reason is the same."""
+    with speaker(b"-DENIED Redis is running in protected mode because protected mode is enabled and no password is set.\r\n") as port:
+        found = {control.name: control for control in probes.probe_server(TARGET._replace(address=TARGET.address._replace(port=port)))}
+    assert ("weak", REDEPLOY) == (found["default user"].state, found["default user"].remedy)
+    assert {"weak": 1, "unknown": len(found) - 1} == Counter(control.state for control in found.values())
+    assert "protected mode refuses every connection" in found["no login without password"].evidence
+    with speaker(b"-DENIED Redis is running in protected mode\r\n") as port, pytest.raises(ServerUnavailableError, match="protected mode"):
+        Node(TARGET._replace(address=TARGET.address._replace(port=port))).look()
+
+
 TARGET = build_target(redis_url="redis://127.0.0.1:1/0", redis_encryption_key=generate_key())
 
 
@@ -103,7 +119,7 @@ def test_certificates_that_cannot_be_told(files: Files, server: Server) -> None:
     away = server.target(redis_url=f"rediss://127.0.0.1:{free_port()}/0")
     foreign = server.target(redis_tls_ca_file=files.folder / "foreign-ca.crt")
     targets: list[Target] = [TARGET, away, foreign]
-    assert [[], [], []] == [certificates(each, timeout=1.0) for each in targets]
+    assert [[], [], []] == [certificates({"node": each}, timeout=1.0) for each in targets]
 
 
 def test_a_certificate_near_its_end(start: Callable[..., Server], files: Files, tmp_path: Path) -> None:
@@ -111,7 +127,7 @@ def test_a_certificate_near_its_end(start: Callable[..., Server], files: Files, 
     cert, key = files.pair("ending", ["localhost", "127.0.0.1"], use="server", days=13)
     server = start(tls_cert_file=str(cert), tls_key_file=str(key))
     target = server.target()
-    rows = {each["whose"]: each for each in certificates(target, timeout=3.0)}
+    rows = {each["whose"]: each for each in certificates({"node": target}, timeout=3.0)}
     assert ("weak", "ok") == (rows["server"]["state"], rows["client"]["state"])
     (control,) = [each for each in assess(target).controls if each.name == "certificate expiry"]
     assert ("weak", True) == (control.state, control.evidence.startswith("the server certificate expires first"))

@@ -235,7 +235,7 @@ def test_the_second_connection_ends_when_idle(server: Server) -> None:
 def test_connecting_is_cheap(server: Server) -> None:
     """Socket, TLS and login cost little more CPU than a bare TLS handshake with the same context: nothing is loaded again.
 
-    Measured: 1.4 times, 3 ms (performance.md asks for 5). Loading the system's authorities would make it 10 times.
+    Measured: 1.4 times, 3 ms (wanted: under 5). Loading the system's authorities would make it 10 times.
     """
     contexts = SharedContext(server.target())
 

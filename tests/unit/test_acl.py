@@ -88,7 +88,7 @@ def test_fewer_users_on_demand() -> None:
 
 
 def test_whole_user_in_one_command() -> None:
-    """SETUSER begins with reset, sends hashes only, and one argument a rule (mistakes 28 and 32)."""
+    """SETUSER begins with reset, sends hashes only, and one argument a rule."""
     digest = HASHES["backup"][0]
     expected = ("SETUSER", "backup", "reset", "on", f"#{digest}", "-@all", "+ping", "+info", "+lastsave", "+bgsave")
     assert expected == setuser_arguments(users()["backup"])
@@ -134,7 +134,7 @@ def test_two_hashes_while_a_password_is_rotated() -> None:
     ],
 )
 def test_refused_hashes(hashes: dict[str, tuple[str, ...]], named: str) -> None:
-    """No hash, a password "None" (mistake 31), a malformed or shared hash: refused, by user name, without the value."""
+    """No hash, a password "None", a malformed or shared hash: refused, by user name, without the value."""
     with pytest.raises(ConfigurationError, match=named) as caught:
         users(hashes=hashes)
     assert not any(digest in str(caught.value) for digests in hashes.values() for digest in digests if digest)

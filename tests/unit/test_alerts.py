@@ -158,6 +158,32 @@ def test_a_weak_control_is_told_once_and_another_is_news() -> None:
     assert ["firing: Posture Weakened"] == scene.check(login)
 
 
+def test_of_several_weak_controls_one_heals() -> None:
+    """No alert: what lasts names from then on only what is weak still, with its remedy, as does what is repeated; the end names what was told."""
+    scene = Scene()
+    assert ["firing: Posture Weakened"] == scene.check({"login on a:1": "deploy", "mutual TLS": "", "login on b:1": "deploy again"})
+    assert [] == scene.check({"login on b:1": "deploy again"})
+    (lasts,) = scene.manager.report()["active"]
+    assert ("Weak: login on b:1", {"login on b:1": "deploy again"}) == (lasts["message"], lasts["details"])
+    scene.manager.restore(scene.manager.snapshot())
+    assert [] == scene.check({"login on b:1": "deploy again"})
+    assert "Weak: login on b:1" == scene.manager.report()["active"][0]["message"]
+    scene.clock.now += 900
+    assert ["firing: Posture Weakened"] == scene.check({"login on b:1": "deploy again"})
+    assert ["resolved: Posture Weakened"] == scene.check({})
+    both = "Weak: login on a:1, login on b:1, mutual TLS"
+    assert [both, "Weak: login on b:1", "Over: Weak: login on b:1"] == [alert.message for alert in scene.channel.taken]
+
+
+def test_many_weak_controls_are_counted_not_listed() -> None:
+    """Ten nodes that lost everything make no endless line."""
+    scene = Scene()
+    scene.check({f"login on n{number:02}:1": "" for number in range(30)})
+    (alert,) = scene.channel.taken
+    assert alert.message.endswith("login on n07:1 and 22 more")
+    assert 8 == len(alert.details)
+
+
 def test_a_weak_control_that_lasts_is_repeated() -> None:
     """Once in fifteen minutes while it goes on, as every other kind; its end is told once."""
     scene = Scene()
@@ -186,9 +212,12 @@ def test_a_weakness_is_not_over_because_nobody_can_look() -> None:
     scene = Scene()
     assert ["firing: Posture Weakened"] == scene.check({"mutual TLS": "", "login": ""})
     assert [] == scene.check({}, unknown=["mutual TLS", "login", "wrong password"])
-    assert ["posture"] == [each["kind"] for each in scene.manager.report()["active"]]
+    assert [("posture", "Cannot be checked now, was weak: login, mutual TLS", {})] == [
+        (each["kind"], each["message"], each["details"]) for each in scene.manager.report()["active"]
+    ]
     assert [] == scene.check({"mutual TLS": "", "login": ""})
     assert [] == scene.check({"login": ""}, unknown=["mutual TLS"])
+    assert "Weak: login. Cannot be checked now, was weak: mutual TLS" == scene.manager.report()["active"][0]["message"]
     assert [] == scene.check({"mutual TLS": ""})
     assert ["resolved: Posture Weakened"] == scene.check({}, unknown=["login"])
     scene.clock.now += 900

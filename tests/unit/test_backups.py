@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import time
@@ -11,7 +12,7 @@ import pytest
 from pyinfra.api import DeployError
 
 from deploys import backups
-from deploys.stages import backing_up, recovery
+from deploys.stages import backing_up, recovery, snapshot
 from redkeep.crypto.archive import generate_private_key, public_key
 from redkeep.errors import ConfigurationError
 from tests.unit.wanted import FakeSite, bundle
@@ -167,6 +168,61 @@ def test_a_server_that_does_not_take_the_new_data_gets_the_old_again(
 
     monkeypatch.setattr(recovery, "_swap", swap)
     monkeypatch.setattr(recovery, "_differs", lambda *_: "it shows something else.")
-    said = recovery._replace(FakeSite(bundle()), write(tmp_path), 3)  # type: ignore[arg-type]
+    site = FakeSite(bundle())
+    said = recovery._replace(site, write(tmp_path), 3)  # type: ignore[arg-type]
     assert said == ("it shows something else." if differs else "it does not start.")
     assert done == [recovery.NEW, recovery.BEFORE]
+    assert any(f"rm -rf {recovery.BEFORE}" in command for command in site.asked)  # a later restore would take it for the data of its day
+
+
+class Receiving(FakeSite):
+    """A host that keeps what is sent to it."""
+
+    def run(self, command: str, *, stdin: str = "") -> tuple[bool, list[str], list[str]]:
+        self.asked.append(command)
+        self.received += base64.b64decode(stdin)
+        return True, [hashlib.sha256(self.received).hexdigest() + "  -"], []
+
+    received = b""
+
+
+def test_a_snapshot_is_sent_in_few_commands(tmp_path: Path) -> None:
+    """An archive opens in pieces of 64 KiB: a command for each would be sixteen thousand for 1 GiB."""
+    content = os.urandom(snapshot.PIECE_BYTES * 2 + 1)
+    digest = hashlib.sha256(content).hexdigest()
+    made = backups.write_backup(tmp_path, [content], recipient=public_key(KEY), head=head(size=len(content), sha256=digest))
+    site = Receiving(bundle())
+    snapshot.send(site, backups.content_of(made, private_key=KEY), folder="/x", sha256=digest)  # type: ignore[arg-type]
+    assert site.received == content
+    assert sum("base64 -d" in command for command in site.asked) == 3
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_the_data_that_a_restore_replaces_is_backed_up_whatever_an_earlier_one_left(
+    begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that died may have left its copy on the host. It is what to go back to only once that run had begun to replace the
+    data; in any case what the server has now is backed up."""
+    left: list[str] = []
+
+    def make(site: object, folder: Path, *, leave: str = "") -> backups.Backup:
+        left.append(leave)
+        return write(folder)
+
+    monkeypatch.setattr(recovery.backing_up, "make", make)
+    monkeypatch.setattr(recovery, "keys_of", lambda _: (3, 4))
+    site = FakeSite(bundle(), answer=(begun, [], []))
+    said = recovery._set_aside(site, recovery.Plan(write(tmp_path), tmp_path))  # type: ignore[arg-type]
+    assert left == ["" if begun else recovery.BEFORE]
+    assert said.startswith(f"the 7 current keys are backed up in {tmp_path}")
+    assert ("an earlier run" in said) is begun
+    (question,) = site.asked
+    assert f"[ -e {recovery.BEGUN} ]" in question
+
+
+def test_a_restore_notes_on_the_host_that_it_begins_to_replace_the_data() -> None:
+    """After all that can fail beforehand, and before the server stops."""
+    site = Asked(bundle())
+    recovery._swap(site, recovery.NEW)  # type: ignore[arg-type]
+    (script,) = site.asked
+    assert script.index("sync .redkeep") < script.index(recovery.BEGUN) < script.index("systemctl stop")

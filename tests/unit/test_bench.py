@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from redkeep.cli import main
@@ -53,6 +55,19 @@ def test_numbers_that_make_no_sense(wrong: list[str], capsys: pytest.CaptureFixt
     """They are refused before anything starts."""
     assert 2 == main(["bench", *wrong])
     assert "sizes begin at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--json", "--svg"])
+def test_a_file_that_cannot_be_written_is_named_before_minutes_of_measuring(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No server starts, and what stands there already is left as it is."""
+    monkeypatch.setattr("redkeep.cli.bench_servers._BINARIES", ("no-such-server",))
+    kept = tmp_path / "kept"
+    kept.write_text("before")
+    assert 2 == main(["bench", "--quick", "--json", str(kept), option, str(tmp_path / "none" / "figures")])
+    assert f"redkeep: {option} {tmp_path}/none/figures cannot be written: No such file or directory" in capsys.readouterr().err
+    assert kept.read_text() == "before"
 
 
 @pytest.mark.parametrize("name", ["how", "all", "sizes", "others", "batches", "once", "deploy", "bar"])

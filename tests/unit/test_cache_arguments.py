@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -65,6 +66,14 @@ def test_arguments_of_the_layer(wrong: dict[str, Any]) -> None:
     arguments = {"encryption_key": generate_key(), **wrong} if "compression" in wrong else {**right, **wrong}
     with pytest.raises(TypeError, match=next(iter(wrong))):
         EncryptedCacheLayer(**arguments)
+
+
+@pytest.mark.parametrize("call", ["get_many", "delete_many"])
+@pytest.mark.parametrize("wrong", ["user:1", b"user:1", 5, ["a", 5]])
+def test_keys_are_a_list_of_texts(call: str, wrong: Any) -> None:
+    """One key instead of a list would be taken for its letters: nothing found, nothing deleted, and nobody told."""
+    with pytest.raises(TypeError, match=r"^keys must be"):
+        asyncio.run(getattr(AIResponseCache(), call)(wrong))
 
 
 def test_good_arguments_are_taken() -> None:

@@ -288,6 +288,7 @@ RECURSIVE.append(RECURSIVE)
     [
         {1, 2}, b"bytes", datetime.datetime(2024, 1, 1), math.nan, math.inf, {"a": [None, -math.inf]}, RECURSIVE, {1: 2}, 2**64, object(),
         OrderedDict, 1j, {"a": {"b": {"c": {3}}}}, {"\ud800": math.nan}, {"\ud800": {1}},
+        {"\ud800": {1: 2}}, ["\ud800", 2**64],
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -321,7 +322,7 @@ def test_limit_of_length() -> None:
 
 
 def typical() -> dict[str, Any]:
-    """A value of 2 KB as in performance.md: an English text and nine metadata fields."""
+    """A value of 2 KB, as the benchmarks have it: an English text and nine metadata fields."""
     source = (Path(__file__).parents[2] / "README.md").read_text()
     text = " ".join(word for word in source.split() if word.isalpha())
     return {

@@ -57,7 +57,7 @@ def test_times_are_recorded() -> None:
 
 @given(requests, requests)
 def test_requests_do_not_collide(one: Any, other: Any) -> None:
-    """Two requests have one canonical form only if they are one request (mistake 14)."""
+    """Two requests have one canonical form only if they are one request."""
 
     def meaning(request: Any) -> Any:
         namespace, operation, text, choices, question = request

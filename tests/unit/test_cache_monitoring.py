@@ -170,7 +170,7 @@ def test_guessing_is_recognised_once_a_while(caplog: pytest.LogCaptureFixture) -
 
 
 def test_redis_down_is_no_security_event() -> None:
-    """Each security error has its own kind; an unavailable server has none (mistake 24)."""
+    """Each security error has its own kind; an unavailable server has none."""
     monitor = SecurityMonitor()
     assert monitor.record_error(ServerUnavailableError("down")) is None
     found = [
@@ -183,7 +183,7 @@ def test_redis_down_is_no_security_event() -> None:
 
 
 def test_metrics() -> None:
-    """The PRD's summary, with the last hour's failures and not those of a lifetime (mistake 36)."""
+    """The PRD's summary, with the last hour's failures and not those of a lifetime."""
     clock = Clock()
     metrics = SecurityMetricsCollector(clock=clock)
     assert metrics.get_security_summary()["authentication"]["success_rate_percent"] == 100

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,6 +76,13 @@ def test_refusal_is_one_sentence_and_code_2(capsys: pytest.CaptureFixture[str]) 
     out, err = capsys.readouterr()
     assert "" == out
     assert "redkeep: no secrets in secrets/local; run `redkeep secrets init --secrets secrets/local`\n" == err
+
+
+def test_refusal_names_the_secrets_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever forgot --secrets is told which folders there are, and not to make new secrets."""
+    assert 0 == main(["secrets", "init", "--secrets", "secrets/prod"])
+    assert 2 == main(["secrets", "show"])
+    assert capsys.readouterr().err == "redkeep: no secrets in secrets/local, but in secrets/prod: name the folder with --secrets\n"
 
 
 def test_show_lists_without_values(store: SecretStore, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +164,24 @@ def test_seal_and_unseal(
     assert password + "\n" == capsys.readouterr().out
     assert 0 == main(["secrets", "unseal"])
     assert password == again().password("cache_service")
+
+
+def test_a_new_passphrase_is_asked_for_as_a_new_one(store: SecretStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changes it gives the old one once and the new one twice, and can tell at each question which is meant."""
+    asked: list[str] = []
+    answers = [PASSPHRASE, PASSPHRASE, PASSPHRASE, "another " + PASSPHRASE, "another " + PASSPHRASE]
+
+    def answered(prompt: str) -> str:
+        asked.append(prompt)
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr("getpass.getpass", answered)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert 0 == main(["secrets", "seal"])
+    assert 0 == main(["secrets", "seal"])
+    new = ["New passphrase of the secrets: ", "Once more: "]
+    assert [*new, "Passphrase of the secrets: ", *new] == asked
+    assert SecretStore.open(store.path, passphrase=answers[-1]).sealed
 
 
 @pytest.mark.parametrize(

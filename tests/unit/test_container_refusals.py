@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 
 from deploys.facts.docker import VERSIONS, Container, DockerState
+from deploys.facts.survey import FileState
 from deploys.image_archive import read_archive
-from deploys.stages import container_engine, image, preflight
+from deploys.stages import container_engine, image, preflight, server
 from deploys.stages.machine import STATE
 from redkeep.errors import ConfigurationError
 from tests.unit.wanted import FakeSite, bundle, survey, there
@@ -65,6 +67,7 @@ def archive(path: Path, *, architecture: str = "amd64", images: int = 1, packed:
         ({"foreign": 2}, {"docker_engine": "as-found"}, ""),
         ({"room": 300 * 1024}, {}, "300 MiB are free for images, 512 MiB are needed"),
         ({"room": 0}, {}, "0 MiB are free for images, 512 MiB are needed"),
+        ({"room": 0, "root": "/srv/images"}, {}, "make room in /srv/images."),
         ({"room": None}, {}, ""),
         ({"routes": ("10.9.8.0/24",)}, {"container_subnet": "10.9.8.0/28"}, "overlaps with 10.9.8.0/24"),
         ({}, {"container_memory": "1mb"}, "leaves too little room beside redis_maxmemory"),
@@ -186,6 +189,45 @@ esac
     assert bool(part) != (tmp_path / "versions").exists()
     assert (tmp_path / "started").exists() == (tmp_path / "removed").exists() == ("TLS" in part or not part)
     assert [] == list(tmp_path.glob(".image.*"))
+
+
+@pytest.mark.parametrize("starts", [True, False])
+@pytest.mark.parametrize("differ", [("users.acl", "redis.conf"), ("users.acl",), ("redis.conf",)], ids=" ".join)
+def test_users_and_configuration_are_tried_together(differ: tuple[str, ...], starts: bool, tmp_path: Path) -> None:
+    """One throwaway server gets the new texts, and where it does not start each file stays as it was and nothing lies beside it."""
+    mine, folder = site(), tmp_path / "redis"
+    leaf = mine.credentials.server("host", ["host"])
+    mine.credentials.server = lambda host, names: leaf
+    folder.mkdir()
+    new = {Path(d.what.split()[1]).name: base64.b64decode(str(d.stdin)) for d in server.configuration(mine, survey(docker=state()))}
+    old = new | dict.fromkeys(differ, b"old\n")
+    for name, text in old.items():
+        (folder / name).write_bytes(text)
+    group = mine.bundle.engine.user
+    known = {
+        f"/etc/redis/{name}": FileState("file", "0640", "root", group, hashlib.sha256(text).hexdigest()) for name, text in old.items()
+    }
+    fake = f"""#!/bin/sh
+case "$*" in
+    *--detach*) echo try; for word; do [ ! -f "$word" ] || sha256sum < "$word"; done >> {tmp_path}/tried ;;
+    "logs "*) echo '{"Ready to accept connections" if starts else "no such setting"}' ;;
+    inspect*) echo false ;;
+esac
+"""
+    for name, text in (("docker", fake), ("chown", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for difference in server.configuration(mine, survey(docker=state(), files=known)):
+        script = difference.script.replace("/etc/redis", str(folder))
+        done = subprocess.run(["sh", "-euc", script], input=str(difference.stdin), env=path, capture_output=True, text=True, check=False)
+        if done.returncode:
+            break
+    assert starts == (done.returncode == 0), done.stderr
+    assert starts or "the new configuration does not start, the old one stays: no such setting" in done.stderr
+    assert (new if starts else old) == {file.name: file.read_bytes() for file in folder.iterdir()}
+    digests = [hashlib.sha256(new[name]).hexdigest() for name in ("redis.conf", "users.acl")]
+    assert digests == [word for word in (tmp_path / "tried").read_text().split() if word != "-"]
 
 
 def test_a_reference_without_a_digest_is_refused() -> None:

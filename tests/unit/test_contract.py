@@ -1,4 +1,4 @@
-"""The public interface of the old class, pinned: names, parameters, defaults and shapes (contract.md), in both of our classes."""
+"""The public interface of the old class, pinned: names, parameters, defaults and shapes, in both of our classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PASSWORD = "Ux7_kq2PzR9-mWv4sLd8"  # pragma: allowlist secret - of no server
 
 CLASSES = (AIResponseCache, SecureAIResponseCache)
 
-# Parameters as contract.md writes them: "*" begins the ones that are ours.
+# Parameters in their order: "*" begins the ones that are ours.
 INIT = (
     "redis_url='redis://redis:6379', default_ttl=3600, text_hash_threshold=1000, hash_algorithm=sha256, "
     "compression_threshold=1000, compression_level=6, text_size_tiers=None, memory_cache_size=100, performance_monitor=None"

@@ -127,11 +127,13 @@ def test_what_stands_in_backticks_is_code() -> None:
 
 
 def test_a_change_of_the_posture_reads_as_one() -> None:
-    """Which control, from what to what, what was found, and what to do; a control that is new was nothing before."""
+    """Which control, of several nodes on which, from what to what, what was found, and what to do; one that is new was nothing before."""
     details = {"control": NASTY, "state": "weak", "before": "ok", "evidence": "found", "remedy": "do"}
     event = {**EVENT, "type": "posture_changed", "timestamp": None, "details": details}
     assert "</b>: holds → weak · found<mark>do</mark>" in pieces.events([event])
     assert "<script" not in pieces.events([event])
+    assert "</b> on 10.0.0.1:6379: holds → weak" in pieces.events([{**event, "details": {**details, "node": "10.0.0.1:6379"}}])
+    assert "<script" not in pieces.events([{**event, "details": {**details, "node": NASTY}}])
     assert "</b>: weak · found" in pieces.events([{**event, "details": {**details, "before": ""}}])
     assert "</b>: holds · found</div>" in pieces.events([{**event, "details": {**details, "before": "", "state": "ok", "remedy": ""}}])
 
@@ -175,6 +177,7 @@ KEY = {"key_id": "k", "first_seen": "", "age_days": 0}
         (pieces.ends([], [{**KEY, "primary": True}]), "ok", "encrypts and decrypts"),
         (pieces.ends([], [{**KEY, "primary": False}]), "ok", "only decrypts"),
         (pieces.ends([{"state": "weak", "whose": "server", "ends": "2026-01-31T12:00", "days_left": 3}], []), "weak", "expires 2026-01-31"),
+        (pieces.ends([{"state": "ok", "whose": "server", "node": "<a:1", "ends": "2026-01-31", "days_left": 3}], []), "ok", "· &lt;a:1"),
     ],
 )
 def test_a_row_has_the_colour_of_its_state(html: str, kind: str, said: str) -> None:
@@ -204,8 +207,8 @@ def test_a_glance_is_never_green_without_proof() -> None:
     )
     assert ("90 %", "neutral") == states(0, [up, {**up, "hits_total": 400, "misses_total": 0}, {**up, "hits_total": 0, "misses_total": 0}])[4]
     assert ("–", "neutral") == states(0, [{**up, "hits_total": 0, "misses_total": 0}])[4]
-    ending = {"days_left": 3, "whose": "server", "state": "weak"}
-    assert ("Next certificate", "3 d", "server", "weak") == app.glance(
+    ending = {"days_left": 3, "whose": "server", "node": "a:1", "state": "weak"}
+    assert ("Next certificate", "3 d", "server a:1", "weak") == app.glance(
         {"recent_auth_failures": 0, "certificates": [ending, {**ending, "days_left": 9}]}, figures(), [up]
     )[5]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -85,6 +86,13 @@ def test_after_no_answer_nobody_asks_for_a_while() -> None:
             with pytest.raises(ApiAway, match="broke"):
                 client.get("/x")
     assert 1 == len(answers.keys)
+
+
+def test_a_silence_is_as_long_as_was_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test alert may take far longer than a question: the sentence has its own seconds."""
+    monkeypatch.setattr("redkeep.dashboard.client.POST_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ApiAway, match=r"did not answer within 1 s\."):
+        Client(f"http://127.0.0.1:{silent.getsockname()[1]}", "k").post("/x")
 
 
 def test_no_proxy_sees_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from redkeep.cli import COMMANDS, _parser
 from tests.unit.wanted import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINES = [(page.name, line) for page in PAGES for line in page.read_text().splitlines()]
+# Commands are the same with and without the path of the project's own environment.
+LINES = [(page.name, line.replace(".venv/bin/", "")) for page in PAGES for line in page.read_text().splitlines()]
 INLINE = re.compile(r"`([^`\n]+)`")
 
 
@@ -24,7 +25,7 @@ def commands(first: str) -> list[tuple[str, str]]:
         whole = [line.strip()] if line.strip().startswith(first + " ") else []
         for text in [*whole, *INLINE.findall(line)]:
             if text.startswith(first + " ") and "`" not in text:
-                found.append((page, re.split(r"\s+#| [|&>;] | && ", text)[0].strip()))
+                found.append((page, re.split(r"\s+#| [|&>;](?: |$)| && ", text)[0].strip()))
     return sorted(set(found))
 
 
@@ -39,6 +40,26 @@ def test_redkeep_takes_every_command(page: str, command: str) -> None:
     except SystemExit as end:
         code = end.code
     assert code == 0 or len(words) == 1, f"{page}: {command}"
+
+
+def test_the_package_is_installed_from_this_folder() -> None:
+    """It is in no registry, where a stranger may own its name: what a page has pip install is a path here, or somebody else's."""
+    found = [(page, word) for page, line in LINES for words in re.findall(r"pip install ([^`\n]+)", line) for word in shlex.split(words)]
+    assert found
+    for page, word in found:
+        assert not word.startswith("redkeep"), f"{page}: {word}"
+        if "/" in word:
+            assert (ROOT / word.partition("[")[0]).is_dir(), f"{page}: {word}"
+
+
+def test_code_names_only_pages_that_are_there() -> None:
+    """A comment that sends its reader to a page sends him to one of this tree."""
+    there = {page.name for page in ROOT.glob("*.md")} | {page.name for page in ROOT.glob("docs/**/*.md")}
+    folders = ("app", "deploys", "group_data", "templates", "tests")
+    code = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".j2")]
+    named = {(path.name, page) for path in code for page in re.findall(r"\b([\w-]+\.md)\b", path.read_text())}
+    assert {page for _, page in named} & there
+    assert [each for each in sorted(named) if each[1] not in there] == []
 
 
 @pytest.mark.parametrize(("page", "command"), commands("make"))

@@ -23,11 +23,11 @@ def rows(**changes: Any) -> dict[str, tuple[Row, ...]]:
 def test_the_same_families_always() -> None:
     """A meter is made once from the first list: nothing may come later."""
     full = rows(
-        controls=[Control("login", "ok", "")], nodes=[UP], certificates=[{"whose": "server", "seconds_left": 7.0}],
+        controls=[Control("login", "ok", "")], nodes=[UP], certificates=[{"whose": "server", "node": "a:1", "seconds_left": 7.0}],
         alerts={"active": [{"kind": "posture"}], "channels": CHANNELS},
     )  # fmt: skip
     assert list(full) == list(rows())
-    assert (("server",), 7.0) == full["certificate_seconds_left"][0]
+    assert (("server", "a:1"), 7.0) == full["certificate_seconds_left"][0]
     assert (("posture",), 1.0) == full["alert_active"][0]
     assert ((("email", "delivered"), 3.0), (("email", "failed"), 1.0)) == full["alert_deliveries"]
 

@@ -65,5 +65,8 @@ def test_every_verb_is_a_target_of_make(verb: str) -> None:
     last = done.stdout.splitlines()[-1]
     assert last.startswith(f".venv/bin/pyinfra -y config.py deploys/{verb}.py ")
     assert last.endswith(" --data stage=tls")
+    words[-1] += " --dry"
+    dry = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert dry.startswith(f".venv/bin/pyinfra config.py deploys/{verb}.py "), "with -y, pyinfra shows nothing of a dry run"
     shown = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"\n{target} " in f"\n{shown.stdout}"

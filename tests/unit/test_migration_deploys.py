@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
+import shlex
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +111,24 @@ def test_what_a_server_says_is_understood() -> None:
     assert (found.ping, found.address, found.port, found.users, found.main) == ("PONG", "10.0.0.5", 6400, 1, "77")
     assert (found.info, found.config) == ({"used_memory": "5"}, {"maxmemory": "0"})
     assert (found.free, found.memory) == ((10240, 20480), (2 * 1024**2,))
+
+
+@pytest.mark.parametrize(
+    ("shown", "says"),
+    [
+        (["ai_cache:op:qa|txt:one", "ai_cache:h:2"], ""),
+        ([], ""),
+        (["ai_cache:op:qa|txt:one", "sessions", "a \"name"], "2 of 3 keys looked at do not begin with ai_cache:"),
+    ],
+)
+def test_keys_that_the_apps_will_not_reach_are_told(shown: list[str], says: str) -> None:
+    """The apps' user may use keys of the cache alone: whoever has others learns it before the first stage. Asked in real shell."""
+    script = f"r() {{ printf '%s\\n' {shlex.join(map(json.dumps, shown))}; }}\n{legacy.OTHER_KEYS}"
+    lines = subprocess.run(["sh", "-eu", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    site = FakeSite(bundle(), answer=(True, ["ping PONG", *lines], []))
+    notice = legacy.notice(legacy.inspect(site))  # type: ignore[arg-type]
+    assert notice.startswith(says)
+    assert bool(notice) is bool(says)
 
 
 @pytest.mark.parametrize(
@@ -343,6 +363,19 @@ def test_nothing_restarts_on_the_way_back() -> None:
     scripts = [d.script for wish in (closing.files_before, closing.live_before) for d in wish(back, everything)]
     assert len(scripts) >= 4
     assert not any(re.search(r"systemctl (re)?start|SHUTDOWN", script) for script in scripts)
+
+
+def test_the_way_back_is_announced_as_what_it_does() -> None:
+    """Not with the words of the way forward."""
+    assert at(4).purpose.startswith("Turn off the default user")
+    assert at(4, verb="rollback").purpose == at(4).stage.rollback
+
+
+def test_the_way_back_by_hand_keeps_the_data() -> None:
+    """After close, without persistence, a stop writes nothing: the data are saved before it."""
+    (difference,) = preparation.plan(at(0), survey())
+    text = base64.b64decode(str(difference.stdin)).decode()
+    assert 0 < text.index("SAVE") < text.index("systemctl stop")
 
 
 def test_a_second_run_is_told_who_holds_the_lock() -> None:

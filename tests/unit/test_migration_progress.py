@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redkeep.cli.migrate_data import line, summary
+from redkeep.cli.migrate_data import _default_state, line, summary
+from redkeep.errors import ConfigurationError
 from redkeep.migration.counts import Counts, Progress
 from redkeep.migration.progress import Pace, span, swept
+
+
+@pytest.mark.parametrize(("home", "says"), [(None, "this user has no home"), ("/proc/none", "cannot be kept in /proc/none/.local/state/redkeep")])
+def test_a_user_without_a_home_is_told_to_name_a_file(home: str | None, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account that is not in /etc/passwd, as in many containers, or whose folder cannot be made: one sentence."""
+
+    def no_home() -> Path:
+        if home is None:
+            raise RuntimeError("Could not determine home directory.")
+        return Path(home)
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ConfigurationError, match=rf"{says}.*name a file with --state"):
+        _default_state()
 
 
 @given(st.integers(1, 40), st.data())

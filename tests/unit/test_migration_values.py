@@ -140,7 +140,7 @@ def test_a_position_in_words() -> None:
     """What a status shows of each state."""
     assert str(Position()) == "not begun"
     assert str(Position(NAMES)) == "complete"
-    assert str(Position(NAMES[:2])) == "2 of 6 stages done, the last is authentication"
+    assert str(Position(NAMES[:2])) == "2 of 6 stages done, the last is authentication; next is tls"
     assert str(Position((), "preparation")) == "0 of 6 stages done; preparation is begun but not validated"
     assert str(Position((), "preparation", True)).endswith("preparation is being undone")
 

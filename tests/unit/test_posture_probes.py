@@ -120,7 +120,7 @@ def test_sum(states: list[State], state: str, code: int, summary: str) -> None:
 
 def test_evidence_is_fit_for_a_terminal() -> None:
     """What a server says may hold escape codes and have no end; neither reaches the terminal."""
-    (control,) = _printable([Control("x", "weak", "\x1b[2J\nok  everything" + "x" * 500)])
+    control = _printable(Control("x", "weak", "\x1b[2J\nok  everything" + "x" * 500))
     assert control.evidence.isprintable()
     assert len(control.evidence) == 200
 

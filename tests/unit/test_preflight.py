@@ -15,7 +15,8 @@ from deploys import stack
 from deploys.engine import ENGINES
 from deploys.facts.docker import Container, DockerState
 from deploys.facts.survey import FileState, Listener, UnitState, certificates_of
-from deploys.stages import application, machine, preflight, removal, server
+from deploys.migration.window import OPEN
+from deploys.stages import application, machine, preflight, removal, report, server
 from tests.unit.wanted import FakeSite, bundle, survey, there
 
 PACKAGE = {"redis-server": "5:7.0.15-1~deb12u5"}
@@ -247,3 +248,18 @@ def test_a_removal_must_be_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             removal.confirm(site())
     Host.data = {"confirm": "test"}
     removal.confirm(site())
+
+
+@pytest.mark.parametrize(
+    ("packages", "files", "part"),
+    [
+        ({}, {}, "1 difference from the wanted state: a deploy repairs it."),
+        (PACKAGE, {}, "1 difference from the wanted state, but a redis-server that Redkeep did not make is in use here (it contains keys)"),
+        (PACKAGE, {OPEN: there()}, "1 difference from the wanted state, but a migration is under way: finish it"),
+    ],
+)
+def test_a_status_advises_no_deploy_that_would_be_refused(packages: Any, files: Any, part: str) -> None:
+    """A server in use is migrated, not deployed to."""
+    status = site(answer=(True, ["it contains keys"], []))
+    status.found = {"port 6379 is open": None}
+    assert report.verdict(status, survey(packages=packages, files=files)).startswith(part)

@@ -12,7 +12,7 @@ import pytest
 import redkeep
 from redkeep import errors
 
-# The names of the PRD: design.md, "Public names".
+# The names of the PRD, by which people will look for them.
 PROMISED = {
     *("Settings", "CacheInterface", "AIResponseCache", "SecureAIResponseCache", "CacheKeyGenerator", "CachePerformanceMonitor"),
     *("EncryptedCacheLayer", "SecureRedisAuth", "TLSRedisConnection", "BasicACLManager", "SecurityMonitor"),

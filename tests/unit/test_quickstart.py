@@ -212,6 +212,24 @@ def test_a_port_in_use_is_refused(tmp_path: Path, capsys: Captured) -> None:
         assert make(tmp_path / "dev", "--port", port) == 0
 
 
+def test_a_port_that_a_moment_ago_had_connections_is_free(tmp_path: Path) -> None:
+    """As after `docker compose down`: what the kernel keeps of connections that have ended hinders nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as before:
+        port = before.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            before.accept()[0].close()
+            assert client.recv(1) == b""
+    assert make(tmp_path / "dev", "--port", str(port)) == 0
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", "a file/dev", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_one_sentence(folder: str, tmp_path: Path, capsys: Captured) -> None:
+    """Which folder it was, and what the system says of it."""
+    (tmp_path / "a file").touch()
+    assert make(tmp_path / folder) == 2
+    assert re.fullmatch(rf"redkeep: {re.escape(str(tmp_path / folder))}: .+; choose a folder that you may write to\n", capsys.readouterr().err)
+
+
 def test_a_folder_of_others_is_left_alone(tmp_path: Path, capsys: Captured) -> None:
     """Files that quickstart did not make are neither mixed with nor replaced."""
     (tmp_path / "compose.yaml").write_text("mine")

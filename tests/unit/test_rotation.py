@@ -57,6 +57,20 @@ def test_passwords_are_two_and_then_one(store: SecretStore) -> None:
     assert again(store).password_hashes("monitor") == begun.password_hashes("monitor")[:1]
 
 
+def test_no_host_goes_on_before_the_step_is_taken(store: SecretStore) -> None:
+    """While another process has the secrets, every host of the run waits, not only the one that takes the step."""
+    run = rotation(store, what="passwords", users="monitor")
+    hosts = [Thread(target=run.begin, args=(frozenset(),)) for _ in range(3)]
+    with SecretStore.open(store.path).transaction():
+        for host in hosts:
+            host.start()
+        hosts[0].join(0.3)
+        assert [host.is_alive() for host in hosts] == [True] * 3
+    for host in hosts:
+        host.join(10)
+    assert len(again(store).password_hashes("monitor")) == 2
+
+
 def test_an_open_rotation_is_ended_before_another(store: SecretStore) -> None:
     """Users that are not part of it are refused, by name."""
     rotation(store, what="passwords", users="monitor").begin(frozenset())

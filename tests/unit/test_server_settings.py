@@ -34,7 +34,7 @@ def settings(**knobs: Any) -> dict[str, str]:
     return flatten(server_settings(bundle(**knobs), addresses=("127.0.0.1", "::1"), memory_bytes=MEMORY, certificates="/tls"))
 
 
-# security.md, "Essentials": what no knob may weaken.
+# What no knob may weaken.
 ESSENTIALS = {
     "port": "0",
     "unixsocket": "",

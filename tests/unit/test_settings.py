@@ -160,7 +160,7 @@ def test_word_of_the_app_for_its_environment(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_secure_url(url: str, changes: dict[str, object], secure: str) -> None:
-    """User, database, query, IPv6, a missing port and TLS survive (mistakes 19 to 21)."""
+    """User, database, query, IPv6, a missing port and TLS survive."""
     made = Settings(redis_url=url, **changes)
     assert secure == made.get_secure_redis_url()
     assert PASSWORD not in made.redis_url

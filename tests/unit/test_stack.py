@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploys import stack
-from deploys.facts.docker import DockerState, Network, docker_of, sections
+from deploys.facts.docker import SETTINGS_FILE, DockerState, Network, docker_of, sections
 from deploys.rendering import render
 from deploys.stages.container_engine import SETTINGS, merged
 from redkeep.errors import ConfigurationError
@@ -190,6 +190,32 @@ def test_a_folder_of_the_same_name_hides_no_image(tmp_path: Path) -> None:
     path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     subprocess.run(["sh", "-c", script], cwd=tmp_path, env=path, capture_output=True, check=False)
     assert "localhost/redkeep/*" == (tmp_path / "asked").read_text().split()[-1]
+
+
+@pytest.mark.parametrize(
+    ("told", "settings", "measured"),
+    [
+        ("told", "", "told"),
+        ("told", '{"data-root": "FOLDER/set"}', "told"),
+        ("", '{"icc": false, "data-root": "FOLDER/set"}', "set"),
+        ("", '{\n  "data-root":"FOLDER/set/to/come"\n}', "set"),
+    ],
+)
+def test_room_is_measured_where_the_engine_keeps_images(told: str, settings: str, measured: str, tmp_path: Path) -> None:
+    """As the engine says, or its settings while it is stopped; of a folder that is not there yet the part that is."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "told").mkdir()
+    (tmp_path / "daemon.json").write_text(settings.replace("FOLDER", str(tmp_path)))
+    answer = f'case "$1" in info) [ -n "{told}" ] && echo {tmp_path}/{told} ;; *) exit 1 ;; esac'
+    for name, script in (("docker", answer), ("df", f'echo "$2" > {tmp_path}/asked; echo; echo disk 9 8 1234 7 /')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    script = "\n".join(sections(stack.FOLDER, "root", (), ("/bin/true",), "@@")).replace(SETTINGS_FILE, str(tmp_path / "daemon.json"))
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    lines = subprocess.run(["sh", "-c", script], env=path, capture_output=True, text=True, check=False).stdout.splitlines()
+    found = docker_of({"docker": lines[1 : lines.index("@@versions")]})
+    assert (f"{tmp_path}/{measured}\n", 1234) == ((tmp_path / "asked").read_text(), found.room)
+    assert found.root.startswith(f"{tmp_path}/{measured}")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from redkeep.errors import ConfigurationError
 Engine = Literal["redis", "valkey"]
 
 CACHE_KEY_PREFIX: Final = "ai_cache:"
-"""Every key of the cache begins with it (contract.md)."""
+"""Every key of the cache begins with it."""
 
 _NOTHING: Final = ("resetpass", "resetkeys", "resetchannels", "-@all")
 
@@ -53,7 +53,7 @@ _SPEAK_SETINFO: Final = frozenset({"cache_service", "cache_janitor", "health_ser
 USERS: Final = ("operator", *_COMMANDS, "default")
 """Every user there can be. `default` is last: whoever is logged in as `default` can still make the others first."""
 
-# The words an unset or forgotten variable turns into; mistake 31 of the contract made a user whose password was "None".
+# The words an unset or forgotten variable turns into: a password that is "None" is none.
 _NO_PASSWORDS: Final = frozenset(
     hashlib.sha256(word.encode()).hexdigest()
     for word in ("", "None", "none", "null", "undefined", "password", "changeme", "default", "redis", "*MASKED*")

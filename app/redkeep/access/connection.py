@@ -32,7 +32,7 @@ from redkeep.settings import Settings
 from redkeep.target import Target
 
 TIMEOUT_SECONDS: Final = 5.0
-"""For connecting and for each reply, as the old class had it (contract.md)."""
+"""For connecting and for each reply, as the old class had it."""
 
 _CANNOT_CONNECT: Final = "cannot connect"
 """What an error says for which the server's TLS alert may be the reason."""

@@ -1,4 +1,4 @@
-"""The event loops that Redkeep makes itself: uvloop's where it is installed (`pip install redkeep[uvloop]`), else asyncio's."""
+"""The event loops that Redkeep makes itself: uvloop's where it is installed (the extra `uvloop`), else asyncio's."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class Limits:
     """How long, how much, how often."""
 
     seconds: float = 5.0
-    """Deadline of each command, as the old class had it (contract.md)."""
+    """Deadline of each command, as the old class had it."""
     connect_seconds: float = 5.0
     """For socket, TLS and login together."""
     stall_seconds: float = 2.0

@@ -23,7 +23,7 @@ def client_context(
     """A context that trusts `target.ca_file` and nothing else, checks the name, and shows the client certificate.
 
     The system's CAs are not loaded: each of some 140 of them could vouch for a false server, and loading them costs
-    25 ms a connection (field-notes.md). Share the result: it is safe for threads and for event loops. `only_version`
+    25 ms a connection. Share the result: it is safe for threads and for event loops. `only_version`
     ("1.2" or "1.3") and `client_certificate=False` make the connections that the posture wants to see refused.
 
     Raises ConfigurationError without a CA file or with a file that cannot be read, CertificateError when a file is no

@@ -43,7 +43,8 @@ class ApiKey:
         if len(key) > MAX_LENGTH:
             raise ConfigurationError(f"{field} is longer than {MAX_LENGTH} characters; {_MAKE}")
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigurationError(f"{field} contains a space or a character that is not printable ASCII, which a header cannot carry; {_MAKE}")
+            what = "a space, a line end or a character that is not printable ASCII"
+            raise ConfigurationError(f"{field} contains {what}, which a header cannot carry; {_MAKE}")
         if len(set(key)) < MIN_DISTINCT:
             raise ConfigurationError(f"{field} repeats fewer than {MIN_DISTINCT} different characters; {_MAKE}")
         self._digest = hashlib.sha256(key.encode("ascii")).digest()
@@ -146,6 +147,8 @@ def _read_key(variables: Mapping[str, str], name: str, others: frozenset[str]) -
     if pointer and (name == VARIABLE or os.path.lexists(pointer)):
         field = f"{name}_FILE"
         value = read_secret_file(Path(pointer), field=field)
+        if not value and name == VARIABLE:
+            raise ConfigurationError(f"{field}: {pointer} is empty; {_MAKE}")
     if not value:
         return None
     if value in others:

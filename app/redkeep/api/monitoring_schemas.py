@@ -36,6 +36,7 @@ class CertificateEnd(BaseModel):
     """When a certificate ends."""
 
     whose: str = Field(description="server, client or CA")
+    node: str | None = Field(description="host:port of the server; null for the others, which are the same for all nodes")
     ends: str
     days_left: int
     seconds_left: int
@@ -196,7 +197,7 @@ class Nodes(BaseModel):
 
 
 class AlertView(BaseModel):
-    """An alert as it was told."""
+    """An alert."""
 
     id: str
     timestamp: str
@@ -221,7 +222,7 @@ class ChannelView(BaseModel):
 
 
 class Alerts(BaseModel):
-    """The alerts that last, and the last ones, latest first."""
+    """The alerts that last, with what is the case now, and the last ones as they were sent, latest first."""
 
     thresholds: dict[str, int]
     cooldown_seconds: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 MAX_TTL: Final = 10 * 365 * 86_400
@@ -22,6 +22,13 @@ def text(value: object, field: str) -> str:
 def text_or_none(value: object, field: str) -> str | None:
     """A str as it is, or None. Raises TypeError."""
     return None if value is None else text(value, field)
+
+
+def keys(value: object, field: str) -> list[str]:
+    """Several keys as they are. Raises TypeError, also for one text in the place of a list: its letters would be taken for keys."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{field} must be a list of texts, not {type(value).__name__}")
+    return [text(key, field) for key in value]
 
 
 def path_or_none(value: object, field: str) -> str | os.PathLike[str] | None:

@@ -1,4 +1,4 @@
-"""The codec: a value to the bytes that are stored, and back. One decoder knows every marker (mistake 2).
+"""The codec: a value to the bytes that are stored, and back. One decoder knows every marker.
 
     envelope                0xC1 ...        sealed; inside, the origin, one byte for the compression, and JSON
     raw:                    JSON            written by AIResponseCache; the old class put a pickle there
@@ -8,7 +8,7 @@
     compressed_encrypted:   zlib(encrypted: Fernet(pickle))
     Fernet token            gAAAA...        of a pickle or JSON
 
-With a key ring only envelopes are written, and only envelopes are read unless the caller says `legacy` (mistake 5). Pickles are
+With a key ring only envelopes are written, and only envelopes are read unless the caller says `legacy`. Pickles are
 read only with `read_pickles`, and never run.
 """
 

@@ -1,7 +1,7 @@
 """Compression of what is sealed next: one byte says how, and nothing inflates beyond a limit.
 
-Compressing comes before sealing: ciphertext does not shrink (mistake 3). zstd's objects are kept one a thread: shared, they
-corrupt data (performance.md).
+Compressing comes before sealing: ciphertext does not shrink. zstd's objects are kept one a thread: shared, they corrupt
+data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Preset = Literal["none", "lz4", "zstd"]
 PRESETS: Final = ("none", "lz4", "zstd")
 
 ZSTD_LEVEL: Final = 1
-"""11 us and 0.58 of the size at 2 KB; level 3 takes twice as long for 0.56 (performance.md)."""
+"""11 us and 0.58 of the size at 2 KB; level 3 takes twice as long for 0.56."""
 
 _PLAIN, _LZ4, _ZSTD = b"\x00", b"\x01", b"\x02"
 _SIZE: Final = struct.Struct("<I")

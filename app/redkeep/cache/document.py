@@ -1,4 +1,4 @@
-"""Values as JSON: the only data that is ever stored, so that reading a value can run nothing (mistake 4).
+"""Values as JSON: the only data that is ever stored, so that reading a value can run nothing.
 
 What JSON cannot hold is refused when it is written, by a TypeError or ValueError that names the argument. Tuples come back
 as lists; UUIDs and enum members as their text or value. Lone surrogates survive, as JSON escapes.
@@ -30,9 +30,14 @@ def to_json(value: Any, *, field: str, ordered: bool = False) -> bytes:
         if "surrogates" not in str(error):
             raise TypeError(f"{field} cannot be stored as JSON: {error}") from None
         try:
-            return json.dumps(value, sort_keys=ordered, allow_nan=False, separators=(",", ":")).encode("ascii")
-        except (TypeError, ValueError, RecursionError) as second:
+            text = json.dumps(value, sort_keys=ordered, allow_nan=False, separators=(",", ":")).encode("ascii")
+        except ValueError as second:
+            raise ValueError(f"{field} cannot be stored as JSON: {second}") from None
+        except (TypeError, RecursionError) as second:
             raise TypeError(f"{field} cannot be stored as JSON: {second}") from None
+        if not _unchanged(value):  # Python's writer makes text of other keys: two values would be stored as one
+            raise TypeError(f"{field} cannot be stored as JSON: a key is not text, or an integer exceeds 64 bits") from None
+        return text
     if b"null" in text and not _finite(value):  # orjson writes NaN as null, which would come back as another value
         raise ValueError(f"{field} cannot be stored as JSON: it holds NaN or an infinity")
     return text
@@ -52,6 +57,15 @@ def from_json(text: bytes) -> Any:
     except RecursionError:
         raise ValueError("nested too deep") from None
     raise ValueError("NaN or an infinity")  # which Python's reader takes
+
+
+def _unchanged(value: Any) -> bool:
+    """Whether every key in `value` is text and every integer has 64 bits. `value` has been serialised, as for `_finite`."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_unchanged, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_unchanged, value))
+    return not isinstance(value, int) or -(2**63) <= value < 2**64
 
 
 def _finite(value: Any) -> bool:

@@ -78,9 +78,10 @@ class Entries(CacheBase):
         await self.delete_many([key])
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
-        """What there is under `keys`, by key; misses are left out. One round trip for 500 keys."""
+        """What there is under `keys`, by key; misses are left out. One round trip for 500 keys. Raises TypeError for one text
+        instead of several."""
         start = time.perf_counter()
-        wanted = list(dict.fromkeys(arguments.text(key, "keys") for key in keys))
+        wanted = list(dict.fromkeys(arguments.keys(keys, "keys")))
         found: dict[str, Any] = {}
         tiers: dict[str, dict[str, Any]] = {}
         reason = await self._prepare(ENTRY_OPERATION)
@@ -198,9 +199,10 @@ class Entries(CacheBase):
             self._done("set", start, reason)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
-        """Forget what is under `keys`; returns how many were there. Without Redis they stay, and that is logged."""
+        """Forget what is under `keys`; returns how many were there. Without Redis they stay, and that is logged. Raises TypeError
+        like `get_many`."""
         start = time.perf_counter()
-        wanted = [arguments.text(key, "keys") for key in keys]
+        wanted = arguments.keys(keys, "keys")
         reason = await self._prepare(ENTRY_OPERATION)
         removed = 0
         for first in range(0, len(wanted) if not reason else 0, BATCH):

@@ -1,4 +1,4 @@
-"""The interface every cache here keeps (contract.md)."""
+"""The interface every cache here keeps."""
 
 from __future__ import annotations
 

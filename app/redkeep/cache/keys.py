@@ -1,8 +1,8 @@
 """Key names: the old readable ones, and keyed hashes that show nobody what was asked.
 
 A hashed name is `ai_cache:op:{operation}|h:{keyed BLAKE2b, 32 hex digits}` (RFC 7693; a MAC by itself, and three times as fast as
-HMAC-SHA256 for a short request: performance.md) over the epochs and the request: a BLAKE2b of 256 bits over namespace,
-operation, text, options and question, each with its length before it, so that no two requests share a name (mistakes 13 and 14).
+HMAC-SHA256 for a short request) over the epochs and the request: a BLAKE2b of 256 bits over namespace,
+operation, text, options and question, each with its length before it, so that no two requests share a name.
 128 bits are enough for the name: who does not hold the key cannot search for a collision. The request's 256 bits lie sealed in
 the value (`origin.py`), so that whoever holds the keys can name the value anew without knowing what was asked.
 

@@ -133,7 +133,7 @@ def _depth(items: Iterable[tuple[Any, int]]) -> int:
 
 
 def inflate(data: bytes, *, limit: int) -> bytes:
-    """zlib data inflated to `limit` bytes at most (mistake 16). Raises DecryptionError when it is more, or no zlib data."""
+    """zlib data inflated to `limit` bytes at most. Raises DecryptionError when it is more, or no zlib data."""
     engine = zlib.decompressobj()
     try:
         inflated = engine.decompress(data, limit + 1)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS: Final = 5.0
-"""For connecting and for each reply, as the old class had it (contract.md)."""
+"""For connecting and for each reply, as the old class had it."""
 
 _UNAVAILABLE: Final = "redis_connection_failed"
 _REFUSALS: Final = (AuthenticationError, TLSError, CertificateError)

@@ -69,7 +69,7 @@ class SecureAIResponseCache(AIResponseCache):
 
         `read_legacy` reads, at the old readable names only, what the old class and the PRD's wrote: migration windows.
         Raises ConfigurationError for a weak password, a key that will not do, and arguments that are less secure than the
-        environment demands (mistake 26); TypeError naming the argument that has the wrong type.
+        environment demands; TypeError naming the argument that has the wrong type.
         """
         arguments.text(redis_url, "redis_url")
         arguments.text_or_none(redis_username, "redis_username")

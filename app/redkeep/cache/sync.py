@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
-from concurrent.futures import Future
-from typing import Any, Self, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import Any, Final, Self, TypeVar
 
 from redkeep.access.event_loop import loop_factory
 from redkeep.cache.response import AIResponseCache
 from redkeep.errors import ConfigurationError
 
 Result = TypeVar("Result")
+
+_CLOSED: Final = "this SyncCache is closed, or was called from its own loop"
 
 
 class SyncCache:
@@ -21,6 +23,9 @@ class SyncCache:
     def __init__(self, cache: AIResponseCache) -> None:
         """`cache` must be used through this object alone from now on."""
         self.cache = cache
+        self._lock = threading.Lock()
+        self._closed = False
+        self._calls: set[Future[Any]] = set()
         self._loop = loop_factory()()
         self._thread = threading.Thread(target=self._loop.run_forever, name="redkeep-cache", daemon=True)
         self._thread.start()
@@ -37,13 +42,23 @@ class SyncCache:
         return self._run(self.cache.connect())
 
     def close(self) -> None:
-        """End connection, loop and thread; a second call is idle."""
-        if self._loop.is_closed():
-            return
-        self._run(self.cache.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """End connection, loop and thread; a second call is idle. Calls of other threads that are under way end with a
+        ConfigurationError: nobody is left waiting for a loop that has stopped."""
+        with self._lock:
+            if self._closed:
+                return
+            if threading.current_thread() is self._thread:
+                raise ConfigurationError(_CLOSED)
+            self._closed = True
+            for call in self._calls:
+                call.cancel()
+            ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        try:
+            ended.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
     def get(self, key: str) -> Any:
         """The value under `key`, or None."""
@@ -102,13 +117,29 @@ class SyncCache:
         """Whether Redis answers."""
         return self._run(self.cache.health_check())
 
+    async def _end(self) -> None:
+        try:
+            await self.cache.close()
+        finally:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
     def _run(self, call: Coroutine[Any, Any, Result]) -> Result:
-        if self._loop.is_closed() or threading.current_thread() is self._thread:
-            call.close()
-            raise ConfigurationError("this SyncCache is closed, or was called from its own loop")
-        future: Future[Result] = asyncio.run_coroutine_threadsafe(call, self._loop)
+        with self._lock:
+            if self._closed or threading.current_thread() is self._thread:
+                call.close()
+                raise ConfigurationError(_CLOSED)
+            future: Future[Result] = asyncio.run_coroutine_threadsafe(call, self._loop)
+            self._calls.add(future)
         try:
             return future.result()
+        except CancelledError:
+            raise ConfigurationError(_CLOSED) from None
         except BaseException:
             future.cancel()
             raise
+        finally:
+            with self._lock:
+                self._calls.discard(future)

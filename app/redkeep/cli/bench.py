@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +27,6 @@ READS: Final = 0.8
 _FILL: Final = 50
 _TOGETHER: Final = 4
 """Callers with batches: each of them asks for as much as fifty."""
-
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,7 +52,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
     """Measure, print, write the files; `also` are variants of the caller's own, to be measured with ours.
 
-    Raises ConfigurationError without a server's binary or with numbers that make no sense.
+    Raises ConfigurationError without a server's binary, with numbers that make no sense, or for a file that cannot be written.
     """
     from redkeep.access.event_loop import loop_factory
     from redkeep.cli.bench_moments import connect_times, lines, memory_at_work
@@ -67,6 +66,7 @@ def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
     rounds = arguments.rounds or (5 if arguments.quick else 9)
     if min(*sizes, 256) < 256 or min(*callers, rounds, arguments.operations) < 1 or max(callers) > 1000:
         raise ConfigurationError("sizes begin at 0.25 KB, numbers at 1, and 1000 concurrent callers are the most")
+    _check_writable({"--json": arguments.json, "--svg": arguments.svg})
     loops = asyncio.new_event_loop, loop_factory()
     cells: list[Cell] = []
     with _alone(), tempfile.TemporaryDirectory(prefix="redkeep-bench-") as folder, servers(Path(folder)) as running:
@@ -93,6 +93,21 @@ def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
         wanted = [cell for cell in cells if (cell.size, cell.concurrency) == (2048, 16)]
         arguments.svg.write_text(picture((wanted or cells)[0], BASE))
     return 0
+
+
+def _check_writable(files: Mapping[str, Path | None]) -> None:
+    """Find out now, and not after minutes of measuring; what is there stays as it is."""
+    from redkeep.errors import ConfigurationError
+
+    for option, path in files.items():
+        try:
+            if path is not None:
+                new = not path.exists()
+                path.open("a").close()
+                if new:
+                    path.unlink()
+        except OSError as error:
+            raise ConfigurationError(f"{option} {path} cannot be written: {error.strerror}") from None
 
 
 @contextmanager

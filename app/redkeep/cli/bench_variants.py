@@ -138,7 +138,7 @@ def _insecure_unpickle(payload: bytes) -> Any:
 
 
 def _old(server: Server, value: Value) -> Calls:
-    """What the PRD found: pickle behind a marker, zlib above 1000 bytes, no security (contract.md)."""
+    """What the PRD found: pickle behind a marker, zlib above 1000 bytes, no security."""
     client = stock_client(server)
 
     async def get(key: str) -> Any:

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.port <= 65535:
         raise ConfigurationError("--port must be 1 to 65535")
     if importlib.util.find_spec("streamlit") is None or importlib.util.find_spec("httpx") is None:
-        raise ConfigurationError("streamlit is not installed: install redkeep[dashboard]")
+        raise ConfigurationError("streamlit is not installed: in Redkeep's folder run `pip install './app[dashboard]'`")
     from redkeep.dashboard.client import Client, SettingsWrong
 
     try:

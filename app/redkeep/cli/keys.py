@@ -91,15 +91,18 @@ def _promote(args: argparse.Namespace) -> int:
 
     store = open_store(args.secrets)
     ids = _ids(store)
-    wanted = args.key_id or _newest(store)
-    found = [place for place, key_id in enumerate(ids) if key_id.startswith(wanted.lower())] if wanted else []
-    if len(found) != 1:
-        raise ConfigurationError(f"the ring has {len(found)} keys with that id; see `redkeep keys list`")
-    if found[0] == 0:
+    if args.key_id:
+        found = [place for place, key_id in enumerate(ids) if key_id.startswith(args.key_id.lower())]
+        if len(found) != 1:
+            raise ConfigurationError(f"the ring has {len(found)} keys with that id; see `redkeep keys list`")
+        place = found[0]
+    else:
+        place = store.encryption_keys().index(store.newest_encryption_key())
+    if place == 0:
         print(f"key {ids[0]} encrypts already; nothing was changed")
         return 0
-    store.promote_encryption_key(store.encryption_keys()[found[0]])
-    print(f"key {ids[found[0]]} encrypts now; deploy, run `redkeep migrate-data`, then `redkeep keys retire`")
+    store.promote_encryption_key(store.encryption_keys()[place])
+    print(f"key {ids[place]} encrypts now; deploy, run `redkeep migrate-data`, then `redkeep keys retire`")
     return 0
 
 
@@ -160,10 +163,3 @@ def _ids(store: SecretStore) -> list[str]:
     from redkeep.crypto.keyring import KeyRing
 
     return [key.key_id.hex() for key in KeyRing.from_strings(store.encryption_keys()).keys]
-
-
-def _newest(store: SecretStore) -> str:
-    """The id of the key made last; of several made in the same second the one further back, which `add` has put there."""
-    made = [entry.made for entry in store.entries() if entry.kind in ("encryption key", "old encryption key")]
-    latest = max(made, default="")
-    return _ids(store)[max(place for place, moment in enumerate(made) if moment == latest)] if made else ""

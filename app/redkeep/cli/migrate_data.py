@@ -84,7 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     start = time.monotonic()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        counts = runner.run(moved())
+        try:
+            counts = runner.run(moved())
+        except KeyboardInterrupt:
+            if not arguments.dry_run:
+                print("\nredkeep: interrupted; nothing is lost, and the same command continues", file=sys.stderr)
+            raise
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if arguments.json:
@@ -185,11 +190,13 @@ def line(progress: Progress) -> str:
 
 
 def _default_state() -> Path:
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "redkeep"
     try:
+        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "redkeep"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigurationError(f"the state cannot be kept in {folder}: {error.strerror}; name a file with --state") from None
+    except RuntimeError:  # the account is not in /etc/passwd, as in many containers
+        raise ConfigurationError("the state cannot be kept, because this user has no home; name a file with --state") from None
     return folder / "migrate-data.json"
 
 

@@ -45,10 +45,10 @@ def passphrase_from_environment() -> str | None:
 
 
 def ask_passphrase(*, twice: bool = False) -> str:
-    """Ask on the terminal, without echo. Raises SecretStoreError without one, or when the two differ."""
+    """Ask on the terminal, without echo; `twice` for a new one. Raises SecretStoreError without a terminal, or when the two differ."""
     if not sys.stdin.isatty():
         raise SecretStoreError(f"a passphrase is needed, but there is no terminal to ask on; set {FILE_VARIABLE}")
-    first = getpass.getpass("Passphrase of the secrets: ")
+    first = getpass.getpass("New passphrase of the secrets: " if twice else "Passphrase of the secrets: ")
     if twice and getpass.getpass("Once more: ") != first:
         raise SecretStoreError("the two passphrases differ")
     return first

@@ -64,7 +64,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the files and say what to do next. Raises ConfigurationError or SecretStoreError before anything is written."""
+    """Write the files and say what to do next. Raises ConfigurationError or SecretStoreError, mostly before anything is written."""
+    try:
+        return _make(arguments)
+    except OSError as error:
+        where = error.filename or arguments.folder
+        raise ConfigurationError(f"{where}: {error.strerror}; choose a folder that you may write to") from None
+
+
+def _make(arguments: argparse.Namespace) -> int:
     from redkeep.cli.passphrase import passphrase_from_environment
     from redkeep.crypto.store import SecretStore
     from redkeep.stack.quickstart import Quickstart, free_subnet, own_networks, quickstart_files, writable_folders
@@ -165,6 +173,7 @@ def _check_port(option: str, port: int, before: str) -> None:
     if not 1 <= port <= 65535:
         raise ConfigurationError(f"{option} must be 1 to 65535; leave it out for no port")
     with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count; who listens does
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 8765
 CONNECTIONS: Final = 128
-"""At once; beyond it a request gets 503. One dashboard keeps one or two."""
+"""At once; beyond it a request gets 503. One dashboard keeps one or two. Half of them may be without a request."""
 
 LEAST_INTERVAL: Final = 1
 """Seconds; a probe takes a tenth of one, and its refused logins stand in the server's log."""
@@ -69,10 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
 
         from redkeep.api.application import create_application
+        from redkeep.api.connections import bounded_protocol
         from redkeep.api.dependencies import open_gate
         from redkeep.api.headers import SecurityHeaders
     except ImportError as error:
-        raise ConfigurationError(f"{error.name} is not installed: install redkeep[api]") from None
+        raise ConfigurationError(f"{error.name} is not installed: in Redkeep's folder run `pip install './app[api]'`") from None
     from redkeep.monitoring.service import MonitoringService
     from redkeep.settings import Settings
 
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         SecurityHeaders(create_application(arguments.env_file, interval=arguments.interval)),
         ssl_certfile=arguments.tls_cert,
         ssl_keyfile=arguments.tls_key,
-        http="h11",
+        http=bounded_protocol(waiting=CONNECTIONS // 2),
         ws="none",
         lifespan="on",
         access_log=False,

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
-from redkeep.crypto.keyring import KeyRing
+from redkeep.crypto.keyring import KeyRing, RingKey
 from redkeep.crypto.nonces import take_nonce
 from redkeep.errors import ConfigurationError, DecryptionError
 
@@ -36,6 +36,9 @@ OVERHEAD_BYTES: Final = HEADER_BYTES + TAG_BYTES
 
 MAX_EXPIRY_MS: Final = 2**63 - 1
 """The latest expiry: Redis keeps its own times as signed 64-bit milliseconds."""
+
+KEY_ID: Final = slice(3, 11)
+"""Where an envelope names the key that sealed it: enough to count by key without opening anything."""
 
 _HEADER = struct.Struct(">BBB8sQ12s")
 _LENGTH = struct.Struct(">I")
@@ -125,6 +128,11 @@ def _not_ours(envelope: bytes, ring: KeyRing) -> DecryptionError:
 def is_envelope(value: bytes) -> bool:
     """Tell whether `value` begins like an envelope of any version; says nothing of whether it opens."""
     return value[:1] == b"\xc1"
+
+
+def is_sealed_with(header: bytes, key: RingKey) -> bool:
+    """Tell whether an envelope with these first HEADER_BYTES is of this version and names `key`; unproven."""
+    return header.startswith(_FIRST) and header[_KEY] == key.prefix
 
 
 def read_header(envelope: bytes) -> Header:

@@ -37,7 +37,7 @@ AUTHORITY_DAYS = 3650
 """Ten years: an authority is replaced on purpose (a new one beside the old), not by a surprise."""
 
 LEAF_DAYS = 89
-"""Under 90 days, so that renewal is a habit (Let's Encrypt's lifetime, and the design's rule)."""
+"""Under 90 days, so that renewal is a habit (Let's Encrypt's lifetime)."""
 
 MAX_LEAF_DAYS = 89
 BACKDATED = timedelta(minutes=5)

@@ -50,9 +50,7 @@ class Vault:
         place = SecretFolder(Path(folder))
         found = place.read()
         if found is None and not create:
-            raise SecretStoreError(
-                f"no secrets in {place.path}; run `redkeep secrets init --secrets {place.path}`"
-            )
+            raise SecretStoreError(f"no secrets in {place.path}{_where_else(place.path)}")
         if found is None:
             if passphrase is not None:
                 validate_passphrase(passphrase, field="the passphrase")
@@ -166,3 +164,11 @@ def _decode(content: bytes, key: SealingKey | None, folder: SecretFolder) -> Doc
             raise SecretStoreError(f"{source} was given another passphrase since it was opened; run again")
         parsed = parse_json(open_text(parsed, key=key), source=source)
     return check_document(parsed, source=source)
+
+
+def _where_else(path: Path) -> str:
+    """What to do when there are no secrets: name the folder beside that has some, or make them."""
+    others = sorted(str(found.parent) for found in path.parent.glob("*/secrets.json"))
+    if others:
+        return f", but in {', '.join(others)}: name the folder with --secrets"
+    return f"; run `redkeep secrets init --secrets {path}`"

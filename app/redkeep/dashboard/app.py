@@ -148,7 +148,10 @@ def glance(status: dict[str, Any], figures: dict[str, Any], servers: list[dict[s
             _good(up == len(servers), known=all(server["state"] != "unknown" for server in servers)),
         ),
         ("Hit ratio", words.percent(ratio), "since server start", "neutral"),
-        *(("Next certificate", f"{each['days_left']} d", str(each["whose"]), each["state"]) for each in status["certificates"][:1]),
+        *(
+            ("Next certificate", f"{each['days_left']} d", f"{each['whose']} {each.get('node') or ''}".strip(), each["state"])
+            for each in status["certificates"][:1]
+        ),
     ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Client:
         try:
             answer = self._http.request(method, path, params=dict(query), timeout=timeout)
         except httpx.HTTPError as error:
-            why = self._reason(error)
+            why = self._reason(error, timeout)
             self._silent = (time.monotonic() + PAUSE_SECONDS, why)
             raise ApiAway(why) from None
         if answer.status_code == httpx.codes.UNAUTHORIZED:
@@ -95,9 +95,9 @@ class Client:
         except ValueError:
             raise ApiAway(f"What answers at {self.url} is not Redkeep's API; check REDKEEP_API_URL.", answered=True) from None
 
-    def _reason(self, error: httpx.HTTPError) -> str:
+    def _reason(self, error: httpx.HTTPError, timeout: float) -> str:
         if isinstance(error, httpx.TimeoutException):
-            return f"{self.url} did not answer within {TIMEOUT_SECONDS:.0f} s."
+            return f"{self.url} did not answer within {timeout:.0f} s."
         if not isinstance(error, httpx.ConnectError):
             return f"The connection to {self.url} broke ({type(error).__name__})."
         if "certificate" in str(error).lower():

@@ -107,7 +107,7 @@ def ends(certificates: Sequence[Document], keys: Sequence[Document]) -> str:
         (
             each["state"],
             f"<b>{text(each['whose'])}</b><em>certificate</em>",
-            f"expires {text(str(each['ends'])[:10])}",
+            f"expires {text(str(each['ends'])[:10])}" + (f" · {text(each['node'])}" if each.get("node") else ""),
             f"{words.days(each['days_left'])} left",
         )
         for each in certificates
@@ -168,9 +168,10 @@ def _finding(control: Document) -> str:
 
 
 def _change(details: Document) -> str:
-    """Which control changed, from what to what, and what was found then; `before` is empty for a control that is new."""
+    """Which control changed, of several nodes on which, from what to what, and what was found then; `before` is empty for one that is new."""
     states = (words.STATES.get(details[name], str(details[name])) for name in ("before", "state") if details.get(name))
-    return f"<b>{text(details['control'])}</b>: {text(' → '.join(states))} · {_finding(details)}"
+    where = f" on {text(details['node'])}" if details.get("node") else ""
+    return f"<b>{text(details['control'])}</b>{where}: {text(' → '.join(states))} · {_finding(details)}"
 
 
 def _event_details(event: Document) -> Iterable[str]:

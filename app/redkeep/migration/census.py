@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from redkeep.cache.keys import is_hashed_name
-from redkeep.crypto.envelope import HEADER_BYTES, is_envelope
+from redkeep.crypto.envelope import HEADER_BYTES, KEY_ID, is_envelope
 from redkeep.errors import ConfigurationError, ServerUnavailableError
 from redkeep.migration.progress import Pace, swept
 from redkeep.migration.sweep import Patience, Sweep
@@ -20,8 +20,6 @@ RATE: Final = 20_000
 
 LOOK_SECONDS: Final = 10.0
 """How long a run looks before it begins: at all of 200,000 entries, at a sample of more, for SCAN follows hashes of names."""
-
-_KEY_ID: Final = slice(3, 11)
 
 
 @dataclass
@@ -98,7 +96,7 @@ def _count(census: Census, names: list[bytes], headers: list[bytes]) -> None:
         if not is_hashed_name(name.decode("utf-8", "replace")):
             census.readable += 1
         elif is_envelope(header) and len(header) == HEADER_BYTES:
-            key_id = header[_KEY_ID].hex()
+            key_id = header[KEY_ID].hex()
             census.sealed[key_id] = census.sealed.get(key_id, 0) + 1
         else:
             census.other += 1

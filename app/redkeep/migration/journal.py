@@ -82,6 +82,8 @@ class Position:
         if self.complete:
             return "complete"
         parts = [f"{len(self.done)} of {len(NAMES)} stages done" + (f", the last is {self.done[-1]}" if self.done else "")]
+        if self.done and not self.begun:
+            parts.append(f"next is {NAMES[len(self.done)]}")
         if self.begun:
             parts.append(f"{self.begun} is {'being undone' if self.undone else 'begun but not validated'}")
         return "; ".join(parts)

@@ -127,7 +127,7 @@ class DetailedMigrationManager:
         )
         try:
             output, _ = await process.communicate()
-        except BaseException:  # whoever waited has gone: the deploy is ended as by Ctrl-C, and can be run again
+        except BaseException:  # whoever waited has gone: the deploy is ended, and the same call goes on with it
             process.terminate()
             await process.wait()
             raise

@@ -11,7 +11,7 @@ from redkeep.cache.epochs import Epochs
 from redkeep.cache.keys import HashedNames, is_hashed_name, operation_of
 from redkeep.cache.origin import Origin, split_origin
 from redkeep.cache.response import without_proof
-from redkeep.crypto.envelope import expiry_of, is_envelope, read_header, seal, unseal
+from redkeep.crypto.envelope import expiry_of, is_envelope, is_sealed_with, read_header, seal, unseal
 from redkeep.crypto.keyring import KeyRing
 from redkeep.errors import DecryptionError
 
@@ -55,9 +55,7 @@ class Resealer:
         """Whether an entry is to be looked at as a whole, from its name and the first bytes of its value."""
         if not is_hashed_name(name):
             return not self._reverse
-        return self._reverse or header[2:11] != self.ring.primary.prefix or header[:2] != self._first
-
-    _first: Final = b"\xc1\x01"
+        return self._reverse or not is_sealed_with(header, self.ring.primary)
 
     def plan(self, name: str, stored: bytes, left: int, *, now_ms: int, last: bool) -> Move | Verdict:
         """What to do with `stored` under `name`, which has `left` milliseconds to live.
@@ -137,8 +135,6 @@ class Resealer:
         except (DecryptionError, TypeError, ValueError):
             return "unreadable"
         return Move("returned", readable, payload, _milliseconds(left, until, now_ms), payload)
-
-
 
 
 def _milliseconds(left: int, until: int, now_ms: int) -> int:

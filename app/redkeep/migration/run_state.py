@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
 from redkeep.errors import ConfigurationError
+from redkeep.migration.counts import Counts
 from redkeep.monitoring.state_file import read_state, write_state
 
 _SAVE_SECONDS: Final = 1.0
 _WHAT: Final = "the state of migrate-data"
+_NUMBERS: Final = tuple(each.name for each in fields(Counts) if each.type == "int")
+
+logger = logging.getLogger(__name__)
 
 
 class RunState:
@@ -45,10 +51,20 @@ class RunState:
             yield
 
     def load(self) -> dict[str, Any]:
-        """What was saved last, with `number`, `cursor` and `counts`; empty when there is none, or it is of another run."""
-        saved = read_state(self._path, what=_WHAT) if self._path else None
-        ours = saved is not None and all(saved.get(name) == value for name, value in self._identity.items())
-        return saved if saved is not None and ours else {}
+        """What was saved last, with `number`, `cursor` and `counts`; empty when there is none, it is of another run, or it cannot be
+        used: then all is looked at once more, and the log says why."""
+        if self._path is None:
+            return {}
+        try:
+            saved = read_state(self._path, what=_WHAT)
+            if saved is None or any(saved.get(name) != value for name, value in self._identity.items()):
+                return {}
+            if not _has_shape(saved):
+                raise ConfigurationError(f"{_WHAT} {self._path} is from another version; counting starts again from zero")
+        except ConfigurationError as error:
+            logger.warning("migration_state_unusable", extra={"reason": str(error)})
+            return {}
+        return saved
 
     def save(self, *, number: int, cursor: int, counts: Mapping[str, object]) -> None:
         """Keep it, once a second at most: what was done since is only looked at once more."""
@@ -61,3 +77,11 @@ class RunState:
         """The run is over."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+def _has_shape(saved: Mapping[str, Any]) -> bool:
+    counts = saved.get("counts")
+    if not isinstance(counts, dict):
+        return False
+    numbers = (saved.get("number"), saved.get("cursor"), *map(counts.get, _NUMBERS))
+    return all(type(number) is int and number >= 0 for number in numbers)

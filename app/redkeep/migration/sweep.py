@@ -33,7 +33,6 @@ PATIENCE_SECONDS: Final = 60.0
 """How long a server that does not answer is asked again: a restart, a failover."""
 
 
-
 class Sweep:
     """Two connections of their own, one as the janitor, one as the cache user, made anew when they are lost."""
 

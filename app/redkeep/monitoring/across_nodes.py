@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from redkeep.monitoring.control import Control, State
 from redkeep.monitoring.round_trip import NAME as ROUND_TRIP
 from redkeep.monitoring.round_trip import REPLICA
+from redkeep.monitoring.words import listed
 from redkeep.target import Address, Target
 
 _WORST_FIRST: Final[tuple[State, ...]] = ("weak", "unknown", "ok", "not applicable")
 _AT_ONCE: Final = 8
 _SHOWN: Final = 3
 
-Probe = Callable[[Target], list[Control]]
+Probed = TypeVar("Probed")
+Row = tuple[str, Control]
+"""A control at a node, by `host:port`; "" where a deployment has one node, or where the control is of none."""
 
 
 def targets(target: Target, nodes: Iterable[Address]) -> dict[str, Target]:
@@ -31,7 +34,7 @@ def node_name(target: Target) -> str:
     return f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
 
 
-def probe_nodes(nodes: Mapping[str, Target], probe: Probe) -> dict[str, list[Control]]:
+def probe_nodes(nodes: Mapping[str, Target], probe: Callable[[Target], Probed]) -> dict[str, Probed]:
     """What `probe` finds at each node; several at a time, so that one that hangs does not hold up the others."""
     if len(nodes) == 1:
         return {name: probe(target) for name, target in nodes.items()}
@@ -41,24 +44,35 @@ def probe_nodes(nodes: Mapping[str, Target], probe: Probe) -> dict[str, list[Con
         return dict(zip(nodes, pool.map(probe, nodes.values()), strict=True))
 
 
-def worst_of(found: Mapping[str, Sequence[Control]]) -> list[Control]:
-    """Each control once. One node's are as they are; of several, the evidence says which node it is about.
+def rows_of(found: Mapping[str, Sequence[Control]]) -> list[Row]:
+    """What was found, control by control, each with its node.
 
     A replica cannot be written to: that proves nothing as long as another node was.
     """
-    if len(found) == 1:
-        return [control for controls in found.values() for control in controls]
-    rows: dict[str, list[tuple[str, Control]]] = {}
+    rows: dict[str, list[Row]] = {}
     for node, controls in found.items():
         for control in controls:
-            rows.setdefault(control.name, []).append((node, control))
+            rows.setdefault(control.name, []).append((node if len(found) > 1 else "", control))
     primaries = [row for row in rows.get(ROUND_TRIP, ()) if row[1].evidence != REPLICA]
     if primaries:
         rows[ROUND_TRIP] = primaries
-    return [_worst(each) for each in rows.values()]
+    return [row for each in rows.values() for row in each]
 
 
-def _worst(rows: Sequence[tuple[str, Control]]) -> Control:
+def worst_of(rows: Iterable[Row]) -> list[Control]:
+    """Each control once. One node's are as they are; of several, the evidence says which node it is about."""
+    by_name: dict[str, list[Row]] = {}
+    for node, control in rows:
+        by_name.setdefault(control.name, []).append((node, control))
+    return [_worst(each) if each[0][0] else each[0][1] for each in by_name.values()]
+
+
+def place(node: str, control: Control) -> str:
+    """What a control is called among those of all nodes."""
+    return f"{control.name} on {node}" if node else control.name
+
+
+def _worst(rows: Sequence[Row]) -> Control:
     state = min((control.state for _, control in rows), key=_WORST_FIRST.index)
     those = [(node, control) for node, control in rows if control.state == state]
     by_evidence: dict[str, list[str]] = {}
@@ -67,10 +81,5 @@ def _worst(rows: Sequence[tuple[str, Control]]) -> Control:
     if len(by_evidence) == 1 and len(those) == len(rows) > 1:
         evidence = f"{those[0][1].evidence} (all {len(rows)} nodes)"
     else:
-        evidence = "; ".join(f"{_listed(nodes)}: {what}" for what, nodes in by_evidence.items())
+        evidence = "; ".join(f"{listed(nodes, most=_SHOWN)}: {what}" for what, nodes in by_evidence.items())
     return Control(those[0][1].name, state, evidence, next((control.remedy for _, control in those if control.remedy), ""))
-
-
-def _listed(nodes: Sequence[str]) -> str:
-    more = len(nodes) - _SHOWN
-    return ", ".join(nodes[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

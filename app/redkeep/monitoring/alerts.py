@@ -19,6 +19,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -29,7 +30,7 @@ from redkeep.monitoring.alert_mail import MailChannel
 from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alert_webhook import WebhookChannel
 from redkeep.monitoring.events import BRUTE_FORCE_MINUTES, EventType, SecurityMonitor
-from redkeep.monitoring.words import Redactor, harmless
+from redkeep.monitoring.words import Redactor, harmless, listed
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ PAUSES: Final = (1.0, 4.0)
 """Seconds before the second and the third try; there is no fourth."""
 
 _RECENT: Final = 50
+_NAMED: Final = 8
+"""Weak controls that an alert names, each with its remedy."""
+
 _UNDER_WAY: Final = 32
 """Deliveries at once; with a dozen kinds and their cooldown there are never that many unless a channel hangs."""
 
@@ -60,9 +64,12 @@ class _Cause(NamedTuple):
 
 
 class _Firing(NamedTuple):
+    """`alert` as it was told, and as it is `now`: of several weak controls some may hold again."""
+
     alert: Alert
     told_at: float
     names: frozenset[str]
+    now: Alert
 
 
 class SimpleAlertManager:
@@ -110,21 +117,22 @@ class SimpleAlertManager:
     async def check_and_send_alerts(self, weak: Mapping[str, str] | None = None, *, unknown: Collection[str] = ()) -> list[Alert]:
         """Tell what is new, lasts or is over; returns those alerts without waiting for their delivery.
 
-        `weak` maps a weak control of the posture to its remedy; None leaves the posture as it was told. `unknown` are the controls that
-        nobody could tell: one that was weak counts as weak still.
+        `weak` maps a weak control of the posture, or of one of its nodes, to its remedy; None leaves the posture as it was told. `unknown`
+        are the controls that nobody could tell: one that was weak counts as weak still.
         """
         causes = {kind: cause for kind in _COUNTED if (cause := self._counted(kind))}
         told = self._firing.get("posture")
         unseen = told.names & set(unknown) if told else frozenset()
+        not_seen = f"Cannot be checked now, was weak: {listed(sorted(unseen), most=_NAMED)}" if unseen else ""
         if told and unseen and weak == {}:
-            self._firing["posture"] = told._replace(names=unseen)
+            self._firing["posture"] = told._replace(names=unseen, now=replace(told.now, message=not_seen, details={}))
             weak = None
         if weak:
             causes["posture"] = _Cause(
                 "Posture Weakened",
-                f"Weak: {', '.join(sorted(weak))}",
+                f"Weak: {listed(sorted(weak), most=_NAMED)}" + (f". {not_seen}" if unseen else ""),
                 "error",
-                {name: remedy or "see `redkeep status`" for name, remedy in sorted(weak.items())[:8]},
+                {name: remedy or "see `redkeep status`" for name, remedy in sorted(weak.items())[:_NAMED]},
                 frozenset(weak) | unseen,
             )
         asked = {*_COUNTED, *(() if weak is None else ("posture",))}
@@ -150,7 +158,7 @@ class SimpleAlertManager:
             "channels": [
                 {"name": name, "enabled": on, **self._results.get(name, {})} for name, on in self.alert_channels.items()
             ],
-            "active": [firing.alert.as_dict() for firing in self._firing.values()],
+            "active": [firing.now.as_dict() for firing in self._firing.values()],
             "recent": [alert.as_dict() for alert in reversed(self._recent)],
         }
 
@@ -176,7 +184,7 @@ class SimpleAlertManager:
         """Take back a snapshot; what it owes is sent by the next check. Raises ValueError when it is something else."""
         try:
             firing = {
-                str(kind): _Firing(Alert.from_dict(alert), float(told), frozenset(names))
+                str(kind): _Firing(Alert.from_dict(alert), float(told), frozenset(names), Alert.from_dict(alert))
                 for kind, (alert, told, names) in saved["firing"].items()
             }
             told_at = {str(kind): float(moment) for kind, moment in saved["told"].items()}
@@ -215,10 +223,11 @@ class SimpleAlertManager:
         news = {name for name in cause.names - known if told.get(name, -math.inf) <= quiet}
         if self._told.get(kind, -math.inf) > quiet and not news:
             if firing:  # what was told of guessing stays told; of a posture, what is weak now counts
-                self._firing[kind] = firing._replace(names=cause.names if kind == "posture" else firing.names)
+                is_now = replace(firing.now, message=self._redact(cause.message), details=self._redacted(cause.details))
+                self._firing[kind] = firing._replace(names=cause.names if kind == "posture" else firing.names, now=is_now)
             return None  # it lasts, or it goes up and down
         alert = self._alert(kind, cause.title, cause.message, cause.severity, "firing", cause.details)
-        self._firing[kind] = _Firing(alert, now, cause.names)
+        self._firing[kind] = _Firing(alert, now, cause.names, alert)
         self._told[kind] = now
         self._told_names[kind] = {name: moment for name, moment in told.items() if moment > quiet} | dict.fromkeys(cause.names, now)
         return alert
@@ -227,8 +236,11 @@ class SimpleAlertManager:
         return Alert(
             id=secrets.token_hex(8), kind=kind, title=title, message=self._redact(message), severity=severity, state=state, host=self._host,
             timestamp=datetime.fromtimestamp(self._clock(), UTC),
-            details={name: self._redact(value) if isinstance(value, str) else value for name, value in details.items()},
+            details=self._redacted(details),
         )  # fmt: skip
+
+    def _redacted(self, details: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: self._redact(value) if isinstance(value, str) else value for name, value in details.items()}
 
     def _tell(self, alert: Alert) -> None:
         self._recent.append(alert)

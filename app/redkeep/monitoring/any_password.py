@@ -16,7 +16,7 @@ from redkeep.monitoring.control import Control
 from redkeep.monitoring.probes import MONITOR, PROBED_USER_OBJECT, REDEPLOY
 from redkeep.monitoring.server_report import parse_info
 from redkeep.monitoring.wire import Refusal, Wire
-from redkeep.monitoring.words import harmless
+from redkeep.monitoring.words import harmless, listed
 
 NAME: Final = "users' passwords"
 TRUSTED_SECONDS: Final = 600.0
@@ -55,8 +55,7 @@ def probe_passwords(wire: Wire, server: str, users: Collection[str], password: s
     found = tried.opened(wire, server, users, password)
     if not found:
         return Control(NAME, "ok", f"{len(users)} users refuse a wrong password")
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return Control(NAME, "weak", f"any password opens {', '.join(map(harmless, found[:_SHOWN]))}{more}", REDEPLOY)
+    return Control(NAME, "weak", f"any password opens {listed([*map(harmless, found)], most=_SHOWN)}", REDEPLOY)
 
 
 def _opens(wire: Wire, user: str, password: str) -> bool:

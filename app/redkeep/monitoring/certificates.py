@@ -6,10 +6,13 @@ import calendar
 import math
 import ssl
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from redkeep.access.tls import client_context
 from redkeep.errors import RedkeepError
+from redkeep.monitoring.across_nodes import probe_nodes
 from redkeep.monitoring.wire import Wire
 from redkeep.target import Target
 
@@ -32,26 +35,36 @@ def certificate_ends(target: Target, connection: ssl.SSLSocket) -> dict[str, flo
     return ends
 
 
-def certificates(target: Target, *, timeout: float) -> list[dict[str, Any]]:
-    """Each certificate with its end, in ISO 8601, and the days left; the first to end first. Empty when it cannot be told."""
-    if not target.tls:
-        return []
-    try:
-        with Wire(target.host, target.port, context=client_context(target), timeout=timeout) as wire:
-            if not isinstance(wire.socket, ssl.SSLSocket):
-                return []
-            ends = certificate_ends(target, wire.socket)
-    except (OSError, RedkeepError, ValueError):
-        return []
+def certificates(nodes: Mapping[str, Target], *, timeout: float) -> list[dict[str, Any]]:
+    """Each certificate with its end, in ISO 8601, and the days left; the first to end first.
+
+    The server's of each of `nodes`, by name, that could be asked; ours and the CA's, the same for all, once, with node None.
+    """
+    found: dict[tuple[str, str | None], float] = {}
+    for node, ends in probe_nodes(nodes, partial(_ends, timeout=timeout)).items():
+        for whose, end in ends.items():
+            found[whose, node if whose == "server" else None] = end
     now = time.time()
     return [
         {
-            "whose": whose, "ends": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(end)), "days_left": int((end - now) // 86_400),
-            "seconds_left": int(end - now), "state": "ok" if end - now >= EXPIRY_DAYS * 86_400 else "weak",
+            "whose": whose, "node": node, "ends": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(end)),
+            "days_left": int((end - now) // 86_400), "seconds_left": int(end - now),
+            "state": "ok" if end - now >= EXPIRY_DAYS * 86_400 else "weak",
         }
-        for whose, end in sorted(ends.items(), key=lambda each: each[1])
+        for (whose, node), end in sorted(found.items(), key=lambda each: each[1])
         if end < math.inf
     ]  # fmt: skip
+
+
+def _ends(target: Target, *, timeout: float) -> dict[str, float]:
+    """Those of one node; empty when they cannot be told."""
+    if not target.tls:
+        return {}
+    try:
+        with Wire(target.host, target.port, context=client_context(target), timeout=timeout) as wire:
+            return certificate_ends(target, wire.socket) if isinstance(wire.socket, ssl.SSLSocket) else {}
+    except (OSError, RedkeepError, ValueError):
+        return {}
 
 
 def certificate_end(pem: str) -> float:

@@ -18,7 +18,7 @@ def exposition(figures: Figures) -> str:
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.registry import Collector
     except ImportError:
-        raise ConfigurationError("prometheus-client is not installed; install redkeep[api]") from None
+        raise ConfigurationError("prometheus-client is not installed: in Redkeep's folder run `pip install './app[api]'`") from None
 
     families = [_metric(family) for family in figures.families()]
 

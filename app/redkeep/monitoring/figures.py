@@ -106,8 +106,8 @@ class Figures:
 
     def _rest(self) -> Iterator[Family]:
         yield Family(
-            name="certificate_seconds_left", text="Seconds until a certificate expires", kind="gauge", labels=("whose",),
-            rows=tuple(((str(each["whose"]),), float(each["seconds_left"])) for each in self.certificates),
+            name="certificate_seconds_left", text="Seconds until a certificate expires", kind="gauge", labels=("whose", "node"),
+            rows=tuple(((str(each["whose"]), str(each["node"] or "")), float(each["seconds_left"])) for each in self.certificates),
         )  # fmt: skip
         sealed, failed = self.encryption["total_operations"], self.encryption["error_count"]
         yield Family(name="encryption_operations", text="Values encrypted and decrypted", kind="counter", rows=_one(sealed))

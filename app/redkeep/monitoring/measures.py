@@ -1,4 +1,4 @@
-"""The records of the performance monitor: what was measured once, as the old class named it (contract.md)."""
+"""The records of the performance monitor: what was measured once, as the old class named it."""
 
 from __future__ import annotations
 

@@ -70,7 +70,9 @@ def _provider(endpoint: str, interval: float) -> MeterProvider:
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
         from opentelemetry.sdk.resources import Resource
     except ImportError:
-        raise ConfigurationError(f"{VARIABLE} is set, but OpenTelemetry is not installed; install redkeep[otel]") from None
+        raise ConfigurationError(
+            f"{VARIABLE} is set, but OpenTelemetry is not installed: in Redkeep's folder run `pip install './app[otel]'`"
+        ) from None
     exporter = OTLPMetricExporter(endpoint=endpoint, timeout=_DEADLINE_SECONDS)
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=interval * 1000, export_timeout_millis=_DEADLINE_SECONDS * 1000)
     return MeterProvider([reader], resource=Resource.create({"service.name": "redkeep"}), shutdown_on_exit=False)

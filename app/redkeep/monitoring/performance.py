@@ -1,4 +1,4 @@
-"""The performance monitor of the old class, name for name (contract.md): times, ratios, memory, invalidations.
+"""The performance monitor of the old class, name for name: times, ratios, memory, invalidations.
 
 Lists keep `max_measurements` records of the last `retention_hours`. `total_operations` counts gets and sets, so nothing about
 security is recorded here: it would spoil the hit rate.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
-from redkeep.monitoring.across_nodes import probe_nodes, targets, worst_of
+from redkeep.monitoring.across_nodes import Row, place, probe_nodes, rows_of, targets, worst_of
 from redkeep.monitoring.any_password import Tried
 from redkeep.monitoring.control import STATES, Control, State
 from redkeep.monitoring.host import probe_files, probe_host
@@ -18,13 +18,18 @@ _EXIT_CODES: Final[dict[State, int]] = {"ok": 0, "weak": 1, "unknown": 3, "not a
 
 
 class Posture(NamedTuple):
-    """What the probes found, in their order."""
+    """What the probes found, in their order: each control in its worst state of all nodes, and as it is at each node."""
 
     controls: tuple[Control, ...]
+    rows: tuple[Row, ...] = ()
 
     def count(self, state: State) -> int:
         """How many controls are in `state`."""
         return sum(control.state == state for control in self.controls)
+
+    def places(self, state: State) -> dict[str, str]:
+        """The controls in `state` with their remedies; of several nodes each is called `login on 10.0.0.1:6379`."""
+        return {place(*row): row[1].remedy for row in self.rows if row[1].state == state}
 
     @property
     def state(self) -> State:
@@ -73,11 +78,12 @@ def assess(
 
     there = targets(target, nodes)
     hosts = {name: list(probe_host(each)) for name, each in there.items()}
-    return Posture(tuple(_printable((*worst_of(probe_nodes(there, server)), *probe_files(target), *worst_of(hosts)))))
+    files = [("", control) for control in probe_files(target)]
+    rows = (*rows_of(probe_nodes(there, server)), *files, *rows_of(hosts))
+    return Posture(tuple(map(_printable, worst_of(rows))), tuple((node, _printable(control)) for node, control in rows))
 
 
-def _printable(controls: Iterable[Control]) -> Iterable[Control]:
+def _printable(control: Control) -> Control:
     """A server's words may end up in a terminal: no control characters, no lines without end."""
-    for control in controls:
-        evidence = "".join(c if c.isprintable() else "?" for c in control.evidence)
-        yield control._replace(evidence=evidence if len(evidence) <= 200 else f"{evidence[:199]}…")
+    evidence = "".join(c if c.isprintable() else "?" for c in control.evidence)
+    return control._replace(evidence=evidence if len(evidence) <= 200 else f"{evidence[:199]}…")

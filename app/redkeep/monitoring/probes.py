@@ -22,7 +22,7 @@ from redkeep.errors import RedkeepError
 from redkeep.monitoring.certificates import EXPIRY_DAYS, certificate_ends
 from redkeep.monitoring.control import Control, State
 from redkeep.monitoring.round_trip import sealed_round_trip
-from redkeep.monitoring.wire import Refusal, Wire
+from redkeep.monitoring.wire import ProtectedModeError, Refusal, Wire
 from redkeep.target import DEFAULT_PORT, Target
 
 PROBE_NAME: Final = "redkeep-probe"
@@ -85,6 +85,10 @@ def probe_server(target: Target, *, timeout: float = 3.0) -> Iterator[Control]:
             remedy = "deploy again, or correct REDIS_URL and REDIS_TLS_CA_FILE"
             found.append(Control("server certificate", "weak", evidence, remedy))
             untried, remedy = "not tried: the server could not prove who it is", ""
+        except ProtectedModeError:
+            evidence = "it needs no password: the server says so, and only its protected mode refuses us"
+            found = [Control("default user", "weak", evidence, REDEPLOY)]
+            untried = "not tried: protected mode refuses every connection from another host"
         except (OSError, RedkeepError, ValueError) as error:
             untried, remedy = explain(error), "check that Redis runs, that it can be reached, and that the settings match it"
     yield from found

@@ -18,7 +18,7 @@ from redkeep.monitoring.probes import REDEPLOY, explain
 from redkeep.monitoring.server_report import connections
 from redkeep.monitoring.setting_names import MONITOR_PREFIX
 from redkeep.monitoring.wire import Refusal, Wire
-from redkeep.monitoring.words import harmless
+from redkeep.monitoring.words import harmless, listed
 from redkeep.target import Target
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _listed(users: dict[str, list[str]]) -> str:
     parts = []
     for user, lines in users.items():
         short = list(dict.fromkeys(lines))
-        parts.append(f"{user} may run {', '.join(short[:4])}" + (f" and {len(short) - 4} more" if len(short) > 4 else ""))
+        parts.append(f"{user} may run {listed(short, most=4)}")
     return "; ".join(parts)
 
 
@@ -112,16 +112,11 @@ def _users(wire: Wire, target: Target, known: Collection[str], tried: Tried) -> 
     there = {each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else str(each) for each in reply}
     strangers = sorted(there - set(known))
     if strangers:
-        yield Control(NAMES[3], "weak", f"Redkeep did not create: {_some(strangers)}", _KILL)
+        yield Control(NAMES[3], "weak", f"Redkeep did not create: {listed([*map(harmless, strangers)], most=_SHOWN)}", _KILL)
     else:
         yield Control(NAMES[3], "ok", f"all {len(there)} users are known")
     others = there & set(known) - {"default", target.username}  # these two were tried without monitor (probes.py)
     yield probe_passwords(wire, f"{target.host}:{target.port}", others, target.monitor_password or "", tried)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(map(harmless, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def _connected(reply: object, target: Target, known: Collection[str]) -> list[Control]:
@@ -132,7 +127,7 @@ def _connected(reply: object, target: Target, known: Collection[str]) -> list[Co
     ours = {each.port for each in there if each.user == "monitor"}  # by this very connection; a port can be mapped on the way
     elsewhere = sorted({each.port for each in there if each.port} - ours)
     return [
-        Control(NAMES[5], "weak", f"connected as {_some(strangers)}", _KILL)
+        Control(NAMES[5], "weak", f"connected as {listed([*map(harmless, strangers)], most=_SHOWN)}", _KILL)
         if strangers
         else Control(NAMES[5], "ok", "all connected users are known"),
         Control(NAMES[6], "weak", f"clients also use port {', '.join(map(str, elsewhere[:5]))}", "deploy again: it sets port 0")

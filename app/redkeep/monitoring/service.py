@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 from redkeep.environment import read_env_file
 from redkeep.monitoring import otlp
+from redkeep.monitoring.across_nodes import targets
 from redkeep.monitoring.alert_settings import AlertSettings
 from redkeep.monitoring.alerts import SimpleAlertManager
 from redkeep.monitoring.any_password import Tried
@@ -180,12 +181,10 @@ class MonitoringService:
             posture = await asyncio.to_thread(
                 assess, self._target, timeout=self._timeout, users=self._users, nodes=self._nodes, tried=self._tried
             )
-            self._certificates = await asyncio.to_thread(certificates, self._target, timeout=self._timeout)
+            self._certificates = await asyncio.to_thread(certificates, targets(self._target, self._nodes), timeout=self._timeout)
             self._posture, self._posture_at = posture, time.time()
         changed = self._changes.note(posture)
-        weak = {control.name: control.remedy for control in posture.controls if control.state == "weak"}
-        unknown = [control.name for control in posture.controls if control.state == "unknown"]
-        if await self._manager.check_and_send_alerts(weak, unknown=unknown) or changed:
+        if await self._manager.check_and_send_alerts(posture.places("weak"), unknown=posture.places("unknown")) or changed:
             await self._keeper.save()
 
     async def security_status(self) -> dict[str, Any]:

@@ -28,8 +28,12 @@ class Refusal(str):
         return self.partition(" ")[0]
 
 
+class ProtectedModeError(ServerUnavailableError):
+    """Protected mode, the server's last resort, refuses whoever comes from another host: its user `default` needs no password."""
+
+
 class Wire:
-    """One connection. Use as a context manager; every method may raise OSError, of which ssl.SSLError is one."""
+    """One connection. Use as a context manager; every method may raise OSError, of which ssl.SSLError is one, and ServerUnavailableError."""
 
     def __init__(
         self, host: str, port: int, *, context: ssl.SSLContext | None, timeout: float, max_reply_bytes: int = MAX_REPLY_BYTES
@@ -62,7 +66,10 @@ class Wire:
         if kind == b"+":
             return rest.decode("utf-8", "replace")
         if kind == b"-":
-            return Refusal(rest.decode("utf-8", "replace"))
+            refusal = Refusal(rest.decode("utf-8", "replace"))
+            if refusal.code == "DENIED":
+                raise ProtectedModeError("protected mode refuses all other hosts, because the user `default` needs no password; deploy again")
+            return refusal
         if kind == b":":
             return int(rest)
         if kind == b"$":

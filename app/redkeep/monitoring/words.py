@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 NAME_LENGTH: Final = 64
@@ -25,6 +25,12 @@ def harmless(text: str | bytes, *, limit: int = NAME_LENGTH) -> str:
     text = text[: limit * 2]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii") for c in text)
     return shown if len(shown) <= limit else shown[: limit - 1] + _ELLIPSIS
+
+
+def listed(names: Sequence[str], *, most: int) -> str:
+    """`a, b, c and 4 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 class Redactor:
