@@ -54,6 +54,20 @@ class Credentials:
         for key in self.encryption_keys:
             decode_key(key, field="an encryption key of the secrets")
         self.trust_bundle = store.trust_bundle()
+        self._opened = self._state()
+
+    def _state(self) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...], bytes]:
+        known = self._store.users()
+        passwords = {user: self._store.passwords(user) for user in (*USERS, API_NAME) if user in known}
+        return passwords, self._store.encryption_keys(), self._store.trust_bundle()
+
+    def outdated(self) -> bool:
+        """Whether another run has changed passwords, keys or authorities since these were opened. Raises SecretStoreError."""
+        with self._store.transaction():
+            passwords, *others = self._state()
+        opened, *before = self._opened
+        # What this very run has made meanwhile, the API's key, is no change.
+        return others != before or any(passwords.get(user) != values for user, values in opened.items())
 
     def newest_passwords(self) -> Credentials:
         """These without the passwords that a rotation is about to retire."""

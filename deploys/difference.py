@@ -27,7 +27,8 @@ def locked(script: str) -> str:
     When the operator's side is gone, a word of the script goes to a closed pipe: the signal ends it by way of its own
     cleaning up, which a shell leaves out otherwise.
     """
-    return f"""exec 9>{LOCK}
+    # Whoever may open the file may hold the lock: nobody but root, from its birth on.
+    return f"""u=$(umask); umask 077; exec 9>{LOCK}; umask "$u"; chmod 0600 {LOCK}
 flock -w {LOCK_SECONDS} 9 || {{ echo "another deploy is running on this host (it holds {LOCK}): wait for its end, then run again." >&2; exit 1; }}
 (
 set -eu

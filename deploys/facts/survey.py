@@ -30,6 +30,10 @@ LOCK_SECONDS = 600
 FIREWALL_NOTE = str(NOTE)
 WAIT = f"[ ! -e {LOCK} ] || flock -w {LOCK_SECONDS} {LOCK} true || true"
 
+# Forbids packages to start their services, where there is no systemd to mask them, and what ours says of itself.
+POLICY = "/usr/sbin/policy-rc.d"
+POLICY_MARK = "Managed by redkeep while it installs packages."
+
 # Section marks carry a random number for each run: no text found on the host (a file's, process's or client's name) can
 # pass for one.
 _FIRST = re.compile(r"(@@redkeep-[0-9a-f]{16} )login")
@@ -172,7 +176,7 @@ echo "container $c"
 . /etc/os-release 2>/dev/null; echo "id ${{ID:-}}"; echo "like ${{ID_LIKE:-}}"; echo "release ${{VERSION_ID:-}}"
 [ ! -x /usr/bin/python3 ] || echo "python $(/usr/bin/python3 -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')"
 echo "hostname $(hostname 2>/dev/null || cat /etc/hostname)"
-echo "policy $([ -e /usr/sbin/policy-rc.d ] && echo yes || echo no)"
+echo "policy $(if grep -qs '{POLICY_MARK}' {POLICY}; then echo ours; elif [ -e {POLICY} ]; then echo yes; else echo no; fi)"
 echo '{mark}addresses'
 ip -o addr show 2>/dev/null | awk '{{split($4, a, "/"); print a[1]}}' || hostname -I | tr ' ' '\\n'"""
     if q.packages:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.facts.survey import Survey, UnitState
@@ -19,6 +19,8 @@ from deploys.stages.wanted import CLI, drop_in_text, sandbox_digest, settings
 
 # Loading and writing what fits one host's memory.
 RESTART_SECONDS = 600
+# Texts of others that change the unit, while ours does.
+KEPT_UNITS = f"{BEFORE}/units"
 
 # Everything a deploy of a server that is a service of its own compares.
 _SERVER: tuple[Concern, ...] = (
@@ -66,15 +68,9 @@ def sandbox(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if not survey.has_systemd:
         return
     unit = survey.units.get(engine.unit, UnitState())
-    foreign = [path for path in unit.drop_ins if path.startswith(("/etc/", "/run/")) and path != engine.drop_in]
-    if unit.load == "loaded" and unit.fragment.startswith(("/etc/", "/run/")):
-        foreign.append(unit.fragment)
-    if foreign:
-        words = shlex.join(foreign)
-        keep = f"install -d -m 0700 {BEFORE}/units; cp -a --parents {words} {BEFORE}/units"
-        yield Difference(
-            f"unit {engine.unit} is changed by {' '.join(foreign)}", f"{keep}\nrm -f {words}\nsystemctl daemon-reload"
-        )
+    if foreign := server.foreign_texts(engine, unit):
+        aside = units_aside(foreign, KEPT_UNITS)
+        yield Difference(f"unit {engine.unit} is changed by {' '.join(foreign)}", f"{aside}\nsystemctl daemon-reload")
     yield from folder_differences([(engine.drop_in.rpartition("/")[0], "root", "root", "0755")], survey)
     after = "systemctl daemon-reload"
     if _under_sandbox(passage, survey):
@@ -96,17 +92,12 @@ def _start_mark(passage: Passage, survey: Survey) -> str:
 
 def restart(passage: Passage, survey: Survey) -> Iterator[Difference]:
     """The one restart. The server itself writes its data and ends; it goes on when it cannot write them."""
-    site, engine = passage.site, passage.site.bundle.engine
+    site = passage.site
     if not (reasons := restart_reasons(site, survey)):
         return
-    pid = (
-        f"systemctl show -p MainPID --value {engine.unit}"
-        if survey.has_systemd
-        else f"pgrep -o -x -u {engine.user} {engine.package}"
-    )
-    script = f"""p=$({pid}); answer=$({CLI} SHUTDOWN SAVE 2>&1 || true)
+    script = f"""p=$({CLI} INFO server | tr -d '\\r' | sed -n 's/^process_id://p'); answer=$({CLI} SHUTDOWN SAVE 2>&1 || true)
 case "$answer" in *ERR*) echo "the server cannot write its data, and was not restarted: $answer" >&2; exit 1;; esac
-i=0; while kill -0 "$p" 2>/dev/null; do
+i=0; while [ -n "$p" ] && kill -0 "$p" 2>/dev/null; do
     i=$((i+1)); [ $i -lt {RESTART_SECONDS}0 ] || {{ echo 'the server does not stop' >&2; exit 1; }}; sleep 0.1
 done
 {start_script(site, survey, "start")}"""
@@ -129,11 +120,16 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if survey.file(MANAGED).kind:
         yield Difference("the host is still marked as managed", f"rm -f {MANAGED}")
     reload_units = "\nsystemctl daemon-reload" if survey.has_systemd else ""
-    if survey.file(engine.drop_in).kind:
-        folder = engine.drop_in.rpartition("/")[0]
-        again = f"[ ! -d {BEFORE}/units ] || cp -a {BEFORE}/units/. /"
-        script = f"rm -f {engine.drop_in}; rmdir {folder} 2>/dev/null || true\n{again}{reload_units}"
-        yield Difference(f"file {engine.drop_in} is not needed before the close", script)
+    aside = survey.file(KEPT_UNITS).kind
+    if survey.file(engine.drop_in).kind or aside:
+        gone = f"rm -f {engine.drop_in}; rmdir {engine.drop_in.rpartition('/')[0]} 2>/dev/null || true"
+        back = f"{units_back(KEPT_UNITS)}\n" if aside else ""
+        what = (
+            f"texts that changed {engine.unit} are put aside"
+            if aside
+            else f"file {engine.drop_in} is not needed before the close"
+        )
+        yield Difference(what, f"{back}{gone}{reload_units}")
     if kernel := [path for path in (SYSCTL, TMPFILES) if survey.file(path).kind]:
         back = f'while read -r f v; do echo "$v" > "$f" || true; done < {BEFORE}/kernel 2>/dev/null'
         yield Difference(f"kernel settings are still there: {' '.join(kernel)}", f"rm -f {' '.join(kernel)}\n{back}")
@@ -150,6 +146,22 @@ def files_before(passage: Passage, survey: Survey) -> Iterator[Difference]:
         yield Difference("the daily check of the certificates is still there", f"{stop}rm -f {' '.join(watching)}{reload_units}")
     folders = [(path, owner, group, mode) for mode, owner, group, path in passage.window.folders]
     yield from folder_differences(folders, survey)
+
+
+def units_aside(paths: Sequence[str], kept: str) -> str:
+    """Shell that moves files below a folder, each with the folders above it."""
+    words = shlex.join(paths)
+    # From the root: Debian 12's cp looks for these folders by a path without its first slash.
+    return f"install -d -m 0700 {kept}; (cd /; cp -a --parents {words} {kept})\nrm -f {words}"
+
+
+def units_back(kept: str, root: str = "/") -> str:
+    """Shell that puts the files kept below a folder back below the root. Files alone: the copy of a folder takes its mode along, and
+    the root would be closed to everybody."""
+    return f"""(cd {kept}; find . ! -type d | while IFS= read -r f; do
+    mkdir -p "{root}/${{f%/*}}"; cp -a "$f" "{root}/$f"
+done)
+rm -rf {kept}"""
 
 
 def live_before(passage: Passage, survey: Survey) -> Iterator[Difference]:

@@ -121,7 +121,18 @@ def question(site: Site) -> Question:
     asked = preflight.question(site)
     if site.bundle.is_redis:
         asked |= Question(
-            files=(FOLDER, OPEN, BEFORE, f"{BEFORE}/complete", BACKUP, VERIFIED, PLAN, PACKAGES, include_file(site.bundle.engine))
+            files=(
+                FOLDER,
+                OPEN,
+                BEFORE,
+                f"{BEFORE}/complete",
+                BACKUP,
+                VERIFIED,
+                PLAN,
+                PACKAGES,
+                include_file(site.bundle.engine),
+                closing.KEPT_UNITS,
+            )
         )
     return asked
 

@@ -23,7 +23,8 @@ OTHER_KEYS = f"""r --no-raw --scan | head -100000 | awk '
 class Legacy:
     """``info`` and ``config`` of the running server, ``ping`` its answer; ``free`` in bytes where the backup and where the data
     go, ``memory`` what a new process can have; ``users`` how many it has beside `default`, in its configuration file or running,
-    ``acl_file`` whether it has a file of them; ``other_keys`` how many of the ``keys_seen`` are not the cache's."""
+    ``acl_file`` whether it has a file of them; ``other_keys`` how many of the ``keys_seen`` are not the cache's; ``main`` the number of
+    the process that systemd knows as its service's, "0" for none, "" without systemd."""
 
     ping: str = ""
     port: int = 6379
@@ -34,6 +35,7 @@ class Legacy:
     memory: tuple[int, ...] = ()
     users: int = 0
     acl_file: bool = False
+    main: str = ""
     keys_seen: int = 0
     other_keys: int = 0
 
@@ -93,6 +95,7 @@ r INFO all | tr -d '\\r' | sed -n 's/^\\([a-z_0-9]*\\):/info \\1 /p'
 r CONFIG GET '*' | sed 's/^/config /'
 echo "users $(( $(grep -ciE '^[[:space:]]*user[[:space:]]' "$conf") + $(r ACL USERS | grep -cvx default) ))"
 [ ! -e {engine.acl_file} ] || echo 'file yes'
+[ ! -d /run/systemd/system ] || echo "main $(systemctl show -p MainPID --value {engine.unit})"
 {OTHER_KEYS}
 sed -n 's/^MemAvailable: */memory /p' /proc/meminfo
 for f in {FOLDER} {engine.data_folder}; do
@@ -114,6 +117,7 @@ done""")
         memory=tuple(int(value.split()[0]) * 1024 for value in parts.get("memory", []) if value[:1].isdigit()),
         users=int(parts.get("users", ["0"])[0] or 0),
         acl_file="file" in parts,
+        main=parts.get("main", [""])[0],
         keys_seen=seen,
         other_keys=others,
     )
@@ -163,6 +167,10 @@ def _kind(site: Site, found: Legacy, _: int) -> str:
         return "the server is still loading its data: run again when it has finished."
     if info.get("config_file", "") != engine.config:
         return f"the server was started with {info.get('config_file') or 'no configuration file'}, not {engine.config}: start it with that."
+    if found.main and found.main != info.get("process_id"):
+        return (
+            f"the server was not started by {engine.unit}, which the last stage restarts: stop it and start that service first."
+        )
     # After a migration that went all the way back the process still names our file, which is gone.
     if found.users or found.acl_file or found.config.get("aclfile", "") not in ("", engine.acl_file):
         return (

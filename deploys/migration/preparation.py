@@ -21,6 +21,8 @@ from redkeep.migration.stages import STAGES
 SAMPLES = 200
 # A snapshot and a restore of what fits one host's memory take minutes at most.
 BACKUP_SECONDS = 900
+# What a backup that was killed leaves.
+_SCRATCH = f"{FOLDER}/compare.* {STATE}/.redkeep-restore.*"
 
 
 def packages(passage: Passage, survey: Survey) -> Iterator[Difference]:
@@ -33,7 +35,7 @@ def packages(passage: Passage, survey: Survey) -> Iterator[Difference]:
         return
     yield from removal.files_gone(passage.site, survey)
     if survey.file(machine.PACKAGES).kind:
-        script = f"{removal.PACKAGES_SCRIPT}\nrm -f {machine.PACKAGES} {machine.BEFORE} {STATE}/group-*"
+        script = f"{removal.PACKAGES_SCRIPT}\nrm -f {machine.PACKAGES} {machine.BEFORE} {removal.LEFT_OVER} {STATE}/group-*"
         yield Difference("packages installed by Redkeep are still there", script)
 
 
@@ -47,7 +49,7 @@ def document(passage: Passage, survey: Survey) -> Iterator[Difference]:
     if passage.level >= 0 and not survey.file(f"{BEFORE}/complete").kind:
         yield Difference("the current configuration is not documented", _document(passage))
     elif passage.level < 0 and survey.file(BEFORE).kind:
-        yield Difference("the documented configuration is no longer needed", f"rm -rf {BEFORE} {PLAN} {VERIFIED}")
+        yield Difference("the documented configuration is no longer needed", f"rm -rf {BEFORE} {PLAN} {VERIFIED} {_SCRATCH}")
 
 
 def _document(passage: Passage) -> str:
@@ -76,10 +78,13 @@ def backup(passage: Passage, survey: Survey) -> Iterator[Difference]:
 
 def _backup(engine: Engine) -> str:
     dump, alone = f"{engine.data_folder}/dump.rdb", f"{FOLDER}/without-dump"
-    return f"""umask 077; rm -rf {VERIFIED} {BACKUP} {BACKUP}.new {FOLDER}/compare.* {engine.data_folder}/.redkeep-restore.*
+    return f"""umask 077; rm -rf {VERIFIED} {BACKUP} {BACKUP}.new {_SCRATCH}
 {access(engine)}
 {_SHELL.format(seconds=BACKUP_SECONDS, samples=SAMPLES)}
-w=$(mktemp -d {FOLDER}/compare.XXXXXX); d=$(mktemp -d {engine.data_folder}/.redkeep-restore.XXXXXX); p=
+as="setpriv --reuid={engine.user} --regid={engine.user} --clear-groups"
+# What the server's user may write, it could make a link: it reads there what it reads anyway, and root nothing of it.
+w=$(mktemp -d {FOLDER}/compare.XXXXXX); d=$(mktemp -d {STATE}/.redkeep-restore.XXXXXX); p=
+chown root:{engine.user} "$d"; chmod 0750 "$d"; install -d -m 0700 -o {engine.user} -g {engine.user} "$d/run"
 ended() {{ [ -z "$p" ] || {{ kill -9 $p 2>/dev/null || true; }}; rm -rf "$w" "$d" {BACKUP}.new; }}
 trap ended EXIT
 databases=$(r INFO keyspace | tr -d '\\r' | sed -n 's/^db\\([0-9]*\\):.*/\\1/p')
@@ -95,19 +100,19 @@ while [ "$(told rdb_bgsave_in_progress)" = 1 ]; do sleep 0.2; done
 [ "$(told rdb_last_bgsave_status)" = ok ] && [ "$(r LASTSAVE)" -ge $since ] ||
     {{ echo "the snapshot failed; the server's log ends with: $(tail -2 {engine.log_file})" >&2; exit 1; }}
 for n in $databases; do looked_at r $n > "$w/second$n"; done
-cp {dump} "$d/dump.rdb"
+$as cat {dump} > "$d/dump.rdb"
+chown root:{engine.user} "$d/dump.rdb"; chmod 0640 "$d/dump.rdb"
 if [ -e {alone} ]; then rm -f {dump}; rm -f {alone}; fi
 sync "$d/dump.rdb"; sum=$(sha256sum < "$d/dump.rdb" | cut -d' ' -f1)
-chown -R {engine.user}: "$d"
-setpriv --reuid={engine.user} --regid={engine.user} --clear-groups {engine.server} --port 0 --unixsocket "$d/s" \\
-    --unixsocketperm 700 --dir "$d" --dbfilename dump.rdb --save '' --appendonly no --daemonize no --logfile "$d/log" \\
-    --databases "$(r CONFIG GET databases | tail -1)" --rdbcompression "$(r CONFIG GET rdbcompression | tail -1)" </dev/null >"$d/out" 2>&1 & p=$!
-i=0; until grep -qi 'ready to accept connections' "$d/log" 2>/dev/null; do
+$as {engine.server} --port 0 --unixsocket "$d/run/s" \\
+    --unixsocketperm 700 --dir "$d" --dbfilename dump.rdb --save '' --appendonly no --daemonize no --logfile '' \\
+    --databases "$(r CONFIG GET databases | tail -1)" --rdbcompression "$(r CONFIG GET rdbcompression | tail -1)" </dev/null >"$w/log" 2>&1 & p=$!
+i=0; until grep -qi 'ready to accept connections' "$w/log"; do
     kill -0 $p 2>/dev/null && [ $i -lt {BACKUP_SECONDS}0 ] ||
-        {{ echo "the backup does not load: $(cat "$d/out" "$d/log" | tail -3)" >&2; exit 1; }}
+        {{ echo "the backup does not load: $(tail -3 "$w/log")" >&2; exit 1; }}
     i=$((i+1)); sleep 0.1
 done
-t() {{ timeout 60 env -u REDISCLI_AUTH {engine.cli} -s "$d/s" "$@"; }}
+t() {{ timeout 60 env -u REDISCLI_AUTH {engine.cli} -s "$d/run/s" "$@"; }}
 compared=0
 for n in $databases; do
     looked_at t $n > "$w/restored$n"; looked_at r $n > "$w/third$n"
@@ -116,15 +121,15 @@ for n in $databases; do
     wrong=$(LC_ALL=C comm -23 "$w/steady$n" "$w/restored$n" | grep -c . || true)
     [ "$wrong" = 0 ] || {{
         echo "$wrong of $(grep -c . < "$w/steady$n") keys checked in database $n differ in the backup, which has" \\
-            "$(grep -c . < "$w/restored$n" || true) of them: $(tail -1 "$d/log")" >&2; exit 1
+            "$(grep -c . < "$w/restored$n" || true) of them: $(tail -1 "$w/log")" >&2; exit 1
     }}
     compared=$((compared + $(grep -c . < "$w/steady$n" || true)))
 done
-set -- $(sed -n 's/.*keys loaded: \\([0-9]*\\), keys expired: \\([0-9]*\\).*/\\1 \\2/p' "$d/log") 0 0
+set -- $(sed -n 's/.*keys loaded: \\([0-9]*\\), keys expired: \\([0-9]*\\).*/\\1 \\2/p' "$w/log") 0 0
 read=$({engine.cli.removesuffix("-cli")}-check-rdb "$d/dump.rdb" | sed -n 's/.*] \\([0-9]*\\) keys read.*/\\1/p')
 [ "$read" = $(($1 + $2)) ] || {{ echo "the backup holds $read keys, and the throwaway server loaded $1" >&2; exit 1; }}
 [ "$sum" = "$(sha256sum < "$d/dump.rdb" | cut -d' ' -f1)" ]
-chown root: "$d/dump.rdb"; chmod 0600 "$d/dump.rdb"; mv -f "$d/dump.rdb" {BACKUP}
+chown root:root "$d/dump.rdb"; chmod 0600 "$d/dump.rdb"; mv -f "$d/dump.rdb" {BACKUP}
 printf 'sha256 %s\\nkeys %s\\ncompared %s\\nbytes %s\\n' "$sum" "$1" "$compared" "$(stat -c %s {BACKUP})" > {VERIFIED}.new
 sync {BACKUP} {VERIFIED}.new; mv -f {VERIFIED}.new {VERIFIED}"""
 

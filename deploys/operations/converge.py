@@ -43,6 +43,8 @@ def mend(site: Site, concern: Concern, dress: Dress | None = None) -> Generator[
     """
     executing, dress = state.current_stage == StateStage.Execute, dress or site.dress
     try:
+        if executing:
+            refuse_outdated(site)
         differences = differences_of(site, concern)
     except DeployError as error:
         if not executing:
@@ -56,6 +58,16 @@ def mend(site: Site, concern: Concern, dress: Dress | None = None) -> Generator[
         site.say(f"would repair: {difference.what}")
     for difference in differences:
         yield StringCommand(locked(dress(difference) if dress else difference.script), _sudo=site.sudo)
+
+
+def refuse_outdated(site: Site) -> None:
+    """Raise DeployError when a rotation has begun or ended beside this run: its own secrets would undo that on the hosts."""
+    try:
+        outdated = site.credentials.outdated()
+    except RedkeepError as error:
+        raise DeployError(f"{site.bundle.name}: {error}") from None
+    if outdated:
+        raise DeployError(f"{site.bundle.name}: {site.secrets} was changed by another run since this one began: run again.")
 
 
 def scripts(site: Site, differences: Iterable[Difference], *, dress: Dress | None = None) -> Generator[StringCommand, None, None]:

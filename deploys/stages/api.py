@@ -37,7 +37,7 @@ CONTAINED = ("cache.env", "ca.crt", "server.crt", "server.key")
 
 def question(site: Site) -> Question:
     if not site.bundle.is_app:
-        return Question()
+        return Question(files=(FOLDER, UNIT_FILE))
     files = (FOLDER, ENVIRONMENT, LOCAL, UNIT_FILE, USER_MARK, *KEYS, *(f"{FOLDER}/{name}" for name in CREDENTIALS + CONTAINED))
     return Question(files=files, units=(UNIT,), users=(USER,), listening=tuple(ports(site).values()))
 
@@ -160,7 +160,8 @@ def unwanted(site: Site, survey: Survey) -> Iterator[Difference]:
     """What an earlier deploy with the API left."""
     if survey.file(UNIT_FILE).kind or survey.file(FOLDER).kind:
         what = f"unit {UNIT}" if survey.file(UNIT_FILE).kind else f"folder {FOLDER}"
-        yield Difference(f"{what} exists although api_enabled is False", gone())
+        why = "api_enabled is False" if site.bundle.is_app else "the host is not in the group app"
+        yield Difference(f"{what} exists although {why}", gone())
 
 
 def other_way(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -216,7 +217,7 @@ systemctl daemon-reload
 
 @deploy("API")
 def api(site: Site) -> None:
-    if not site.bundle.knobs.api_enabled:
+    if not (site.bundle.is_app and site.bundle.knobs.api_enabled):
         converge(site, unwanted, name="Remove the API")
     if not site.bundle.api_in_unit:
         return

@@ -22,19 +22,18 @@ CURRENT = f"{HOME}/current"
 COMMAND = "/usr/local/bin/redkeep"
 TLS = "/etc/redkeep/tls"
 ENVIRONMENT = "/etc/redkeep/cache.env"
+CREDENTIALS = (ENVIRONMENT, TLS)
 
 
 def question(site: Site) -> Question:
+    # Also of a host that was in the group app before.
+    always = Question(files=(HOME, COMMAND, *CREDENTIALS))
     if not site.bundle.is_app:
-        return Question()
-    return Question(
+        return always
+    return always | Question(
         files=(
-            HOME,
             f"{HOME}/releases",
             CURRENT,
-            COMMAND,
-            TLS,
-            ENVIRONMENT,
             *(f"{TLS}/{n}" for n in ("ca.crt", "client.crt", "client.key")),
         ),
         globs=(f"{STATE}/group-*", f"{HOME}/releases/*/.complete", f"{HOME}/releases/*"),
@@ -143,6 +142,15 @@ def certificates(site: Site, survey: Survey) -> Iterator[Difference]:
     )
 
 
+def left(site: Site, survey: Survey) -> Iterator[Difference]:
+    """A host that has left the group app keeps none of the app's credentials: with its Redis alone it must not open a value."""
+    if there := [path for path in CREDENTIALS if survey.file(path).kind]:
+        words = " ".join(there)
+        yield Difference(
+            f"the app's credentials are still there, but the host is not in the group app: {words}", f"rm -rf {words}"
+        )
+
+
 def values(site: Site, survey: Survey) -> dict[str, str]:
     """The environment of the app, by the names of redkeep.Settings."""
     knobs, secrets = site.bundle.knobs, site.credentials
@@ -173,6 +181,9 @@ def values(site: Site, survey: Survey) -> dict[str, str]:
 
 @deploy("Application")
 def application(site: Site) -> None:
+    if not site.bundle.is_app:
+        converge(site, left, name="Remove the app's credentials")
+        return
     converge(site, account, name="Create the app's group")
     converge(site, package, name="Install the package")
     converge(site, environment, name="Write the app's credentials")

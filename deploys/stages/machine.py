@@ -9,7 +9,7 @@ from pyinfra.api import deploy
 
 from deploys.difference import Difference, ManagedFile, file_differences, folder_differences
 from deploys.engine import Engine
-from deploys.facts.survey import Question, Survey
+from deploys.facts.survey import POLICY, POLICY_MARK, Question, Survey
 from deploys.operations.converge import converge
 from deploys.rendering import render
 from deploys.site import Site
@@ -78,10 +78,17 @@ def packages(site: Site, survey: Survey) -> Iterator[Difference]:
 
 def packages_missing(site: Site, survey: Survey) -> Iterator[Difference]:
     """What is to be installed, on a host whose server may be in use."""
+    yield from policy_left(survey)
     missing = [name for name in (*packages_wanted(site), *engine_wanted(site, survey)) if name not in survey.packages]
     yield from folder_differences([("/etc/redkeep", "root", "root", "0755")], survey)
     if missing:
         yield Difference(f"packages are missing: {' '.join(missing)}", _install(site, survey, missing))
+
+
+def policy_left(survey: Survey) -> Iterator[Difference]:
+    """What a run leaves that was killed while it installed packages: from then on no package starts its service here."""
+    if survey.host.get("policy") == "ours":
+        yield Difference(f"file {POLICY}, which stops packages from starting their services, is still there", f"rm -f {POLICY}")
 
 
 def stock_stopped(site: Site, survey: Survey) -> str:
@@ -116,9 +123,10 @@ def _install(site: Site, survey: Survey, missing: list[str]) -> str:
             lines.append(f"systemctl mask {engine.unit} >/dev/null 2>&1")
         elif survey.host.get("policy") != "yes":
             lines += [
-                "trap 'rm -f /usr/sbin/policy-rc.d' EXIT HUP INT TERM",
-                "printf '#!/bin/sh\\n# Managed by redkeep while it installs packages.\\nexit 101\\n' > /usr/sbin/policy-rc.d",
-                "chmod 0755 /usr/sbin/policy-rc.d",
+                # A signal ends the script by way of this: nothing is installed without the policy.
+                f"trap 'rm -f {POLICY}' EXIT",
+                f"printf '#!/bin/sh\\n# {POLICY_MARK}\\nexit 101\\n' > {POLICY}",
+                f"chmod 0755 {POLICY}",
             ]
     options = "-q -y -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold"
     install = f"apt-get {options} install --no-install-recommends {shlex.join(missing)}"

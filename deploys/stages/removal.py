@@ -16,14 +16,19 @@ from deploys.stages import api, application, container_engine, containers, machi
 from deploys.stages.wanted import CLI
 
 _OPTIONS = "-o APT::AutoRemove::SuggestsImportant=false -o APT::AutoRemove::RecommendsImportant=false"
-# Removes the packages that were installed by us, but for what was there before.
+LEFT_OVER = f"{machine.STATE}/left-over"
+_NEEDLESS = f"apt-get -s {_OPTIONS} autoremove | awk '$1 == \"Remv\" {{print $2}}' | LC_ALL=C sort"
+# Notes what nothing needs any more before anything of ours goes: an old kernel, for instance.
+NOTE_LEFT_OVER = f"[ -e {LEFT_OVER} ] || {{ {_NEEDLESS} > {LEFT_OVER}.new; mv {LEFT_OVER}.new {LEFT_OVER}; }}"
+# Removes the packages that were installed by us, but for what was there before or is left over from something else.
 PACKAGES_SCRIPT = f"""export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+{NOTE_LEFT_OVER}
 if [ -s {machine.PACKAGES} ] && [ -s {machine.BEFORE} ]; then
     sort -u {machine.PACKAGES} | while read -r p; do
         # One word for each architecture that a package is there for.
         case $(dpkg-query -W -f ' ${{db:Status-Status}} ' "$p" 2>/dev/null) in *' installed '*) echo "$p" ;; esac
     done | xargs -r apt-mark auto >/dev/null
-    gone=$(apt-get -s {_OPTIONS} autoremove | awk '$1 == "Remv" {{print $2}}' | sort | comm -23 - {machine.BEFORE})
+    gone=$({_NEEDLESS} | comm -23 - {machine.BEFORE} | comm -23 - {LEFT_OVER})
     [ -z "$gone" ] || apt-get -q -y -o DPkg::Lock::Timeout=300 purge $gone >/dev/null
 fi"""
 
@@ -67,7 +72,7 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
     stop = f"systemctl disable --now {engine.unit} >/dev/null 2>&1 || true" if survey.has_systemd else machine.init_stop(engine)
     yield Difference(
         f"package {engine.package} and its data are still there",
-        f"{stop}\nexport DEBIAN_FRONTEND=noninteractive\n"
+        f"{stop}\nexport DEBIAN_FRONTEND=noninteractive\n{NOTE_LEFT_OVER}\n"
         f"apt-get -q -y -o DPkg::Lock::Timeout=300 purge {engine.package} >/dev/null\n"
         f"dpkg-statoverride --force-all --remove {engine.config} >/dev/null 2>&1 || true\n"
         f"rm -rf {engine.folder} {engine.data_folder} {engine.log_file.rpartition('/')[0]} {engine.drop_in.rpartition('/')[0]} "
@@ -76,6 +81,7 @@ def engine_gone(site: Site, survey: Survey) -> Iterator[Difference]:
 
 
 def files_gone(site: Site, survey: Survey) -> Iterator[Difference]:
+    yield from machine.policy_left(survey)
     if survey.file(api.UNIT_FILE).kind or survey.file(api.FOLDER).kind:
         yield Difference("the API is still there", api.gone())
     paths = [

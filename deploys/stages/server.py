@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -34,6 +35,8 @@ from redkeep.stack.compose import openssl_policy, text
 OPERATOR_FILES = ("password", "ca.crt", "client.crt", "client.key")
 HEALTH_FILES = (*OPERATOR_FILES, "check")
 HEALTH_USER = "health_check"
+# A folder of drop-ins that are for more than one unit.
+_SHARED = re.compile(r"(/|-\.)service\.d/[^/]*$")
 
 
 def question(site: Site) -> Question:
@@ -166,18 +169,21 @@ def trial(site: Site, survey: Survey, *, config: str, acl: str) -> str:
 def try_server(engine: Engine, *, config: str, options: str = "") -> str:
     """Shell that starts a throwaway server from these files on a loopback address of its own, and fails with its words
     when it does not come up. It runs for a moment, without data, and every user of it needs a password."""
-    return f"""try=$(mktemp -d /run/redkeep-try.XXXXXX); chown {engine.user} "$try"
+    # Its words go to a file that was open before the folder is its user's, who could put a link in the place of another.
+    return f"""try=$(mktemp -d /run/redkeep-try.XXXXXX); exec 3>"$try/out"; chown {engine.user} "$try/out" "$try"
+as="setpriv --reuid={engine.user} --regid={engine.user} --clear-groups"
 set -- {engine.server} {config} {options} --bind 127.83.7.$(( $$ % 250 + 2 )) --daemonize no --supervised no
 set -- "$@" --logfile "$try/log" --dir "$try" --pidfile "$try/pid" --save '' --appendonly no
 export OPENSSL_CONF={engine.folder}/openssl.cnf
-setpriv --reuid={engine.user} --regid={engine.user} --clear-groups "$@" >"$try/out" 2>&1 & p=$!
+$as "$@" >&3 2>&3 & p=$!
+exec 3>&-
 up=no; i=0
 while [ $i -lt 100 ] && kill -0 $p 2>/dev/null; do
     if grep -q 'Ready to accept connections' "$try/log" 2>/dev/null; then up=yes; break; fi
     i=$((i+1)); sleep 0.05
 done
 kill $p 2>/dev/null || true; wait $p 2>/dev/null || true
-words=$(cat "$try/out" "$try/log" 2>/dev/null | tail -5); rm -rf "$try"
+words=$($as cat "$try/out" "$try/log" 2>/dev/null | tail -5); rm -rf "$try"
 if [ $up = no ]; then echo "the new configuration does not start, the old one stays: $words" >&2; exit 1; fi"""
 
 
@@ -238,15 +244,20 @@ def drop_in(site: Site, survey: Survey) -> Iterator[Difference]:
 def foreign_units(site: Site, survey: Survey) -> Iterator[Difference]:
     """Other texts that change the unit: they could undo the sandbox, so they go, and the server starts without them."""
     engine, unit = site.bundle.engine, survey.units.get(site.bundle.engine.unit, UnitState())
-    found = [path for path in unit.drop_ins if path.startswith(("/etc/", "/run/")) and path != engine.drop_in]
-    if unit.load == "loaded" and unit.fragment.startswith(("/etc/", "/run/")):
-        found.append(unit.fragment)
-    if found:
+    if found := foreign_texts(engine, unit):
         again = start_script(site, survey, "restart") if unit.active == "active" else "true"
         yield Difference(
             f"unit {engine.unit} is changed by {' '.join(found)}, which is not Redkeep's (needs a restart)",
             f"rm -f {shlex.join(found)}\nsystemctl daemon-reload\n{again}",
         )
+
+
+def foreign_texts(engine: Engine, unit: UnitState) -> list[str]:
+    """Files of this unit that are neither ours nor the distribution's. What says something for other units too is not ours to
+    remove: "service.d" is for every service of the host, "redis-.service.d" for all whose names begin so."""
+    mine = [path for path in unit.drop_ins if path != engine.drop_in and not _SHARED.search(path)]
+    texts = [*mine, *([unit.fragment] if unit.load == "loaded" else [])]
+    return [path for path in texts if path.startswith(("/etc/", "/run/"))]
 
 
 @deploy("Server")

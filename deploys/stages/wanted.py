@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from functools import cache
 from ipaddress import ip_address
 
 from pyinfra.api import DeployError
 
-from deploys.bundle import LOOPBACK, UNSPECIFIED
+from deploys.bundle import LOOPBACK, UNSPECIFIED, resolve
 from deploys.facts.survey import Survey
 from deploys.rendering import render
 from deploys.server_settings import Section, flatten, server_settings
@@ -52,6 +54,10 @@ def addresses(site: Site, survey: Survey) -> tuple[str, ...]:
 
 def leaf(site: Site, survey: Survey) -> Leaf:
     """The server's certificate: every name and address it is reached by."""
+    return site.credentials.server(site.bundle.name, sorted(_names(site, survey)))
+
+
+def _names(site: Site, survey: Survey) -> set[str]:
     bundle = site.bundle
     names = {"localhost", "127.0.0.1", survey.host.get("hostname", ""), bundle.redis_address, *bundle.knobs.tls_names}
     names |= {address for address in addresses(site, survey) if address not in UNSPECIFIED}
@@ -59,7 +65,7 @@ def leaf(site: Site, survey: Survey) -> Leaf:
         names.add(bundle.name)
     if bundle.in_container:
         names.add(SERVICE)
-    return site.credentials.server(bundle.name, sorted(filter(None, names)))
+    return set(filter(None, names))
 
 
 def certificate_folder(site: Site, certificate: Leaf) -> str:
@@ -99,11 +105,24 @@ def sections(site: Site, survey: Survey) -> tuple[Section, ...]:
     )
 
 
+def _called_by(site: Site, survey: Survey) -> Sequence[str]:
+    """The addresses at which the host may call its own Redis. Of a server on every address those that a name in its certificate
+    stands for: others come and go with the host's containers and its day, and each would be a restart."""
+    bound = addresses(site, survey)
+    if not set(UNSPECIFIED) & set(bound):
+        return bound
+    found = {address for name in _names(site, survey) for address in _resolved(name)}
+    return sorted(found & set(survey.addresses))
+
+
+@cache
+def _resolved(name: str) -> tuple[str, ...]:
+    return tuple(resolve(name))
+
+
 def drop_in_text(site: Site, survey: Survey) -> bytes:
     knobs = site.bundle.knobs
-    bound = addresses(site, survey)
-    listening = survey.addresses if set(UNSPECIFIED) & set(bound) else bound
-    own = [address for address in listening if not ip_address(address).is_loopback]
+    own = [address for address in _called_by(site, survey) if not ip_address(address).is_loopback]
     values = {
         "engine": site.bundle.engine,
         "beyond_loopback": site.bundle.listens_beyond_loopback,

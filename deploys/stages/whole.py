@@ -34,6 +34,5 @@ def whole(site: Site) -> None:
         network(site=site)
         server_running(site=site)
     watch(site=site)
-    if site.bundle.is_app:
-        application(site=site)
-        api(site=site)
+    application(site=site)
+    api(site=site)

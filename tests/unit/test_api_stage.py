@@ -7,6 +7,7 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -14,7 +15,7 @@ from cryptography import x509
 from deploys import release
 from deploys.bundle import Bundle, build
 from deploys.facts.survey import FileState, Question, UnitState
-from deploys.stages import api
+from deploys.stages import api, application, preflight
 from deploys.stages.rotating import still_used
 from tests.unit.wanted import FakeSite, bundle, data, survey, there
 
@@ -102,9 +103,9 @@ def test_its_user_is_marked_as_ours() -> None:
     assert [] == list(api.account(site, survey(users={"redkeep-api": 990})))
 
 
-def test_nothing_is_asked_of_a_host_without_the_app() -> None:
-    """Neither files nor units nor users."""
-    assert Question() == api.question(FakeSite(bundle("redis")))
+def test_of_a_host_without_the_app_only_what_it_may_have_kept_is_asked() -> None:
+    """The unit and the folder of a time in the group app; no units, no users, no ports."""
+    assert Question(files=(api.FOLDER, api.UNIT_FILE)) == api.question(FakeSite(bundle("redis")))
 
 
 @pytest.mark.parametrize("path", [*READ, *(f"{api.FOLDER}/{name}" for name in api.CREDENTIALS)])
@@ -188,3 +189,17 @@ def test_the_key_before_is_written_first_and_goes_last(monkeypatch: pytest.Monke
     assert [older, newest] == [each.what.split()[1] for each in both]
     assert "chown root:redkeep-api" in both[0].script
     assert 'chmod 0640 "$t"' in both[0].script
+
+
+def test_a_host_that_left_the_group_app_keeps_no_key_to_the_values() -> None:
+    """Its credentials, the encryption keys among them, and the API are asked for, named and removed; an app host keeps them."""
+    there_still = (application.ENVIRONMENT, application.TLS, api.UNIT_FILE, api.FOLDER)
+    found = survey(files=dict.fromkeys(there_still, there()))
+    site: Any = FakeSite(bundle("redis"))
+    assert set(there_still) <= set(preflight.question(site).files)
+    (credentials,), (service,) = application.left(site, found), api.unwanted(site, found)
+    assert all(path in credentials.script for path in application.CREDENTIALS)
+    assert f"rm -rf {api.UNIT_FILE} {api.FOLDER}" in service.script
+    for difference in (credentials, service):
+        assert "the host is not in the group app" in difference.what
+    assert [] == [*application.left(site, survey()), *api.unwanted(site, survey())]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from deploys.difference import Difference, ManagedFile, encode, file_differences, folder_differences, place
-from deploys.facts.survey import FileState
+from deploys.difference import Difference, ManagedFile, encode, file_differences, folder_differences, locked, place
+from deploys.facts.survey import LOCK, FileState
 from tests.unit.wanted import survey
 
 # The scripts run as root on a host; here as whoever runs the tests.
@@ -223,3 +223,14 @@ def test_a_folder_as_wanted_is_no_difference() -> None:
     assert [] == folder_differences([("/d", "root", "redis", "0750")], survey(files=found))
     (wrong,) = folder_differences([("/d", "root", "redis", "0700")], survey(files=found))
     assert "folder /d has mode 0750, wanted 0700" == wrong.what
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_the_lock_can_be_held_by_nobody_else(tmp_path: Path, there: bool) -> None:
+    """Only its owner may open the lock's file, also one that was open to all; what the script writes has the usual modes."""
+    lock = tmp_path / "lock"
+    if there:
+        lock.touch(0o644)
+    script = locked(f"touch {tmp_path}/written").replace(LOCK, str(lock))
+    assert 0 == subprocess.run(["sh", "-c", f"umask 022; {script}"], timeout=30, check=False).returncode
+    assert [0o600, 0o644] == [stat.S_IMODE(path.stat().st_mode) for path in (lock, tmp_path / "written")]

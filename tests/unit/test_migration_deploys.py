@@ -31,11 +31,13 @@ GOOD = Legacy(
     info={
         **{"redis_version": "7.0.15", "role": "master", "connected_slaves": "0", "cluster_enabled": "0", "loading": "0"},
         **{"config_file": "/etc/redis/redis.conf", "used_memory": str(100 * 1024**2), "connected_clients": "50"},
+        **{"process_id": "77"},
         "db0": "keys=5",
     },
     config={"dir": "/var/lib/redis", "dbfilename": "dump.rdb", "tls-port": "0", "aclfile": ""},
     free=(2**40, 2**40),
     memory=(2**30,),
+    main="77",
 )
 MEMORY = 2 * 1024**3
 DEFAULT_ON = "user default on nopass sanitize-payload ~* &* +@all"
@@ -79,6 +81,7 @@ def test_a_good_server_may_be_migrated() -> None:
         ({"info": {"cluster_enabled": "1"}}, "part of a cluster"),
         ({"info": {"loading": "1"}}, "still loading"),
         ({"info": {"config_file": ""}}, "no configuration file"),
+        ({"main": "0"}, "was not started by redis-server.service"),
         ({"users": 2}, "its own users"),
         ({"config": {"aclfile": "/etc/redis/mine.acl"}}, "its own users"),
         ({"config": {"aclfile": "/etc/redis/users.acl"}, "acl_file": True}, "its own users"),
@@ -103,9 +106,9 @@ def test_what_a_server_says_is_understood() -> None:
     """Its answer, door, words, settings, and what is free in bytes, as the shell prints them."""
     site = FakeSite(bundle())
     server = ["ping PONG", "door 10.0.0.5 6400", "info used_memory 5", "config maxmemory", "config 0"]
-    site.answer = (True, [*server, "memory 2048 kB", "users 1", "free 10", "free 20"], [])
+    site.answer = (True, [*server, "memory 2048 kB", "users 1", "main 77", "free 10", "free 20"], [])
     found = legacy.inspect(site)  # type: ignore[arg-type]
-    assert (found.ping, found.address, found.port, found.users) == ("PONG", "10.0.0.5", 6400, 1)
+    assert (found.ping, found.address, found.port, found.users, found.main) == ("PONG", "10.0.0.5", 6400, 1, "77")
     assert (found.info, found.config) == ({"used_memory": "5"}, {"maxmemory": "0"})
     assert (found.free, found.memory) == ((10240, 20480), (2 * 1024**2,))
 
@@ -325,7 +328,7 @@ def test_a_server_without_persistence_keeps_none() -> None:
     What a run that died has left of its comparison goes first."""
     (backup,) = preparation.backup(at(0), survey())
     dump, noted = f"{ENGINE.data_folder}/dump.rdb", "/without-dump"
-    wanted = ("/.redkeep-restore.*", f"|| [ -e {dump} ] || touch ", "BGSAVE", f"cp {dump} ", f"rm -f {dump}")
+    wanted = ("/.redkeep-restore.*", f"|| [ -e {dump} ] || touch ", "BGSAVE", f"cat {dump} ", f"rm -f {dump}")
     places = [backup.script.index(words) for words in wanted]
     assert places == sorted(places)
     assert backup.script.index(f"{noted}\nsleep") < backup.script.index(f"{noted} ]; then rm -f {dump}; rm -f ")

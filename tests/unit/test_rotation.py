@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyinfra.api.state import StateStage
 
 from deploys import sessions
 from deploys.bundle import Bundle, build
 from deploys.credentials import USERS, Credentials, label
+from deploys.difference import Difference
+from deploys.operations import converge
 from deploys.rotation import Rotation, choose
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
-from tests.unit.wanted import FakeSite, bundle, data
+from tests.unit.wanted import FakeSite, bundle, data, survey
 
 
 @pytest.fixture
@@ -265,3 +269,29 @@ def test_no_name_saves_a_session() -> None:
     site = FakeSite(bundle(), answer=(True, ["7", *listed], []))
     found = sessions.connected(site, ("cache_service", "replica", "operator"))  # type: ignore[arg-type]
     assert [session.number for session in found] == [4, 5]
+
+
+def test_a_deploy_does_not_undo_a_rotation_that_went_on_beside_it(store: SecretStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change to passwords, keys and authorities stops a run that still has the old; a new certificate or API key does not."""
+    site: Any = FakeSite(bundle(), seen=survey())
+    site.secrets, site.dress, site.sudo = store.path, None, False
+    site.say = site.changed = lambda *_: None
+    monkeypatch.setattr(converge, "state", SimpleNamespace(current_stage=StateStage.Execute))
+
+    def run() -> list[str]:
+        return [str(command) for command in converge.mend._inner(site, lambda *_: [Difference("a thing", "mend it")])]
+
+    site.credentials = Credentials(again(store), 30)
+    site.credentials.api_key()
+    again(store).leaf("server@r3", ["r3.internal"], use="server")
+    assert ["mend it" in command for command in run()] == [True]
+    for what in ("passwords", "encryption-key", "ca", "api-key"):
+        for step in ("begin", "finish"):
+            before = Credentials(again(store), 30)
+            narrowed = before.newest_passwords().newest_authority().newest_key()
+            going = rotation(store, what=what)
+            going.begin(frozenset()) if step == "begin" else going.finish()
+            for opened in (before, narrowed):
+                site.credentials = opened
+                (said,) = run()
+                assert ("was changed by another run" in said, "mend it" in said) == (True, False), (what, step)

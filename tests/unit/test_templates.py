@@ -18,11 +18,11 @@ from jinja2 import UndefinedError
 
 from deploys.bundle import Bundle, build
 from deploys.rendering import ROOT, render
-from deploys.stages import api, app_containers, application, containers, image, machine, network, server, watch
+from deploys.stages import api, app_containers, application, containers, image, machine, network, server, wanted, watch
 from deploys.stages.wanted import CLI, users
 from redkeep.environment import read_env_file
 from tests.unit.needs import needs
-from tests.unit.wanted import FakeSite, authority, data, survey
+from tests.unit.wanted import FakeSite, authority, bundle, data, survey
 
 CONCERNS: tuple[Callable[..., Any], ...] = (
     *(machine.kernel_files, machine.log_rotation, server.operator_access, server.configuration, server.drop_in),
@@ -231,6 +231,18 @@ def test_the_sandbox_lets_in_whom_the_firewall_lets_in() -> None:
     assert "IPAddressDeny=any" in lines
     allowed = next(line for line in lines if line.startswith("IPAddressAllow=")).removeprefix("IPAddressAllow=").split()
     assert {"localhost", "10.0.0.5", "10.0.0.9", "10.0.0.0/8", "10.1.0.0/16", "10.1.0.5", "2001:db8::/32", "::1"} == set(allowed)
+
+
+def test_the_sandbox_of_a_server_on_every_address_outlives_the_host_s_day() -> None:
+    """A container network, an address of IPv6 for the day, another order: the text stays, and with it the running server. Addresses that
+    the certificate names stay allowed."""
+    named = {"redis_bind": ["0.0.0.0", "::"], "redis_address": "10.0.0.5", "tls_names": ["2001:db8::5"]}
+    site: Any = FakeSite(bundle("redis", **named))
+    own = ("127.0.0.1", "::1", "10.0.0.5", "2001:db8::5")
+    before = wanted.drop_in_text(site, survey(addresses=own))
+    later = (*reversed(own), "172.18.0.1", "2001:db8::a1b2:c3d4", "fe80::1")
+    assert before == wanted.drop_in_text(site, survey(addresses=later))
+    assert b"IPAddressAllow=localhost 10.0.0.5 2001:db8::5\n" in before
 
 
 def test_the_sandbox_s_mark_changes_with_its_text() -> None:
