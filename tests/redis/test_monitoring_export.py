@@ -234,7 +234,7 @@ def test_without_the_extra(server: Server, tmp_path: Path, monkeypatch: pytest.M
     """OpenTelemetry is not there: one sentence with what to install, before anything is watched."""
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.metrics", None)
     path = env_file(server, tmp_path, security_monitor_otlp_endpoint="https://collector.example:4318/v1/metrics")
-    with pytest.raises(ConfigurationError, match=r"install redkeep\[otel\]"):
+    with pytest.raises(ConfigurationError, match=r"pip install .\./app\[otel\]"):
         asyncio.run(MonitoringService(env_file=path).start())
 
 

@@ -87,6 +87,25 @@ def test_a_short_absence_is_waited_for(clock: Clock) -> None:
     assert attempts.gives_up()
 
 
+def test_callers_hear_of_a_lost_server_soon_after_patience(clock: Clock) -> None:
+    """While they wait attempts are never far apart, so the one that ends the wait is not; afterwards delays double from there."""
+    attempts = Reconnect(clock)
+    attempts.up()
+    clock.now += 60
+    attempts.lost()
+    lost = clock.now
+    while True:
+        clock.now += attempts.delay()
+        attempts.failed(ServerUnavailableError("down"))
+        if attempts.gives_up():
+            break
+    assert clock.now - lost <= PATIENCE_SECONDS + LOST_CAP_SECONDS
+    first = attempts.delay()
+    assert first <= 2 * LOST_CAP_SECONDS
+    attempts.failed(ServerUnavailableError("down"))
+    assert attempts.delay() == pytest.approx(2 * first)
+
+
 def test_a_flapping_server_is_not_besieged(clock: Clock) -> None:
     """Connections that do not last are made anew with longer delays, up to a cap; one that lasts begins anew."""
     attempts = Reconnect(clock)

@@ -17,7 +17,7 @@ PATIENCE_SECONDS: Final = 1.0
 """A connection that was lost may be away so long before callers are told: a restarted Redis is back within it."""
 
 LOST_CAP_SECONDS: Final = 0.2
-"""The longest first delay after a connection that was logged in: the server was there a moment ago."""
+"""The longest delay while callers wait for a connection that was logged in: the server was there a moment ago."""
 
 STABLE_SECONDS: Final = 1.0
 """A connection that lived so long was a good one: the count of losses begins anew."""
@@ -60,11 +60,14 @@ class Reconnect:
     def failed(self, error: RedkeepError) -> None:
         """An attempt failed."""
         self.error = error
-        if isinstance(error, ServerUnavailableError):
-            wait = _jitter(BASE_SECONDS, self._failures, CAP_SECONDS)
-        else:
+        patient = not self.gives_up()
+        if not isinstance(error, ServerUnavailableError):
             wait = max(REFUSED_SECONDS, _jitter(REFUSED_SECONDS, self._failures, CAP_SECONDS))
-        self._failures += 1
+        else:
+            wait = _jitter(BASE_SECONDS, self._failures, LOST_CAP_SECONDS if patient else CAP_SECONDS)
+        # A second of short delays does not count as a server that is down for long.
+        if not patient or BASE_SECONDS * 2.0**self._failures < LOST_CAP_SECONDS:
+            self._failures += 1
         self.not_before = self._clock() + wait
 
     def gives_up(self) -> bool:
