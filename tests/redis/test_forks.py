@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from redkeep.access.event_loop import loop_factory
 from redkeep.access.redis_py import RedisPyClient
 from redkeep.access.transport import Transport
+from redkeep.cache.sync import SyncCache
+from tests.redis.caches import secure
 from tests.redis.server import Server
 
 Client = Transport | RedisPyClient
@@ -25,19 +28,21 @@ def loop(request: pytest.FixtureRequest) -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def in_child(client: Client, loop: asyncio.AbstractEventLoop) -> bytes:
-    """What a child reads, 20 times, and the name of its connection; what is garbage in it is collected where a loop runs."""
+async def work(client: Client) -> bytes:
+    """What is read, 20 times, and the name of the connection; what is garbage is collected where a loop runs."""
+    gc.collect()
+    found = {await client.execute("GET", "ai_cache:child") for _ in range(20)}
+    return b"%a by %d" % (found, await client.execute("CLIENT", "ID"))
 
-    async def work() -> bytes:
-        gc.collect()
-        found = {await client.execute("GET", "ai_cache:child") for _ in range(20)}
-        return b"%a by %d" % (found, await client.execute("CLIENT", "ID"))
 
+def in_child(ask: Callable[[], bytes]) -> bytes:
+    """What a child says, in twenty seconds at most."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
-            os.write(writer, loop.run_until_complete(work()))
+            signal.alarm(20)
+            os.write(writer, ask())
         except BaseException:
             os.write(writer, traceback.format_exc().encode()[-2000:])
         finally:
@@ -62,9 +67,28 @@ def test_a_child_leaves_its_parent_s_connections_alone(
     for key in ("parent", "child"):
         ask(client.execute("SET", f"ai_cache:{key}", key, "EX", 60))
     ours = ask(client.execute("CLIENT", "ID"))
-    said = in_child(client, loop if same_loop else asyncio.new_event_loop())
+    theirs = loop if same_loop else asyncio.new_event_loop()
+    said = in_child(lambda: theirs.run_until_complete(work(client)))
     assert said.startswith(b"{b'child'} by "), said.decode()
     assert said != b"{b'child'} by %d" % ours
     assert {ask(client.execute("GET", "ai_cache:parent")) for _ in range(20)} == {b"parent"}
     assert ask(client.execute("CLIENT", "ID")) == ours
     ask(client.close())
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["before its first call", "at work"])
+def test_a_synchronous_cache_goes_on_in_a_child(server: Server, connected: bool) -> None:
+    """As in the workers of a preloaded WSGI server: each child has a loop and a thread of its own, and closes them."""
+    cache, name = SyncCache(secure(server)), f"fork:{connected}"
+    if connected:
+        cache.set(name, "parent")
+
+    def asked() -> bytes:
+        cache.set("fork:child", "child")
+        said = f"{cache.get(name)} {cache.get('fork:child')}"
+        cache.close()
+        return said.encode()
+
+    assert [in_child(asked) for _ in range(2)] == [b"parent child" if connected else b"None child"] * 2
+    assert cache.get("fork:child") == "child"
+    cache.close()

@@ -1,4 +1,5 @@
-"""The synchronous face: the same cache for scripts and WSGI, on one event loop in a thread of its own."""
+"""The synchronous face: the same cache for scripts and WSGI, on one event loop in a thread of its own. A forked child, such as a
+worker of a preloaded WSGI server, has neither of its parent's, and makes its own with its first call."""
 
 from __future__ import annotations
 
@@ -9,10 +10,14 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Self, TypeVar
 
 from redkeep.access.event_loop import loop_factory
+from redkeep.access.forks import part_at_fork
 from redkeep.cache.response import AIResponseCache
 from redkeep.errors import ConfigurationError
 
 Result = TypeVar("Result")
+
+_left: list[asyncio.AbstractEventLoop] = []
+"""Loops of the parent's: nothing here may use or close them, the garbage collection neither."""
 
 _CLOSED: Final = "this SyncCache is closed, or was called from its own loop"
 
@@ -23,12 +28,21 @@ class SyncCache:
     def __init__(self, cache: AIResponseCache) -> None:
         """`cache` must be used through this object alone from now on."""
         self.cache = cache
-        self._lock = threading.Lock()
         self._closed = False
+        self._begin()
+        part_at_fork(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
         self._calls: set[Future[Any]] = set()
         self._loop = loop_factory()()
         self._thread = threading.Thread(target=self._loop.run_forever, name="redkeep-cache", daemon=True)
-        self._thread.start()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: nobody runs the parent's loop here, and another thread may have held the lock."""
+        if not self._closed:
+            _left.append(self._loop)
+            self._begin()
 
     def __enter__(self) -> Self:
         self.connect()
@@ -52,6 +66,7 @@ class SyncCache:
             self._closed = True
             for call in self._calls:
                 call.cancel()
+            self._start()
             ended = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
         try:
             ended.result()
@@ -117,6 +132,10 @@ class SyncCache:
         """Whether Redis answers."""
         return self._run(self.cache.health_check())
 
+    def _start(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+
     async def _end(self) -> None:
         try:
             await self.cache.close()
@@ -131,6 +150,7 @@ class SyncCache:
             if self._closed or threading.current_thread() is self._thread:
                 call.close()
                 raise ConfigurationError(_CLOSED)
+            self._start()
             future: Future[Result] = asyncio.run_coroutine_threadsafe(call, self._loop)
             self._calls.add(future)
         try:
