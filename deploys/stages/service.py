@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -23,6 +24,20 @@ from redkeep.access.acl import acl_differences, parse_acl_list, setuser_argument
 COMMAND_SCRIPT = f"""(IFS= read -r line || exit 1
 said=$(printf '%s\\n' "$line" | {CLI} 2>&1) || true
 case $said in OK | [0-9] | [0-9][0-9]) ;; *) printf '%s\\n' "$said" >&2; exit 1 ;; esac)"""
+
+# What the survey hears of a server that is well and has no time or place for one client more.
+_BUSY = re.compile(r"\bBUSY\b|\bLOADING\b|unexpected eof|Connection reset|^no answer$|timed out")
+
+
+def busy(site: Site, survey: Survey) -> list[Difference]:
+    """A running server with no answer for the operator, because every place is taken, a script runs, or it loads. Nothing repairs that
+    here: a restart would empty a cache without persistence."""
+    error = survey.server.error
+    if not survey.file(CLI).kind or not _BUSY.search(error):
+        return []
+    told = "it was not restarted, which could empty it: see what keeps it busy and run again, or restart it yourself."
+    script = f"echo {shlex.quote(f'{site.bundle.engine.package}: {told}')} >&2; exit 1"
+    return [Difference(f"the running server has no answer for the operator now ({error})", script)]
 
 
 def service(site: Site, survey: Survey) -> Iterator[Difference]:
@@ -47,6 +62,9 @@ def service(site: Site, survey: Survey) -> Iterator[Difference]:
     if not running:
         yield Difference(f"service {engine.package} is not running", start)
         return
+    if found := busy(site, survey):
+        yield from found
+        return
     reasons = restart_reasons(site, survey)
     if reasons:
         yield Difference("; ".join(reasons) + " (needs a restart)", start_script(site, survey, "restart"))
@@ -55,7 +73,9 @@ def service(site: Site, survey: Survey) -> Iterator[Difference]:
 def process(site: Site, survey: Survey) -> Iterator[Difference]:
     """A container whose process cannot be mended live starts anew; it stays the same container."""
     found = survey.docker.container(SERVICE)
-    if found and found.running and (reasons := restart_reasons(site, survey)):
+    if found and found.running and (engaged := busy(site, survey)):
+        yield from engaged
+    elif found and found.running and (reasons := restart_reasons(site, survey)):
         yield Difference("; ".join(reasons) + " (needs a restart)", containers.start_script(site, "restart"))
 
 
