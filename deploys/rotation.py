@@ -37,13 +37,14 @@ def show_api_key(secrets: Path) -> str:
 class Rotation:
     """One run's rotation, shared by all its hosts. ``users`` are those whose sessions may rest on what goes; ``switched``
     says, by host, since when its app has the new credentials, and ``begun_at`` since when there are any (monotonic seconds). The old
-    API key goes after ``quiet`` minutes without use."""
+    API key goes after ``quiet`` minutes without use. ``continued`` says whether an earlier run has made the new secret."""
 
     what: str
     users: tuple[str, ...]
     force: bool
     secrets: Path
     quiet: int = QUIET_MINUTES
+    continued: bool = False
     steps: set[str] = field(default_factory=set)
     taking: Lock = field(default_factory=Lock)
     begun_at: float = field(default_factory=time.monotonic)
@@ -74,7 +75,12 @@ class Rotation:
         return self.what in ("passwords", "ca")
 
     def done(self) -> str:
-        """What was reached, in one sentence."""
+        """What was reached, in one sentence; and when the new secret is older than this run, who should run it again."""
+        if self.continued:
+            return f"{self._reached()}. An earlier run made the new one: if that has leaked, too, run the same command once more"
+        return self._reached()
+
+    def _reached(self) -> str:
         if self.what == "passwords":
             return f"the passwords of {', '.join(self.users)} are new, and the old ones are removed"
         if self.what == "encryption-key":
@@ -159,6 +165,7 @@ class Rotation:
                 return
             store = open_store(self.secrets)
             with store.transaction():
+                self.continued = self._is_open()
                 if self.what == "passwords" and not _open_users(store):
                     for user in self.users:
                         store.rotate_password(user)
@@ -212,6 +219,8 @@ class Rotation:
 
     def _is_open(self) -> bool:
         store = open_store(self.secrets)
+        if self.what == "certificates":
+            return False
         if self.what == "encryption-key":
             return len(store.encryption_keys()) > 1
         if self.what == "api-key":

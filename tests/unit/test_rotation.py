@@ -57,6 +57,18 @@ def test_passwords_are_two_and_then_one(store: SecretStore) -> None:
     assert again(store).password_hashes("monitor") == begun.password_hashes("monitor")[:1]
 
 
+@pytest.mark.parametrize("what", ["passwords", "ca", "encryption-key", "certificates"])
+def test_who_ends_what_an_earlier_run_began_is_told(store: SecretStore, what: str) -> None:
+    """The new secret may have leaked since: a run that only ends its rotation says so. Certificates are new with every run."""
+    with store.transaction():
+        store.encryption_keys()
+    first, second = rotation(store, what=what), rotation(store, what=what)
+    for run in (first, second):
+        run.begin(frozenset({"r1"}))
+    assert "run the same command once more" not in first.done()
+    assert ("run the same command once more" in second.done()) is (what != "certificates")
+
+
 def test_no_host_goes_on_before_the_step_is_taken(store: SecretStore) -> None:
     """While another process has the secrets, every host of the run waits, not only the one that takes the step."""
     run = rotation(store, what="passwords", users="monitor")
