@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import socket
 import statistics
@@ -43,6 +44,24 @@ def run(server: Server, work: Callable[[Transport], Any], **options: Any) -> Any
             return await work(transport)
 
     return asyncio.run(main())
+
+
+def test_a_silent_address_does_not_use_up_the_time_of_the_next(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a name that has an IPv6 address which no route reaches: the other address is tried while there is time."""
+    look_up = socket.getaddrinfo
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, contextlib.ExitStack() as held:
+        for _ in range(4):  # its queue is full: the kernel answers nobody else
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+
+        def two(*wanted: Any, **more: Any) -> Any:
+            found = look_up(*wanted, **more)
+            return [(*found[0][:4], silent.getsockname()), *found] if wanted[1] == server.port else found
+
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        limits = Limits(connect_seconds=1.0)
+        assert run(server, lambda transport: transport.execute("PING"), limits=limits) == b"PONG"
 
 
 def test_wrong_passwords_and_certificates_have_their_errors(server: Server, files: Files) -> None:

@@ -56,7 +56,7 @@ class Dialer:
             async with asyncio.timeout(self._timeout):
                 loop = asyncio.get_running_loop()
                 context = self._contexts.get() if self._contexts else None
-                sock = await _connect(loop, self.peer)
+                sock = await _connect(loop, self.peer, seconds=self._timeout)
                 try:
                     wire = made = WireProtocol(owner, loop, sock, context=context, **self._most)
                     commands = self._login(tracking=tracking)
@@ -126,7 +126,8 @@ def credentials_of(target: Target) -> Credentials:
     return read
 
 
-async def _connect(loop: asyncio.AbstractEventLoop, peer: Peer) -> socket.socket:
+async def _connect(loop: asyncio.AbstractEventLoop, peer: Peer, *, seconds: float) -> socket.socket:
+    """A socket to the first of the name's addresses that takes it. Each has its share of the time: a silent one does not use it up."""
     try:  # an address needs no resolver, and so no thread
         found = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -141,7 +142,8 @@ async def _connect(loop: asyncio.AbstractEventLoop, peer: Peer) -> socket.socket
             for name, value in _KEEPALIVE:
                 with suppress(AttributeError, OSError):  # not on every system
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-            await loop.sock_connect(sock, address)
+            async with asyncio.timeout(seconds / len(found)):
+                await loop.sock_connect(sock, address)
         except OSError as failed:
             sock.close()
             error = failed
