@@ -85,9 +85,11 @@ class Bench:
         return table(("variant", "values/s", "client CPU a value", "p99 of a batch"), [cell.row(name) for name in cell.data["variants"]])
 
     def once(self) -> str:
-        connects, grown = self.data["connect_ms"], self.data["grown_mb"]
-        rows = [line(name, f"{c[1]:.1f} ({c[0]:.1f}-{c[2]:.1f})", f"{grown[name]:+.1f}") for name, c in connects.items()]
-        return table(("client", "ms until it is ready", "MB more with 64 callers at work"), rows)
+        connects, used, grown = self.data["connect_ms"], self.data["connect_cpu_ms"], self.data["grown_mb"]
+        rows = [
+            line(name, f"{c[1]:.1f} ({c[0]:.1f}-{c[2]:.1f})", f"{used[name]:.1f}", f"{grown[name]:+.1f}") for name, c in connects.items()
+        ]
+        return table(("client", "ms until it is ready", "client CPU, ms", "MB more with 64 callers at work"), rows)
 
     def bar(self) -> str:
         few, many, one = self.at(2048, 16), self.at(2048, 64), self.at(2048, 1)

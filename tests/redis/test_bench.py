@@ -41,6 +41,8 @@ def test_client_cpu_of_the_secure_cache(tmp_path: Path) -> None:
     assert many[FULL] < least[FULL], "a batch costs less a value"
     ours, stock = report["connect_ms"].values()
     assert ours[0] < stock[0], "one context a process is quicker than one a connection"
+    ours, stock = report["connect_cpu_ms"].values()
+    assert 0 < ours < stock
     ours, stock = report["grown_mb"].values()
     assert ours < stock / 2, "64 callers share one connection"
     assert ElementTree.parse(drawn).getroot().tag.endswith("svg")

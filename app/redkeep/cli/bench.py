@@ -85,8 +85,9 @@ def run(arguments: argparse.Namespace, also: Sequence[Variant] = ()) -> int:
             cell = _cell(together, running, loops, sizes[0] if len(sizes) == 1 else 2048, _TOGETHER, rounds, arguments.operations, BATCH)
             cells.append(cell)
             print(table(cell, BASE, [(FULL, OWN_PLAIN)]), end="\n\n", flush=True)
-            about |= {"connect_ms": connect_times(running), "grown_mb": memory_at_work(running)}
-            print(lines(about["connect_ms"], about["grown_mb"]), flush=True)
+            connects, used = connect_times(running)
+            about |= {"connect_ms": connects, "connect_cpu_ms": used, "grown_mb": memory_at_work(running)}
+            print(lines(connects, used, about["grown_mb"]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(document(cells, BASE, about), indent=1) + "\n")
     if arguments.svg:
