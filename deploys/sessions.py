@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from pyinfra.api import DeployError
 
@@ -29,6 +30,15 @@ def connected(site: Site, users: Collection[str]) -> tuple[Session, ...]:
     marker = int(own) if own.isdigit() else 0
     found = parse_client_list("\n".join(text))
     return tuple(session for session in found if session.user in users and session.number != marker)
+
+
+def lasting(look: Callable[[], Sequence[Session]], *, seconds: float = 2.0) -> tuple[Session, ...]:
+    """Those whom a second look finds, too. A session that is over by then, such as a probe's, need not be waited for."""
+    numbers = {session.number for session in look()}
+    if not numbers:
+        return ()
+    time.sleep(seconds)
+    return tuple(session for session in look() if session.number in numbers)
 
 
 def refusals(site: Site, users: Collection[str], *, handshakes: bool = False) -> Counter[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from deploys.stages.machine import MANAGED
 from redkeep.cache.secure import KEYS_SECONDS
 from redkeep.errors import RedkeepError
 from redkeep.migration.census import Census
-from redkeep.migration.readiness import SHOWN, older_than, refusal
+from redkeep.migration.readiness import SHOWN, Session, older_than, refusal
 
 ARGUMENTS = ("what", "users", "force", "quiet")
 
@@ -124,12 +124,16 @@ def gate(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
     if not _executing() or rotation.force:
         return
     since = max(rotation.switched.values(), default=rotation.begun_at)
-    try:
+
+    def cannot_know() -> Sequence[Session]:
         found = sessions.connected(site, rotation.users)
+        return older_than((s for s in found if s.name != sessions.FOLLOWS), time.monotonic() - since)
+
+    try:
+        waiting = sessions.lasting(cannot_know)
     except DeployError as error:
         yield fail(str(error))
         return
-    waiting = older_than((s for s in found if s.name != sessions.FOLLOWS), time.monotonic() - since)
     sentence = refusal(
         waiting,
         what=f"logged in before the new {rotation.thing} was there",

@@ -18,6 +18,7 @@ from deploys.operations import converge
 from deploys.rotation import Rotation, choose
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
+from redkeep.migration.readiness import Session
 from tests.unit.wanted import FakeSite, bundle, data, survey
 
 
@@ -307,3 +308,14 @@ def test_a_deploy_does_not_undo_a_rotation_that_went_on_beside_it(store: SecretS
                 site.credentials = opened
                 (said,) = run()
                 assert ("was changed by another run" in said, "mend it" in said) == (True, False), (what, step)
+
+
+def test_a_session_that_is_over_at_a_second_look_holds_nothing_up() -> None:
+    """A probe of the monitoring lives for a moment; a client that cannot know the new password is still there."""
+
+    def session(number: int) -> Session:
+        return Session(number, "10.0.0.7:4000", 6380, "", "monitor", 65, 0, "")
+
+    looks = [[session(1), session(2)], [session(2), session(3)]]
+    assert [each.number for each in sessions.lasting(lambda: looks.pop(0), seconds=0)] == [2]
+    assert sessions.lasting(list, seconds=60) == ()
