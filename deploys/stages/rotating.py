@@ -25,6 +25,7 @@ from redkeep.cache.secure import KEYS_SECONDS
 from redkeep.errors import RedkeepError
 from redkeep.migration.census import Census
 from redkeep.migration.readiness import SHOWN, Session, older_than, refusal
+from redkeep.monitoring.probes import MONITOR
 
 ARGUMENTS = ("what", "users", "force", "quiet")
 
@@ -126,8 +127,12 @@ def gate(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
     since = max(rotation.switched.values(), default=rotation.begun_at)
 
     def cannot_know() -> Sequence[Session]:
-        found = sessions.connected(site, rotation.users)
-        return older_than((s for s in found if s.name != sessions.FOLLOWS), time.monotonic() - since)
+        found = [s for s in sessions.connected(site, rotation.users) if s.name != sessions.FOLLOWS]
+        # The API's container is a new one, with the new secret, before the app's files are written.
+        early = [s for s in found if site.bundle.in_container and s.user == MONITOR]
+        late = [s for s in found if s not in early]
+        now = time.monotonic()
+        return [*older_than(early, now - rotation.begun_at), *older_than(late, now - since)]
 
     try:
         waiting = sessions.lasting(cannot_know)
