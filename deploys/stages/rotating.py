@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,23 +119,28 @@ def note(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]
     rotation.switched[site.bundle.name] = time.monotonic() - max(0, int(lines[0]))
 
 
+def unaware(found: Iterable[Session], rotation: Rotation, *, in_container: bool, now: float) -> list[Session]:
+    """Who cannot know the new credentials, as far as the time of the login tells. ``now`` in monotonic seconds."""
+    since = max(rotation.switched.values(), default=rotation.begun_at)
+    others = [session for session in found if session.name != sessions.FOLLOWS]
+    # The API's container is a new one, with the new secret, before the app's files are written.
+    early = [session for session in others if in_container and session.user == MONITOR]
+    late = [session for session in others if session not in early]
+    return [*older_than(early, now - rotation.begun_at), *older_than(late, now - since)]
+
+
 @operation()
 def gate(site: Site, rotation: Rotation) -> Generator[StringCommand, None, None]:
     """Fail the host while clients are connected that cannot know the new credentials. Changes nothing."""
     if not _executing() or rotation.force:
         return
-    since = max(rotation.switched.values(), default=rotation.begun_at)
 
-    def cannot_know() -> Sequence[Session]:
-        found = [s for s in sessions.connected(site, rotation.users) if s.name != sessions.FOLLOWS]
-        # The API's container is a new one, with the new secret, before the app's files are written.
-        early = [s for s in found if site.bundle.in_container and s.user == MONITOR]
-        late = [s for s in found if s not in early]
-        now = time.monotonic()
-        return [*older_than(early, now - rotation.begun_at), *older_than(late, now - since)]
+    def look() -> Sequence[Session]:
+        found = sessions.connected(site, rotation.users)
+        return unaware(found, rotation, in_container=site.bundle.in_container, now=time.monotonic())
 
     try:
-        waiting = sessions.lasting(cannot_know)
+        waiting = sessions.lasting(look)
     except DeployError as error:
         yield fail(str(error))
         return

@@ -16,6 +16,7 @@ from deploys.credentials import USERS, Credentials, label
 from deploys.difference import Difference
 from deploys.operations import converge
 from deploys.rotation import Rotation, choose
+from deploys.stages import rotating
 from redkeep.crypto.store import SecretStore
 from redkeep.errors import ConfigurationError
 from redkeep.migration.readiness import Session
@@ -319,3 +320,23 @@ def test_a_session_that_is_over_at_a_second_look_holds_nothing_up() -> None:
     looks = [[session(1), session(2)], [session(2), session(3)]]
     assert [each.number for each in sessions.lasting(lambda: looks.pop(0), seconds=0)] == [2]
     assert sessions.lasting(list, seconds=60) == ()
+
+
+@pytest.mark.parametrize(
+    ("user", "name", "age", "in_container", "waits"),
+    [
+        ("monitor", "", 3, True, False),
+        ("monitor", "", 3, False, True),
+        ("monitor", "", 60, True, True),
+        ("cache_service", "", 3, True, True),
+        ("cache_service", "", 0, True, False),
+        ("cache_service", "redkeep", 60, True, False),
+    ],
+    ids=["the API's new container", "no container", "before the new password", "another app", "since", "one that follows"],
+)
+def test_who_logged_in_too_early_to_know(store: SecretStore, user: str, name: str, age: int, in_container: bool, waits: bool) -> None:
+    """Ten seconds ago the new password was made, two seconds ago the app had it."""
+    run = rotation(store, what="passwords")
+    run.begun_at, run.switched = 90.0, {"h1": 98.0}
+    found = [Session(1, "10.0.0.7:4000", 6380, name, user, age, 0, "")]
+    assert bool(rotating.unaware(found, run, in_container=in_container, now=100.0)) is waits
